@@ -1,0 +1,1 @@
+"""What starts, watches and measures a cluster. Talks to it over HTTP."""

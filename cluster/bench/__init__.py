@@ -1,0 +1,1 @@
+"""Benchmarks. Each prints a short table and writes JSON."""

@@ -1,0 +1,1 @@
+"""What runs on Ray Serve: thin shells around `router` and `models`, and the HTTP door."""

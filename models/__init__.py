@@ -1,0 +1,1 @@
+"""What answers a prompt: messages, errors, the catalogue, engines and provider adapters. Imports nothing of `router`."""

@@ -1,0 +1,132 @@
+"""The models Switchyard knows by name, what they can do, what they need and what they cost."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.base import Capabilities
+
+Engine = Literal["transformers", "vllm", "simulated", "openai_compatible", "anthropic"]
+Tier = Literal["small", "medium", "large"]
+TIERS: tuple[Tier, ...] = ("small", "medium", "large")
+
+
+class Price(BaseModel):
+    """USD per million tokens, which is micro-USD per token. `source` and `version` say where the numbers are from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: Decimal = Decimal(0)
+    cached_input: Decimal | None = Field(None, description="None: as `input`")
+    cache_write_5m: Decimal | None = Field(None, description="None: as `input`")
+    cache_write_1h: Decimal | None = Field(None, description="None: as `input`")
+    output: Decimal = Decimal(0)
+    reasoning: Decimal | None = Field(None, description="None: as `output`")
+    version: str = "unpriced"
+    source: str = ""
+
+
+class NodePrice(BaseModel):
+    """What a local model's machine costs and how much it does, so that a local token has a price too.
+
+    `input_tokens_per_hour` and `output_tokens_per_hour` are what one replica does when busy: a prior until measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    usd_per_hour: Decimal
+    replicas_per_node: int = Field(1, ge=1)
+    input_tokens_per_hour: int = Field(gt=0)
+    output_tokens_per_hour: int = Field(gt=0)
+    version: str = "prior"
+    source: str = ""
+
+
+class ModelEntry(BaseModel):
+    """One model. `source` is a hub id or a local folder for a local engine, the upstream model name for a cloud one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")
+    engine: Engine
+    source: str = ""
+    tier: Tier = "small"
+    context_tokens: int = Field(gt=0)
+    max_output_tokens: int | None = Field(None, gt=0)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    chat_template: str | None = Field(None, description="a Jinja template, where the tokenizer has none")
+    weights_gb: float = Field(0.0, ge=0, description="memory for the weights in `dtype`")
+    max_batch: int = Field(16, ge=1, description="requests that one replica works on at once")
+    capabilities: Capabilities = Capabilities()
+    price: Price | None = None
+    node_price: NodePrice | None = None
+    note: str = ""
+
+
+_CPU_NODE = dict(usd_per_hour=Decimal("0.17"), source="AWS c7i.xlarge on demand, us-east-1, rounded")
+_GPU_NODE = dict(usd_per_hour=Decimal("1.006"), source="AWS g5.xlarge on demand, us-east-1")
+
+BUILT_IN: tuple[ModelEntry, ...] = (
+    ModelEntry(
+        name="smoke-small",
+        engine="transformers",
+        source="smoke:small",
+        tier="small",
+        context_tokens=1024,
+        dtype="float32",
+        weights_gb=0.01,
+        note="made on this machine with random weights: proves the path, writes nonsense",
+        node_price=NodePrice(input_tokens_per_hour=20_000_000, output_tokens_per_hour=4_000_000, **_CPU_NODE),
+    ),
+    ModelEntry(
+        name="smoke-medium",
+        engine="transformers",
+        source="smoke:medium",
+        tier="medium",
+        context_tokens=2048,
+        dtype="float32",
+        weights_gb=0.03,
+        note="made on this machine with random weights: proves the path, writes nonsense",
+        node_price=NodePrice(input_tokens_per_hour=8_000_000, output_tokens_per_hour=2_000_000, **_CPU_NODE),
+    ),
+    ModelEntry(
+        name="tinyllama-1.1b-chat",
+        engine="vllm",
+        source="TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        tier="small",
+        context_tokens=2048,
+        dtype="bfloat16",
+        weights_gb=2.2,
+        max_batch=32,
+        node_price=NodePrice(input_tokens_per_hour=2_000_000, output_tokens_per_hour=200_000, **_CPU_NODE),
+    ),
+    ModelEntry(
+        name="phi-2",
+        engine="vllm",
+        source="microsoft/phi-2",
+        tier="medium",
+        context_tokens=2048,
+        dtype="bfloat16",
+        weights_gb=5.6,
+        max_batch=32,
+        chat_template=(
+            "{% for m in messages %}{{ {'user': 'Instruct: ', 'assistant': 'Output: '}.get(m['role'], '') }}"
+            "{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}Output:{% endif %}"
+        ),
+        node_price=NodePrice(input_tokens_per_hour=10_000_000, output_tokens_per_hour=1_500_000, **_GPU_NODE),
+    ),
+    ModelEntry(
+        name="mistral-7b-instruct",
+        engine="vllm",
+        source="mistralai/Mistral-7B-Instruct-v0.3",
+        tier="large",
+        context_tokens=32_768,
+        dtype="bfloat16",
+        weights_gb=14.5,
+        max_batch=64,
+        node_price=NodePrice(input_tokens_per_hour=10_000_000, output_tokens_per_hour=2_000_000, **_GPU_NODE),
+    ),
+)

@@ -1,0 +1,249 @@
+"""The one conversation model between all dialects: what is asked (`ChatRequest`) and what is answered (`Event`s).
+
+Everything here is a frozen dataclass of plain values, so it crosses a Serve hop, hashes and compares. JSON that a caller
+wrote (tool parameters, tool-call arguments, schemas) stays the text the caller wrote, so it is never re-serialised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+# ---- what is asked -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """`url` is an http(s) address or a `data:` URI."""
+
+    url: str
+    detail: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningPart:
+    """Thinking that a model showed earlier; `signature` is the provider's proof that it is unchanged."""
+
+    text: str
+    signature: str | None = None
+
+
+Part = TextPart | ImagePart | ReasoningPart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """`arguments` is JSON text, byte for byte as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    parts: tuple[Part, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined as they are."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """`parameters` is a JSON Schema as JSON text."""
+
+    name: str
+    description: str = ""
+    parameters: str = "{}"
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    mode: Literal["auto", "none", "required", "tool"]
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """`schema` is a JSON Schema as JSON text, for `json_schema` only."""
+
+    kind: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    schema: str | None = None
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """`None` leaves the choice to the model."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question with its whole conversation. `model` is a catalogue name or `auto`."""
+
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    user: str | None = None
+
+    @property
+    def has_images(self) -> bool:
+        return any(isinstance(part, ImagePart) for message in self.messages for part in message.parts)
+
+
+# ---- what is answered ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens by kind. The cached, cache-write and reasoning counts are parts of `input_tokens` or `output_tokens`."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.cache_write_5m_tokens + other.cache_write_5m_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """`tokens` is how many tokens `text` stands for, as far as the engine says (0: unknown)."""
+
+    text: str
+    tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    text: str
+    signature: str | None = None
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of the `index`-th tool call: `id` and `name` come with its first piece, `arguments` in any splits."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    reason: FinishReason
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """The engine's or provider's own count; the last one of a stream holds. `estimated` marks a count of ours."""
+
+    usage: Usage
+    estimated: bool = False
+
+
+Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | UsageReport
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished answer, folded from its events (choice 0)."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage = field(default_factory=Usage)
+    estimated: bool = True
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def fold(events: Iterable[Event]) -> Completion:
+    """The answer that `events` spell out. `finish_reason` stays None when the stream was cut short."""
+    text: list[str] = []
+    reasoning: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    calls: dict[int, ToolCall] = {}
+    finish: FinishReason | None = None
+    report = UsageReport(Usage(), estimated=True)
+    for event in events:
+        match event:
+            case TextDelta():
+                text.append(event.text)
+                logprobs.extend(event.logprobs)
+            case ReasoningDelta():
+                reasoning.append(event.text)
+            case ToolCallDelta():
+                call = calls.get(event.index, ToolCall("", "", ""))
+                calls[event.index] = ToolCall(
+                    event.id or call.id, event.name or call.name, call.arguments + event.arguments
+                )
+            case Finish():
+                finish = event.reason
+            case UsageReport():
+                report = event
+    return Completion(
+        "".join(text),
+        "".join(reasoning),
+        tuple(calls[index] for index in sorted(calls)),
+        finish,
+        report.usage,
+        report.estimated,
+        tuple(logprobs),
+    )

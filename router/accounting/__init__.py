@@ -1,0 +1,1 @@
+"""Who is asking, what it costs and where that is written down."""

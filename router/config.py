@@ -1,0 +1,205 @@
+"""The whole configuration, strict and frozen. `Topology` is the `args` of serve_config.yaml: a change restarts replicas.
+The `*Settings` are the `user_config` of the deployment they are named after: a change takes effect without a restart.
+
+Secrets are not here: they come from the environment, read once in `deployments/app.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.catalog import BUILT_IN, ModelEntry, NodePrice, Price, Tier
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# ---- user_config ---------------------------------------------------------------------------------------------------
+
+
+class KeySettings(Strict):
+    """One API key, by the SHA-256 of its text (keys are 256 random bits, so a plain digest cannot be guessed back)."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    org: str = Field(min_length=1, max_length=64)
+    team: str = ""
+    user: str = ""
+    scopes: tuple[Literal["infer", "admin", "usage", "audit"], ...] = ("infer",)
+
+
+class TenantSettings(Strict):
+    """Limits of one org. None: no limit."""
+
+    monthly_budget_microusd: int | None = Field(None, ge=0)
+    requests_per_minute: int | None = Field(None, ge=1, description="over one ingress replica")
+    models: tuple[str, ...] | None = Field(None, description="allow-list of catalogue names")
+
+
+class ExactCacheSettings(Strict):
+    enabled: bool = True
+    max_bytes: int = Field(64 * 1024**2, ge=0)
+    ttl_s: float = Field(3600.0, gt=0)
+    max_temperature: float = Field(1.0, ge=0, description="an explicit temperature above this is not cached at all")
+
+
+class RoutingSettings(Strict):
+    """Scores below `medium_from` go to a small model, up to `large_above` to a medium one, the rest to a large one."""
+
+    strategy: str = "complexity"
+    medium_from: float = Field(0.3, ge=0, le=1)
+    large_above: float = Field(0.6, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RoutingSettings:
+        if self.medium_from > self.large_above:
+            raise ValueError("medium_from must not be above large_above")
+        return self
+
+
+class IngressSettings(Strict):
+    keys: tuple[KeySettings, ...] = ()
+    tenants: dict[str, TenantSettings] = {}
+    default_tenant: TenantSettings = TenantSettings()
+    exact_cache: ExactCacheSettings = ExactCacheSettings()
+    semantic_cache: bool = True
+    semantic_max_temperature: float = Field(0.7, ge=0, description="an explicit temperature above this is not answered semantically")
+    routing: RoutingSettings = RoutingSettings()
+    prices: dict[str, Price] = Field({}, description="by model name; stands before the catalogue's")
+    node_prices: dict[str, NodePrice] = Field({}, description="by model name; stands before the catalogue's")
+    request_timeout_s: float = Field(600.0, gt=0)
+    queue_timeout_s: float = Field(30.0, gt=0)
+    default_max_output_tokens: int = Field(512, gt=0, description="when the caller sets none")
+    cache_timeout_s: float = Field(2.0, gt=0, description="a slower semantic cache counts as a miss")
+
+
+class CacheSettings(Strict):
+    """Of SemanticCache."""
+
+    threshold: float = Field(0.95, ge=0, le=1, description="cosine similarity from which a candidate may answer")
+    ttl_s: float = Field(3600.0, gt=0)
+    max_bytes: int = Field(256 * 1024**2, ge=0, description="answers and vectors, over all tenants of the shard")
+
+
+class ClassifierSettings(Strict):
+    """Of ComplexityClassifier: weights of the four factors (they sum to 1) and keywords by domain."""
+
+    length_weight: float = Field(0.30, ge=0)
+    keyword_weight: float = Field(0.30, ge=0)
+    code_weight: float = Field(0.25, ge=0)
+    task_weight: float = Field(0.15, ge=0)
+    keywords: dict[str, tuple[str, ...]] = Field({}, description="domain -> further words that mark a hard question")
+
+    @model_validator(mode="after")
+    def _sum(self) -> ClassifierSettings:
+        total = self.length_weight + self.keyword_weight + self.code_weight + self.task_weight
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the four weights must sum to 1, not {total:g}")
+        return self
+
+
+class BatcherSettings(Strict):
+    """Of Batcher."""
+
+    max_queue: int = Field(256, ge=0, description="waiting requests per backend; more are answered 503")
+    max_queue_per_tenant: int = Field(128, ge=0, description="waiting requests per backend and tenant; more are answered 429")
+    lease_ttl_s: float = Field(10.0, gt=0, description="a holder that does not renew for this long loses its places")
+
+
+# ---- args ----------------------------------------------------------------------------------------------------------
+
+
+class Scale(Strict):
+    """Autoscaling bounds of a deployment."""
+
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(1, ge=1)
+    upscale_delay_s: float = Field(2.0, ge=0)
+    downscale_delay_s: float = Field(60.0, ge=0)
+    num_cpus: float = Field(0.1, ge=0, description="what Ray reserves for a replica")
+    num_gpus: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Scale:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("min_replicas must not be above max_replicas")
+        return self
+
+
+class LocalModel(Strict):
+    """A local model to serve: a catalogue name, with what differs from its entry, or a whole entry of your own."""
+
+    name: str
+    entry: ModelEntry | None = Field(None, description="for a model that the catalogue does not list")
+    source: str | None = Field(None, description="hub id or local folder, instead of the catalogue's")
+    engine: Literal["transformers", "vllm", "simulated"] | None = None
+    device: Literal["cpu", "gpu"] = "cpu"
+    tier: Tier | None = None
+    scale: Scale = Scale()
+    engine_args: dict[str, int | float | str | bool] = Field({}, description="passed to the engine as they are")
+
+    def resolve(self) -> ModelEntry:
+        """The catalogue entry to serve. Raises ValueError for an unknown name."""
+        entry = self.entry or next((e for e in BUILT_IN if e.name == self.name), None)
+        if entry is None:
+            known = ", ".join(e.name for e in BUILT_IN)
+            raise ValueError(f"model '{self.name}' is not in the catalogue ({known}); give it an `entry`")
+        changes = {
+            field: value
+            for field, value in (("source", self.source), ("engine", self.engine), ("tier", self.tier))
+            if value is not None
+        }
+        return entry.model_copy(update={**changes, "name": self.name})
+
+
+class CloudEndpoint(Strict):
+    """A provider. It is enabled when the environment has its key; the key is held by its own deployment only.
+
+    `api_key_env` None: the endpoint needs no key and is always enabled.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    dialect: Literal["openai", "anthropic"]
+    base_url: str | None = Field(None, description="None: the SDK's own")
+    api_key_env: str | None
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    max_concurrency: int = Field(64, ge=1)
+    scale: Scale = Scale()
+
+
+class Encoder(Strict):
+    source: str = Field("all-MiniLM-L6-v2", description="the packaged model, a hub id or a local folder")
+    max_batch: int = Field(32, ge=1)
+    batch_wait_s: float = Field(0.002, ge=0)
+
+
+Placement = Literal["inline", "deployment"]
+
+
+class Topology(Strict):
+    """What runs where. `data_dir` None: `.switchyard` in the folder Ray was started in, or SWITCHYARD_DATA_DIR."""
+
+    data_dir: str | None = None
+    local_models: tuple[LocalModel, ...] = ()
+    cloud: tuple[CloudEndpoint, ...] = ()
+    encoder: Encoder = Encoder()
+    semantic_cache: Placement | Literal["off"] = "deployment"
+    classifier: Placement = "deployment"
+    ingress: Scale = Scale()
+    cache_scale: Scale = Scale()
+    classifier_scale: Scale = Scale()
+    auth: bool = True
+    cors_allow_origins: tuple[str, ...] = ()
+    max_body_bytes: int = Field(8 * 1024**2, gt=0)
+
+    @model_validator(mode="after")
+    def _names(self) -> Topology:
+        names = [m.name for m in self.local_models] + [e.name for c in self.cloud for e in c.models]
+        doubled = {name for name in names if names.count(name) > 1}
+        if doubled:
+            raise ValueError(f"model names must be unique, these are not: {', '.join(sorted(doubled))}")
+        for model in self.local_models:
+            model.resolve()
+        return self

@@ -1,0 +1,121 @@
+"""What the pipeline tells the world. Frozen records; exporters (journal, metrics, audit, traces) subscribe.
+
+`RequestOpened` goes out before the first paid byte, exactly one `RequestClosed` on every exit: end, error, disconnect,
+time-out. A cache hit pays nothing and so has only the close. The close is the receipt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from models.messages import Usage
+
+Verdict = Literal["hit-exact", "hit-semantic", "miss", "bypass"]
+Status = Literal["ok", "error", "cancelled", "abandoned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `org` is the tenant: the hard partition of everything stored, counted or shared."""
+
+    org: str
+    team: str = ""
+    key_id: str = ""
+    user: str = ""
+    scopes: frozenset[str] = frozenset({"infer"})
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at one backend. `outcome` is `ok`, `cancelled` or an error code."""
+
+    model: str
+    backend: str
+    outcome: str
+    queued_ms: float
+    ttft_ms: float | None
+    total_ms: float
+    cost_microusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOpened:
+    request_id: str
+    opened_at_unix_ms: int
+    org: str
+    team: str
+    key_id: str
+    user: str
+    model: str
+    reserved_microusd: int
+    kind: Literal["open"] = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestClosed:
+    """The receipt. `stage_ms` sums to `total_ms`. `decision` is `policy.Decision` as plain JSON values."""
+
+    request_id: str
+    opened_at_unix_ms: int
+    closed_at_unix_ms: int
+    org: str
+    team: str
+    key_id: str
+    user: str
+    door: str
+    status: Status
+    error_code: str | None
+    requested_model: str
+    model: str | None
+    provider: str | None
+    cache_verdict: Verdict
+    cached_from: str | None
+    cache_similarity: float | None
+    finish_reason: str | None
+    usage: Usage
+    estimated: bool
+    cost_microusd: int
+    saved_microusd: int
+    price_version: str
+    price: dict[str, str]
+    attempts: tuple[Attempt, ...]
+    decision: dict[str, Any] | None
+    stage_ms: dict[str, float]
+    ttft_ms: float | None
+    total_ms: float
+    overhead_ms: float
+    kind: Literal["close"] = "close"
+
+
+Record = RequestOpened | RequestClosed
+Sink = Callable[[Record], None]
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """Plain JSON values of a record, for the journal, the ledger and `GET /v1/receipts/{id}`."""
+    return asdict(record)
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """The one timing record of a request: every moment belongs to the stage last entered."""
+
+    clock: Callable[[], float]
+    stage: str = "parse"
+    started_s: float = field(init=False)
+    entered_s: float = field(init=False)
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.started_s = self.entered_s = self.clock()
+
+    def enter(self, stage: str) -> None:
+        now_s = self.clock()
+        self.stage_ms[self.stage] = self.stage_ms.get(self.stage, 0.0) + (now_s - self.entered_s) * 1000
+        self.stage, self.entered_s = stage, now_s
+
+    @property
+    def elapsed_ms(self) -> float:
+        return (self.clock() - self.started_s) * 1000

@@ -1,0 +1,132 @@
+"""What the pipeline needs of the world. Each port has an in-process filling and one behind a Serve handle, with the same class inside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from models.base import Call
+from models.messages import ChatRequest, Event, Message, Usage
+
+# ---- cache ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKey:
+    """Where an answer to a request may be found. Made by `router.fingerprint.cache_key`.
+
+    tenant: the partition (org and namespace); nothing is ever read across it.
+    exact: hex digest of the whole question, the tenant's partition included.
+    scope: hex digest of everything but the last user turn; None when a similar question must not be answered.
+    text: the last user turn, only used with `scope`.
+    """
+
+    tenant: str
+    exact: str
+    scope: str | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedAnswer:
+    """A complete answer, as the events it came in, so that a replay is the same stream."""
+
+    answer_id: str
+    model: str
+    events: tuple[Event, ...]
+    usage: Usage
+    cost_microusd: int
+    created_at_unix_s: float
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """`answer` is None on a miss. `embedding` (float32 little-endian, unit length) saves the store a second encoding."""
+
+    kind: Literal["hit-exact", "hit-semantic", "miss"]
+    answer: CachedAnswer | None = None
+    similarity: float | None = None
+    embedding: bytes | None = None
+    encoder_ms: float = 0.0
+
+
+class CachePort(Protocol):
+    async def lookup(self, key: CacheKey) -> Lookup: ...
+
+    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None: ...
+
+
+# ---- classifier ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """How hard a question is: `score` in [0, 1], the `factors` that made it, the task it looks like."""
+
+    score: float
+    task: str
+    factors: dict[str, float] = field(default_factory=dict)
+    strategy: str = "complexity"
+    strategy_version: str = "1"
+
+
+class ClassifierPort(Protocol):
+    async def assess(self, messages: tuple[Message, ...], domain: str | None = None) -> Assessment: ...
+
+
+# ---- admission -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A wish to run one request on a backend. Lower `priority` goes first; `timeout_s` bounds the wait."""
+
+    request_id: str
+    backend: str
+    tenant: str
+    priority: int = 0
+    timeout_s: float = 30.0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease on one of a backend's places. It ends by release, or by itself when its holder is gone."""
+
+    lease_id: str
+    backend: str
+    queued_ms: float
+
+
+class BatcherPort(Protocol):
+    async def admit(self, ticket: Ticket) -> Grant:
+        """Wait for a place. Raises `RateLimited`, `Overloaded` (queue full, too long a wait) or `DeadlineExceeded`."""
+
+    def release(self, grant: Grant) -> None:
+        """Give the place back. Returns at once and never fails."""
+
+
+# ---- models --------------------------------------------------------------------------------------------------------
+
+
+class ModelPort(Protocol):
+    """A backend that runs one model, wherever it is."""
+
+    def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Sequence[Event]]:
+        """Batches of events. Closing the iterator cancels down to the engine."""
+
+    async def complete(self, request: ChatRequest, call: Call) -> Sequence[Event]:
+        """The same events in one piece. Cancelling the task cancels down to the engine."""
+
+
+# ---- ledger --------------------------------------------------------------------------------------------------------
+
+
+class LedgerPort(Protocol):
+    """Reads of the books. Writes go through the journal: nothing on the request path waits for a database."""
+
+    async def receipt(self, org: str, request_id: str, wait_s: float) -> dict[str, Any] | None: ...
+
+    async def usage(self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]) -> list[dict[str, Any]]: ...
