@@ -1,0 +1,113 @@
+"""Calls from one deployment to another: cancellation reaches the replica, and Ray's errors become ours here only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.exceptions import (
+    AsyncioActorExit,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from models.errors import DeadlineExceeded, InternalError, ModelUnavailable, Overloaded, SwitchyardError
+
+# What a caller meets when the process that should answer is gone. Another replica may well answer.
+_REPLICA_GONE = (
+    RayActorError,
+    WorkerCrashedError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    ObjectLostError,
+    AsyncioActorExit,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+
+
+@contextmanager
+def hop_errors(deployment: str) -> Iterator[None]:
+    """Whatever Ray raises while `deployment` is called leaves as one of `models.errors`, without a remote traceback.
+
+    `asyncio.CancelledError` passes only when the task that is in here was cancelled itself: a cancellation that began
+    at the other end is a failure of that end, and must not look as if the client had left.
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, TaskCancelledError) as error:
+        if _being_cancelled():
+            raise asyncio.CancelledError from error
+        raise _gone(deployment) from None
+    except Exception as error:
+        raise translate(error, deployment) from None
+
+
+def translate(error: BaseException, deployment: str) -> SwitchyardError:
+    """Our error for what a call of `deployment` raised."""
+    while isinstance(error, RayTaskError):  # also a subclass of its cause's class, so it has to be opened first
+        error = error.cause
+    if isinstance(error, SwitchyardError):
+        return error
+    if isinstance(error, BackPressureError):
+        retry_after_s = error.retry_after_s or 1.0
+        return Overloaded(f"{deployment} has too many requests waiting; try again later.", None, retry_after_s)
+    died_upstream = isinstance(error, RayServeException) and isinstance(error.__cause__, RayActorError)
+    if died_upstream or isinstance(error, (*_REPLICA_GONE, TaskCancelledError, asyncio.CancelledError)):
+        return _gone(deployment)
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded(f"{deployment} did not answer in time; try again or allow more time.")
+    return InternalError(f"{deployment} failed ({type(error).__name__}); its replica's log says why.")
+
+
+async def call(method: DeploymentHandle, *args: Any) -> Any:
+    """One answer from `method`, a handle with its `method_name` set. Cancelling this cancels the replica's work."""
+    response = method.remote(*args)
+    try:
+        with hop_errors(method.deployment_name):
+            return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+
+
+async def stream(method: DeploymentHandle, *args: Any) -> AsyncIterator[Any]:
+    """What `method`, a handle with `stream=True`, yields. Closing this or cancelling its task cancels the replica's work.
+
+    Make such handles once with `.options()` and keep them: they share one router, and each call then skips a copy.
+    """
+    responses = method.remote(*args)
+    finished = False
+    try:
+        with hop_errors(method.deployment_name):
+            async for item in responses:
+                yield item
+        finished = True
+    finally:
+        if not finished:
+            responses.cancel()
+
+
+def _gone(deployment: str) -> ModelUnavailable:
+    return ModelUnavailable(f"A replica of {deployment} went away or none is up; try again.", None, 1.0)
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
