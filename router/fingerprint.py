@@ -1,0 +1,125 @@
+"""Which stored answer may answer a request: the same question, asked by the same tenant.
+
+`exact` is a digest of the whole request. `scope` is a digest of everything but the text of the last user turn; only
+requests of one scope are compared by meaning. Both digest a rendering that is one-to-one (strings are quoted and escaped,
+nothing is joined) and goes over the fields that the dataclasses have, so that a new field of `ChatRequest` counts without
+being told. The tenant goes in as a field of its own, so no text can reach over into another partition.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import cache
+from hashlib import blake2b
+from operator import attrgetter
+from typing import Any
+
+from models.messages import ChatRequest, Message, TextPart
+from router.config import IngressSettings
+from router.ports import CacheKey
+
+MAX_SIMILAR_CHARS = 2048
+"""A longer last turn is not compared by meaning: it surely passes the encoder's window, and what lies behind the window
+would not count. The encoder checks the exact number of word pieces."""
+
+_TIME_SENSITIVE = re.compile(
+    r"\b(?:today|tonight|tomorrow|yesterday|now|nowadays|currently|current|recent|recently|latest|newest|breaking|upcoming"
+    r"|so far|these days|at the moment|right away|up[- ]to[- ]date|as of|what time|what day|which day|what date"
+    r"|(?:this|last|next|past|coming) (?:\w+ )?(?:second|minute|hour|day|week|weekend|month|quarter|year|season|monday"
+    r"|tuesday|wednesday|thursday|friday|saturday|sunday|morning|afternoon|evening|night|spring|summer|autumn|fall|winter)s?"
+    r"|\w+ (?:days?|weeks?|months?|years?|hours?|minutes?) ago"
+    r"|heute|gestern|morgen|jetzt|aktuell\w*|neueste\w*|aujourd'hui|hier|demain|maintenant|actuel\w*"
+    r"|hoy|ayer|mañana|ahora|actual\w*|oggi|ieri|domani|adesso|attual\w*|hoje|ontem|amanhã|agora|vandaag|gisteren|nu)\b",
+    re.IGNORECASE,
+)
+
+
+def cache_key(request: ChatRequest, org: str, namespace: str, settings: IngressSettings) -> CacheKey | None:
+    """Where an answer to `request` may be found. None: neither looked up nor stored."""
+    if not _cacheable(request, settings):
+        return None
+    tenant = f"{len(org)}:{org}/{namespace}"
+    last = request.messages[-1] if request.messages else None
+    if last is None or not _plain_user_turn(last):
+        return CacheKey(tenant, _digest("exact", tenant, _render(replace(request, user=None))))
+    bare = replace(request, user=None, messages=(*request.messages[:-1], replace(last, parts=())))
+    question = _render(bare)
+    exact = _digest("exact", tenant, question, _render(last.parts))
+    if not (settings.semantic_cache and _similar_may_answer(request, last.text, settings)):
+        return CacheKey(tenant, exact)
+    return CacheKey(tenant, exact, _digest("scope", tenant, question), last.text)
+
+
+def _render(value: object) -> str:
+    """A text that no other value of the same types has. `repr` of builtins is C code, that of dataclasses is not."""
+    return repr(_plain(value))
+
+
+def _plain(value: Any) -> object:
+    """Tuples as lists, dataclasses as tuples of their class's name and every field."""
+    kind = type(value)
+    if kind is str or value is None or kind is int or kind is float or kind is bool:
+        return value
+    if kind is tuple:
+        return [_plain(item) for item in value]
+    name, values_of = _layout(kind)
+    return (name, *[_plain(item) for item in values_of(value)])
+
+
+@cache
+def _layout(kind: type) -> tuple[str, Callable[[object], tuple[object, ...]]]:
+    """Raises TypeError for what is no dataclass, rather than leave a value out of a digest."""
+    names = [field.name for field in fields(kind)]
+    values_of: Any = attrgetter(*names)
+    return kind.__qualname__, values_of if len(names) > 1 else lambda value: (values_of(value),)
+
+
+def _digest(*fields: str) -> str:
+    """256 bits in hex over the fields, each preceded by its length in bytes."""
+    digest = blake2b(digest_size=32)
+    for field in fields:
+        data = field.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _cacheable(request: ChatRequest, settings: IngressSettings) -> bool:
+    """An explicit high temperature asks for variety, and what an address shows may change."""
+    if request.sampling.temperature is not None and request.sampling.temperature > settings.exact_cache.max_temperature:
+        return False
+    return not any(
+        not isinstance(part, TextPart) and getattr(part, "url", "data:")[:5].lower() != "data:"
+        for message in request.messages
+        for part in message.parts
+    )
+
+
+def _plain_user_turn(message: Message) -> bool:
+    return message.role == "user" and all(isinstance(part, TextPart) for part in message.parts)
+
+
+def _similar_may_answer(request: ChatRequest, text: str, settings: IngressSettings) -> bool:
+    sampling = request.sampling
+    temperature = sampling.temperature
+    return not (
+        request.tools
+        or any(message.tool_calls or message.role == "tool" for message in request.messages)
+        or request.has_images
+        or sampling.n > 1
+        or sampling.seed is not None
+        or sampling.top_logprobs is not None  # those of another prompt would be untrue
+        or (temperature is not None and temperature > settings.semantic_max_temperature)
+        or not text.strip()
+        or len(text) > MAX_SIMILAR_CHARS
+        or time_sensitive(text)
+    )
+
+
+def time_sensitive(text: str, year: int | None = None) -> bool:
+    """Whether the answer depends on when it is asked. `year` is the present one unless given."""
+    year = year or time.gmtime().tm_year
+    return bool(_TIME_SENSITIVE.search(text)) or any(str(y) in text for y in (year, year + 1))
