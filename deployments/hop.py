@@ -88,7 +88,7 @@ async def call(method: DeploymentHandle, *args: Any) -> Any:
 
 
 async def stream(method: DeploymentHandle, *args: Any) -> AsyncIterator[Any]:
-    """What `method`, a handle with `stream=True`, yields. Closing this, or cancelling its task, stops the replica's work.
+    """What `method`, a handle with `stream=True`, yields. Closing it, or cancelling its task, stops the replica's work.
 
     Make such handles once with `.options()` and keep them: they share one router, and each call then skips a copy.
     """
