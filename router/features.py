@@ -88,7 +88,7 @@ def read(text: str) -> Turn:
         text=folded,
         length=float(len(text) if text.isascii() else len(text) + 2 * len(_WIDE.findall(text))),
         words=frozenset(_WORD.findall(folded)),
-        steps=len(_LIST_ITEM.findall(text)) + max(0, text.count("?") + text.count("？") - 1),
+        steps=len(_LIST_ITEM.findall(text)) + max(0, text.count("?") + text.count("\uff1f") - 1),
         code=_code(text),
         notation=_notation(text),
     )
@@ -96,7 +96,7 @@ def read(text: str) -> Turn:
 
 # ---- signs of code and formulas ------------------------------------------------------------------------------------
 
-_WORD = re.compile(r"\w+(?:[+#]+|['’]\w+)?")
+_WORD = re.compile(r"\w+(?:[+#]+|['\u2019]\w+)?")
 # Han, kana, Hangul: one sign says about what three letters do.
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _LIST_ITEM = re.compile(r"^[ \t]*(?:[-*•]|\(?\d{1,2}[.):、])[ \t]*\S", re.MULTILINE)
@@ -107,7 +107,7 @@ _CODE_SIGNS: tuple[tuple[re.Pattern[str], float], ...] = (
     (re.compile(r"```|~~~"), 0.7),
     (re.compile(r"`[^`\n]{1,80}`"), 0.3),
     (re.compile(r"^[ \t]*(?:(?:async )?def|class|fn|func|function|interface|struct) +\w+", re.MULTILINE), 0.6),
-    (re.compile(r"^[ \t]*(?:import|from|using|package|require|#include|use) *[\w<\"'(][^\n]{0,80}$", re.MULTILINE), 0.3),
+    (re.compile(r"^[ \t]*(?:import|from|using|package|require|#include) *[\w<\"'(][^\n]{0,80}$", re.MULTILINE), 0.3),
     (re.compile(r"^[ \t]*(?:return|if|for|while|try|else|elif|except|catch)\b[^\n]{0,120}[:{;]$", re.MULTILINE), 0.5),
     (re.compile(r"Traceback \(most|(?:Error|Exception)\b|\([\w.]+:\d+\)"), 0.6),
     (re.compile(r"(?:SELECT|INSERT INTO|UPDATE|CREATE TABLE)\b[^;]{1,200}\b(?:FROM|VALUES|SET|WHERE|INT|TEXT)\b"), 0.7),
@@ -119,9 +119,9 @@ _CODE_MARKS = re.compile(r"[{}\[\]();=<>_&|\\]")
 _NOTATION_SIGNS: tuple[tuple[re.Pattern[str], float], ...] = (
     (re.compile(r"\\(?:frac|sum|int|sqrt|lim|begin|mathbb|cdot|le|ge|in|to|infty|partial|alpha|beta|pi|theta)\b"), 0.8),
     (re.compile(r"\$[^$\n]{1,120}[\\^_=][^$\n]{0,120}\$"), 0.7),
-    (re.compile(r"[∀∃∑∏∫√∂∇∈∉⊂⊆∪∩≤≥≠≡≈→⇒⇔∞]"), 0.6),
+    (re.compile(r"[\u2190-\u21ff\u2200-\u22ff]"), 0.6),
     (re.compile(r"\^(?<=\w\^)[\w({]|\([a-z]\) ?="), 0.5),
-    (re.compile(r"[=<>](?:(?<=\b\w.)|(?<=\b\w .)) ?-?\w|[+*×÷=](?:(?<=\d.)|(?<=\d .)) ?\d"), 0.3),
+    (re.compile(r"[=<>](?:(?<=\b\w.)|(?<=\b\w .)) ?-?\w|[+*=\u00d7\u00f7](?:(?<=\d.)|(?<=\d .)) ?\d"), 0.3),
 )
 
 

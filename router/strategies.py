@@ -104,9 +104,13 @@ def _demands(turn: Turn, further: frozenset[str]) -> float:
     found = len(HARD_WORDS & turn.words) + sum(phrase in turn.text for phrase in HARD_PHRASES)
     if not turn.text.isascii():
         found += sum(word in turn.text for word in HARD_UNSPACED)
-    # A single English word must match whole ("ion" is not in "station"); a phrase or another script is a substring.
-    found += sum(word in turn.words or (not word.isidentifier() or not word.isascii()) and word in turn.text for word in further)
+    found += sum(word in turn.words or (not _whole_word(word) and word in turn.text) for word in further)
     return min(1.0, (found + min(3, turn.steps) / 2) / FULL_DEMANDS)
+
+
+def _whole_word(keyword: str) -> bool:
+    """Whether it may only match as a word ("ion" is not in "station"), unlike phrases and scripts without spaces."""
+    return keyword.isascii() and keyword.isalnum()
 
 
 def _formality(turn: Turn) -> float:
@@ -115,8 +119,10 @@ def _formality(turn: Turn) -> float:
 
 
 def _task(turn: Turn) -> str | None:
-    """The task that most cues in the beginning and the end of a text speak for, among equals the first one spoken of."""
-    text = turn.text if len(turn.text) <= 2 * TASK_WINDOW_CHARS else f"{turn.text[:TASK_WINDOW_CHARS]}\n{turn.text[-TASK_WINDOW_CHARS:]}"
+    """The task that most cues in the beginning and the end of a text speak for, among equals the first spoken of."""
+    text = turn.text
+    if len(text) > 2 * TASK_WINDOW_CHARS:
+        text = f"{text[:TASK_WINDOW_CHARS]}\n{text[-TASK_WINDOW_CHARS:]}"
     first_at: dict[str, int] = {}
     votes: dict[str, int] = {}
     cues = [(text.find(word), TASK_OF_WORD[word]) for word in TASK_OF_WORD.keys() & turn.words]

@@ -75,8 +75,8 @@ CODE_WORDS = _words(
 _TASK_WORDS: dict[str, frozenset[str]] = {
     "summarisation": _words(
         """
-        summarise summarize summary summaries tldr condense shorten zusammenfassen zusammenfassung résume résumer résumez
-        resume resumir resumen resumo riassumi riassunto кратко резюме
+        summarise summarize summary summaries tldr condense shorten zusammenfassen zusammenfassung résume résumer
+        résumez resume resumir resumen resumo riassumi riassunto кратко резюме
         """
     ),
     "translation": _words(
@@ -85,8 +85,8 @@ _TASK_WORDS: dict[str, frozenset[str]] = {
     ),
     "extraction": _words(
         """
-        extract classify categorise categorize label tag parse identify list find highlight entities sentiment extrahiere
-        klassifiziere extrais extraire extrae clasifica estrai извлеки
+        extract classify categorise categorize label tag parse identify list find highlight entities sentiment
+        extrahiere klassifiziere extrais extraire extrae clasifica estrai извлеки
         """
     ),
     "creative": _words(

@@ -1,0 +1,100 @@
+"""`ComplexityClassifier`: how hard is this question? Callable by itself, and the classifier of the pipeline.
+
+`InlineClassifier` does the work wherever it is placed; the Serve deployment is a shell around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from deployments.hop import call
+from models.messages import Message
+from router.config import ClassifierSettings, Topology
+from router.features import excerpt
+from router.ports import Assessment
+from router.strategies import STRATEGIES
+
+NAME = "ComplexityClassifier"
+THREAD_FROM_CHARS = 3_000
+"""From here an assessment takes so long (about 0.5 ms) that a thread is cheaper than holding up the event loop."""
+
+
+class InlineClassifier:
+    """Fills `router.ports.ClassifierPort` in this process."""
+
+    def __init__(self, settings: ClassifierSettings) -> None:
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: ClassifierSettings) -> None:
+        self._strategy = STRATEGIES["complexity"](settings)
+
+    async def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
+        part = excerpt(messages)
+        if sum(len(message.text) for message in part) < THREAD_FROM_CHARS:
+            return self._strategy.assess(part, domain)
+        return await asyncio.to_thread(self._strategy.assess, part, domain)
+
+
+class ComplexityClassifier:
+    """The deployment. Its `user_config` is `ClassifierSettings`; without one the defaults hold."""
+
+    def __init__(self) -> None:
+        self._classifier = InlineClassifier(ClassifierSettings())
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Raises ValueError for settings that do not hold; Serve then keeps the deployment from becoming healthy."""
+        self._classifier.reconfigure(ClassifierSettings.model_validate(user_config))
+
+    async def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
+        return await self._classifier.assess(messages, domain)
+
+    async def check_health(self) -> None:
+        """Serve restarts the replica when this raises: one assessment of the whole way."""
+        await self._classifier.assess((Message("user"),))
+
+
+class ClassifierHandle:
+    """Fills `router.ports.ClassifierPort` over a hop. Only the excerpt that decides anything is sent."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._assess = handle.options(method_name="assess")
+
+    async def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
+        assessment: Assessment = await call(self._assess, excerpt(messages), domain)
+        return assessment
+
+
+def classifier_deployment(topology: Topology) -> Application:
+    scale = topology.classifier_scale
+    bounds = serve.deployment(
+        name=NAME,
+        # An assessment takes 0.1 ms: 64 at once are 10 ms of work, more would only wait in the replica.
+        max_ongoing_requests=64,
+        # Per caller. What waits longer than the pipeline is willing to is worth nothing: refused, it goes to a strong
+        # model instead of waiting.
+        max_queued_requests=256,
+        autoscaling_config={
+            "min_replicas": scale.min_replicas,
+            "max_replicas": scale.max_replicas,
+            # A quarter of the limit: a second replica is there before requests queue.
+            "target_ongoing_requests": 16,
+            "upscale_delay_s": scale.upscale_delay_s,
+            "downscale_delay_s": scale.downscale_delay_s,
+            # Bursts of questions are short; over the default 30 s they would average out.
+            "look_back_period_s": 5,
+        },
+        # A dead replica is noticed by its callers at once; this finds one that hangs.
+        health_check_period_s=5,
+        health_check_timeout_s=10,
+        # The longest call takes milliseconds.
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=5,
+        ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
+    )
+    return bounds(ComplexityClassifier).bind()

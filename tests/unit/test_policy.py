@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.base import Capabilities
+from models.catalog import TIERS, ModelEntry, Tier
+from models.errors import (
+    ContextLengthExceeded,
+    ModelNotFound,
+    ModelUnavailable,
+    NoEligibleModel,
+    PermissionDenied,
+    SwitchyardError,
+    UnsupportedFeature,
+)
+from models.messages import ChatRequest, Message, TextPart, Tool
+from router.config import RoutingSettings
+from router.constraints import Demand, exclusion
+from router.policy import ABSTAINED, Candidate, Decision, decide, tier_of
+from router.ports import Assessment
+
+ROUTING = RoutingSettings()
+
+
+def candidate(
+    name: str,
+    tier: Tier = "small",
+    cost: int = 10,
+    context: int = 1_000,
+    healthy: bool = True,
+    capabilities: Capabilities | None = None,
+) -> Candidate:
+    entry = ModelEntry(
+        name=name,
+        engine="simulated",
+        tier=tier,
+        context_tokens=context,
+        capabilities=capabilities or Capabilities(),
+    )
+    return Candidate(entry, f"backend-of-{name}", healthy, cost)
+
+
+SMALL, MEDIUM, LARGE = candidate("s"), candidate("m", "medium", 20), candidate("l", "large", 90)
+ALL = (SMALL, MEDIUM, LARGE)
+
+
+def question(model: str = "auto", **changes: object) -> ChatRequest:
+    return replace(ChatRequest(model, (Message("user", (TextPart("?"),)),)), **changes)
+
+
+def choose(
+    score: float | None,
+    candidates: tuple[Candidate, ...] = ALL,
+    request: ChatRequest | None = None,
+    allowed: tuple[str, ...] | None = None,
+    tokens: int = 1,
+) -> Decision:
+    assessment = None if score is None else Assessment(score, "chat", {"length": score})
+    return decide(request or question(), assessment, candidates, ROUTING, allowed, tokens)
+
+
+TOOLS = question(tools=(Tool("look"),))
+WITH_TOOLS = Capabilities(tools=True)
+
+
+# ---- auto ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("score", "model"), [(0.0, "s"), (0.299, "s"), (0.3, "m"), (0.6, "m"), (0.601, "l"), (1.0, "l"), (None, "l")]
+)
+def test_the_score_chooses_the_tier(score: float | None, model: str) -> None:
+    assert choose(score).model == model
+
+
+def test_the_cheapest_of_a_tier_is_chosen_and_equal_prices_by_name() -> None:
+    dear, cheap, twin = candidate("a", cost=5), candidate("c", cost=3), candidate("b", cost=3)
+    assert choose(0, (dear, cheap, twin)).model == "b"
+
+
+def test_an_empty_tier_goes_to_the_nearest_stronger_then_to_the_nearest_weaker() -> None:
+    assert choose(0, (MEDIUM, LARGE)).model == "m"
+    assert choose(0.5, (SMALL, LARGE)).model == "l"
+    assert choose(1, (SMALL, MEDIUM)).model == "m"
+
+
+def test_fallbacks_are_the_same_tier_then_stronger_then_weaker() -> None:
+    other = candidate("m2", "medium", 30)
+    decision = choose(0.5, (SMALL, LARGE, other, MEDIUM))
+    assert (decision.model, *decision.fallbacks) == ("m", "m2", "l", "s")
+
+
+def test_a_decision_explains_itself() -> None:
+    sick = candidate("sick", healthy=False)
+    decision = choose(0.1, (*ALL, sick))
+    assert decision == Decision(
+        model="s",
+        backend="backend-of-s",
+        fallbacks=("m", "l"),
+        tier="small",
+        strategy="complexity",
+        strategy_version="1",
+        score=0.1,
+        task="chat",
+        factors={"length": 0.1},
+        eligible=("l", "m", "s"),
+        excluded={"sick": "Model 'sick' cannot serve now; try again shortly or use model 'auto'."},
+        propensity=1.0,
+        expected_cost_microusd=10,
+        baseline_cost_microusd=90,
+    )
+
+
+def test_the_baseline_is_the_cheapest_of_the_strongest_eligible_tier() -> None:
+    cheaper = candidate("l2", "large", 70)
+    assert choose(0, (*ALL, cheaper)).baseline_cost_microusd == 70
+    assert choose(0, (SMALL, MEDIUM)).baseline_cost_microusd == 20
+
+
+def test_without_an_assessment_the_decision_says_so() -> None:
+    decision = choose(None)
+    assert (decision.strategy, decision.score) == (ABSTAINED.strategy, 1.0)
+
+
+# ---- a named model -------------------------------------------------------------------------------------------------
+
+
+def test_a_named_model_is_pinned() -> None:
+    decision = choose(None, request=question("m"))
+    assert (decision.model, decision.fallbacks, decision.strategy) == ("m", (), "pinned")
+    assert (decision.score, decision.task, decision.eligible) == (None, None, ("m",))
+    assert decision.expected_cost_microusd == decision.baseline_cost_microusd == 20
+    assert decision.excluded.keys() == {"s", "l"}
+
+
+def test_an_unknown_name_lists_what_the_tenant_may_use() -> None:
+    with pytest.raises(ModelNotFound) as raised:
+        choose(None, request=question("gpt-17"), allowed=("s", "m"))
+    assert raised.value.param == "model"
+    assert "one of: m, s." in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("request_", "changes", "allowed", "tokens", "error"),
+    [
+        (question("s"), {}, ("m",), 1, PermissionDenied),
+        (replace(TOOLS, model="s"), {}, None, 1, UnsupportedFeature),
+        (question("s"), {}, None, 1_000, ContextLengthExceeded),
+        (question("s"), {"healthy": False}, None, 1, ModelUnavailable),
+    ],
+)
+def test_a_named_model_that_cannot_raises_its_own_error(
+    request_: ChatRequest,
+    changes: dict[str, bool],
+    allowed: tuple[str, ...] | None,
+    tokens: int,
+    error: type[SwitchyardError],
+) -> None:
+    with pytest.raises(error) as raised:
+        choose(None, (replace(SMALL, **changes), LARGE), request_, allowed, tokens)
+    assert "'s'" in raised.value.message
+
+
+# ---- nobody left ---------------------------------------------------------------------------------------------------
+
+
+def refused(error: type[SwitchyardError], *candidates: Candidate, **asked: object) -> SwitchyardError:
+    with pytest.raises(error) as raised:
+        choose(0.5, candidates, **asked)  # type: ignore[arg-type]
+    assert type(raised.value) is error
+    return raised.value
+
+
+def test_a_prompt_too_long_for_all() -> None:
+    refused(ContextLengthExceeded, *ALL, tokens=1_000)
+    assert choose(0, (SMALL, candidate("wide", "large", context=1_001)), tokens=1_000).model == "wide"
+
+
+def test_a_feature_that_none_has() -> None:
+    error = refused(UnsupportedFeature, *ALL, request=TOOLS)
+    assert error.param == "tools"
+    assert error.details["excluded"].keys() == {"s", "m", "l"}
+
+
+def test_all_unhealthy() -> None:
+    error = refused(ModelUnavailable, *(replace(c, healthy=False) for c in ALL))
+    assert error.retry_after_s and error.retryable
+
+
+def test_one_that_could_answer_when_it_is_back_is_worth_waiting_for() -> None:
+    refused(ModelUnavailable, SMALL, candidate("wide", context=9_000, healthy=False), tokens=1_000)
+
+
+def test_models_outside_the_allow_list_are_no_reason() -> None:
+    refused(ContextLengthExceeded, SMALL, candidate("wide", context=9_000), allowed=("s",), tokens=1_000)
+
+
+def test_a_mixture_names_the_tightest_constraint() -> None:
+    tools = candidate("tools", capabilities=WITH_TOOLS)
+    error = refused(NoEligibleModel, SMALL, MEDIUM, tools, request=TOOLS, tokens=1_000)
+    assert "tightest is capability, which excludes 2 of 3" in error.message
+
+
+def test_an_allow_list_of_absent_models_and_no_models_at_all() -> None:
+    assert "allow-list" in refused(NoEligibleModel, *ALL, allowed=("gone",)).message
+    assert "No model is configured" in refused(NoEligibleModel).message
+
+
+# ---- properties ----------------------------------------------------------------------------------------------------
+
+capabilities = st.sampled_from([Capabilities(), WITH_TOOLS])
+pools = st.lists(
+    st.builds(
+        candidate,
+        st.sampled_from("abcdefgh"),
+        st.sampled_from(TIERS),
+        st.integers(0, 50),
+        st.sampled_from([100, 1_000]),
+        st.booleans(),
+        capabilities,
+    ),
+    max_size=8,
+    unique_by=lambda c: c.entry.name,
+).map(tuple)
+scores = st.floats(0, 1)
+requests = st.sampled_from([question(), TOOLS, question("a"), question("b")])
+allow_lists = st.none() | st.lists(st.sampled_from("abcdefgh"), max_size=6).map(tuple)
+prompts = st.sampled_from([1, 500])
+
+
+def outcome(*args: object) -> Decision | str:
+    try:
+        return choose(*args)  # type: ignore[arg-type]
+    except SwitchyardError as error:
+        return f"{error.code}: {error.message}"
+
+
+@given(scores, pools, requests, allow_lists, prompts)
+def test_no_excluded_model_is_ever_in_the_plan(
+    score: float, pool: tuple[Candidate, ...], request: ChatRequest, allowed: tuple[str, ...] | None, tokens: int
+) -> None:
+    decision = outcome(score, pool, request, allowed, tokens)
+    may = {c.entry.name for c in pool if exclusion(Demand(request, allowed, tokens), c) is None}
+    if isinstance(decision, Decision):
+        plan = {decision.model, *decision.fallbacks}
+        assert plan == set(decision.eligible) <= may
+        assert not plan & decision.excluded.keys()
+        assert plan | decision.excluded.keys() == {c.entry.name for c in pool}
+    else:
+        assert not may or request.model not in ("auto", *may)
+
+
+@given(scores, scores, pools, st.sampled_from([question(), TOOLS]), allow_lists, prompts)
+def test_a_higher_score_never_chooses_a_weaker_tier(
+    one: float,
+    two: float,
+    pool: tuple[Candidate, ...],
+    request: ChatRequest,
+    allowed: tuple[str, ...] | None,
+    tokens: int,
+) -> None:
+    low = outcome(min(one, two), pool, request, allowed, tokens)
+    high = outcome(max(one, two), pool, request, allowed, tokens)
+    if isinstance(low, Decision) and isinstance(high, Decision):
+        assert TIERS.index(high.tier) >= TIERS.index(low.tier)
+    else:
+        assert low == high
+
+
+@given(st.randoms(use_true_random=False), scores, pools, requests, allow_lists, prompts)
+def test_the_same_input_in_any_order_gives_the_same_decision(
+    random: object,
+    score: float,
+    pool: tuple[Candidate, ...],
+    request: ChatRequest,
+    allowed: tuple[str, ...] | None,
+    n: int,
+) -> None:
+    shuffled = list(pool)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    first, second = outcome(score, pool, request, allowed, n), outcome(score, tuple(shuffled), request, allowed, n)
+    if isinstance(first, str):
+        assert isinstance(second, str) and first.split(":")[0] == second.split(":")[0]
+    else:
+        assert first == second
+
+
+@given(scores, pools, st.integers(0, 50))
+def test_a_model_that_gets_cheaper_stays_chosen_and_one_that_gets_dearer_is_not_newly_chosen(
+    score: float, pool: tuple[Candidate, ...], change: int
+) -> None:
+    before = outcome(score, pool)
+    if isinstance(before, str):
+        return
+    for touched in pool:
+        name = touched.entry.name
+        cheaper = replace(touched, expected_cost_microusd=max(0, touched.expected_cost_microusd - change))
+        dearer = replace(touched, expected_cost_microusd=touched.expected_cost_microusd + change)
+        after_cheaper = choose(score, tuple(cheaper if c is touched else c for c in pool))
+        after_dearer = choose(score, tuple(dearer if c is touched else c for c in pool))
+        if before.model == name:
+            assert after_cheaper.model == name
+        else:
+            assert after_dearer.model == before.model
+
+
+@given(scores, pools)
+def test_the_chosen_one_is_the_cheapest_of_its_tier(score: float, pool: tuple[Candidate, ...]) -> None:
+    decision = outcome(score, pool)
+    if isinstance(decision, Decision):
+        rivals = [c for c in pool if c.entry.tier == decision.tier and c.entry.name in decision.eligible]
+        assert decision.expected_cost_microusd == min(c.expected_cost_microusd for c in rivals)
+        wanted = tier_of(score, ROUTING)
+        if any(c.entry.tier == wanted for c in pool if c.entry.name in decision.eligible):
+            assert decision.tier == wanted
