@@ -1,0 +1,129 @@
+"""What tokens cost. A provider's price list or, for a local model, its machine: USD per hour over tokens per hour.
+
+Exact: a price vector is integers over one common denominator, so a cost is integer arithmetic and is rounded once,
+settled costs half to even, reservations up, both to whole micro-USD (USD per million tokens is micro-USD per token).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Context, Decimal
+from fractions import Fraction
+
+from models.catalog import ModelEntry, NodePrice, Price
+from models.errors import ModelNotFound
+from models.messages import Usage
+
+_KINDS = ("input", "cached_input", "cache_write_5m", "cache_write_1h", "output", "reasoning")
+_DISPLAY = Context(prec=12)
+_UNPRICED = Price.model_validate({})
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The price of a model's tokens, as it goes into a receipt.
+
+    version: the price list's version and a digest of the numbers, so that it names this very vector.
+    details: USD per million tokens by kind, as text (12 digits), and where they come from; of a local model its
+        machine too.
+    numerators: by kind, micro-USD per token over `denominator`.
+    """
+
+    version: str
+    details: dict[str, str]
+    numerators: tuple[int, ...]
+    denominator: int
+
+
+class PriceBook:
+    """The price of each of `entries`. The operator's `prices` stand before `node_prices`, both before the entry's own
+    `price` and `node_price`. A model with none of them costs nothing and its version says `unpriced`."""
+
+    def __init__(
+        self, entries: Iterable[ModelEntry], prices: Mapping[str, Price], node_prices: Mapping[str, NodePrice]
+    ) -> None:
+        self._quotes = {
+            entry.name: _quote(prices.get(entry.name) or node_prices.get(entry.name) or entry.price or entry.node_price)
+            for entry in entries
+        }
+
+    def quote(self, model: str) -> Quote:
+        """Raises `ModelNotFound`."""
+        try:
+            return self._quotes[model]
+        except KeyError:
+            raise ModelNotFound(
+                f"There is no model '{model}'; GET /v1/models lists those there are.", "model"
+            ) from None
+
+    def cost_microusd(self, model: str, usage: Usage) -> int:
+        """What `usage` cost, each kind of token at its own price."""
+        quote = self.quote(model)
+        cached, write_5m, write_1h = usage.cached_input_tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens
+        tokens = (
+            max(0, usage.input_tokens - cached - write_5m - write_1h),
+            cached,
+            write_5m,
+            write_1h,
+            max(0, usage.output_tokens - usage.reasoning_tokens),
+            usage.reasoning_tokens,
+        )
+        total = sum(count * price for count, price in zip(tokens, quote.numerators, strict=True))
+        whole, rest = divmod(total, quote.denominator)
+        return whole + (2 * rest > quote.denominator or (2 * rest == quote.denominator and whole % 2))
+
+    def worst_case_microusd(self, model: str, input_tokens: int, max_output_tokens: int) -> int:
+        """The most that so many tokens can cost: all input of the dearest input kind, all output of the dearer one."""
+        quote = self.quote(model)
+        total = input_tokens * max(quote.numerators[:4]) + max_output_tokens * max(quote.numerators[4:])
+        return -(-total // quote.denominator)
+
+
+def _quote(price: Price | NodePrice | None) -> Quote:
+    if isinstance(price, NodePrice):
+        vector, details = _node(price)
+    else:
+        price = price or _UNPRICED
+        vector, details = _listed(price), {}
+    shown = {kind: _text(value) for kind, value in zip(_KINDS, vector, strict=True)}
+    digest = hashlib.sha256(repr(sorted({**shown, **details}.items())).encode()).hexdigest()[:8]
+    details = {"unit": "USD per million tokens", **shown, **details}
+    if price.source:
+        details["source"] = price.source
+    denominator = math.lcm(*(value.denominator for value in vector))
+    numerators = tuple(int(value * denominator) for value in vector)
+    return Quote(f"{price.version}-{digest}", details, numerators, denominator)
+
+
+def _listed(price: Price) -> list[Fraction]:
+    given = (
+        price.input,
+        price.cached_input,
+        price.cache_write_5m,
+        price.cache_write_1h,
+        price.output,
+        price.reasoning,
+    )
+    plain = (price.input,) * 4 + (price.output,) * 2
+    return [Fraction(other if value is None else value) for value, other in zip(given, plain, strict=True)]
+
+
+def _node(node: NodePrice) -> tuple[list[Fraction], dict[str, str]]:
+    replica_microusd_per_hour = Fraction(node.usd_per_hour) / node.replicas_per_node * 1_000_000
+    input_price = replica_microusd_per_hour / node.input_tokens_per_hour
+    output_price = replica_microusd_per_hour / node.output_tokens_per_hour
+    details = {
+        "node_usd_per_hour": str(node.usd_per_hour),
+        "replicas_per_node": str(node.replicas_per_node),
+        "input_tokens_per_hour": str(node.input_tokens_per_hour),
+        "output_tokens_per_hour": str(node.output_tokens_per_hour),
+    }
+    return [input_price] * 4 + [output_price] * 2, details
+
+
+def _text(value: Fraction) -> str:
+    shown = _DISPLAY.divide(Decimal(value.numerator), Decimal(value.denominator))
+    return f"{shown.normalize(_DISPLAY):f}"
