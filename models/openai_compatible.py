@@ -1,0 +1,363 @@
+"""Chat completions over HTTP: OpenAI, vLLM, Groq, Ollama and whoever else speaks `POST /v1/chat/completions`.
+
+The wire format is this class, the vendor is data (`base_url`, key, catalogue entries).
+Source: https://platform.openai.com/docs/api-reference/chat, and vLLM's and Groq's deviations where they are named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from models.base import Call, check_supported
+from models.catalog import ModelEntry
+from models.errors import DeadlineExceeded, ModelNotFound, ModelUnavailable
+from models.messages import (
+    ChatRequest,
+    Event,
+    Finish,
+    FinishReason,
+    ImagePart,
+    Message,
+    ReasoningDelta,
+    Sampling,
+    TextDelta,
+    TextPart,
+    TokenLogprob,
+    Tool,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
+from models.sse import SSEDecoder
+from models.upstream import CONNECT_TIMEOUT_S, HEALTH_TIMEOUT_S, UpstreamCall, parse_json
+
+if TYPE_CHECKING:
+    import httpx
+
+_KEEPALIVE = 64
+_MAX_ERROR_BYTES = 64 * 1024
+_DRAIN_S = 0.5
+_CHARACTERS_PER_TOKEN = 4
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "model_length": "length",  # Mistral: the context is full
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+class OpenAICompatibleModel:
+    """A `ChatModel` for all the models of one endpoint.
+
+    entries: by catalogue name; an entry's `source` is the model's name upstream.
+    base_url: up to and with the version, such as `https://api.openai.com/v1`.
+    max_tokens_field: OpenAI's reasoning models only know the newer name, most other servers only the older one. None:
+    the newer one for OpenAI's own address.
+    """
+
+    def __init__(
+        self,
+        entries: Mapping[str, ModelEntry],
+        base_url: str,
+        api_key: str | None,
+        max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None,
+    ) -> None:
+        import httpx
+
+        self._entries = dict(entries)
+        is_openai = (urlsplit(base_url).hostname or "").endswith("openai.com")
+        self._max_tokens_field = max_tokens_field or ("max_completion_tokens" if is_openai else "max_tokens")
+        self._client = httpx.AsyncClient(
+            base_url=base_url,
+            headers={
+                "content-type": "application/json",
+                "accept-encoding": "identity",  # a compressed stream is a buffered one
+                **({"authorization": f"Bearer {api_key}"} if api_key else {}),
+            },
+            # Only connecting has a limit of its own: a model may think for minutes, and the call has its deadline.
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEEPALIVE),
+        )
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
+        import httpx
+
+        entry = self._entries.get(request.model)
+        if entry is None:
+            raise ModelNotFound(
+                f"This provider has no model '{request.model}'; GET /v1/models lists what there is.", "model"
+            )
+        check_supported(request, entry.capabilities, entry.name)
+        self._check_open(entry.name)
+        body = json.dumps(encode(request, entry, self._max_tokens_field), ensure_ascii=False)
+        upstream = UpstreamCall(entry.name, call.timeout_s)
+        with _translated(upstream):
+            post = self._client.build_request("POST", "chat/completions", content=body.encode())
+            response = await upstream.wait(self._client.send(post, stream=True))
+            try:
+                if response.status_code != 200:
+                    raise upstream.refused(response.status_code, response.headers, await _error_of(response, upstream))
+                answer = _Answer(request, upstream)
+                async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
+                    while not answer.done and (chunk := await upstream.wait(anext(chunks, None))) is not None:
+                        for event in answer.feed(chunk):
+                            upstream.started = True
+                            yield event
+                    with suppress(DeadlineExceeded, httpx.HTTPError):
+                        # A body read to its end leaves a connection that the next request can use.
+                        await UpstreamCall(entry.name, _DRAIN_S).wait(anext(chunks, None))
+                for event in answer.end():
+                    yield event
+            finally:
+                await response.aclose()
+
+    async def check_health(self) -> None:
+        """Lists the endpoint's models, which costs nothing; an endpoint without that list is healthy if it answers."""
+        name = ", ".join(self._entries)
+        self._check_open(name)
+        upstream = UpstreamCall(name, HEALTH_TIMEOUT_S)
+        try:
+            with _translated(upstream):
+                response = await upstream.wait(self._client.get("models"))
+        except DeadlineExceeded:
+            raise upstream.unreachable() from None
+        if response.status_code in (401, 402, 403):
+            raise upstream.refused(response.status_code, response.headers, None)
+        if response.status_code >= 500:
+            raise upstream.unreachable()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    def _check_open(self, name: str) -> None:
+        if self._client.is_closed:
+            raise ModelUnavailable(f"Model '{name}' is shut down; send the request again in a moment.")
+
+
+@contextmanager
+def _translated(upstream: UpstreamCall) -> Iterator[None]:
+    """httpx's errors as ours (https://www.python-httpx.org/exceptions)."""
+    import httpx
+
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol) as error:
+        raise upstream.unreachable() from error
+    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+        raise upstream.broken("broke off") from error
+
+
+async def _error_of(response: httpx.Response, upstream: UpstreamCall) -> object:
+    """The `error` of an error answer; None when there is none to be found."""
+    body = b""
+    async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
+        while len(body) < _MAX_ERROR_BYTES and (chunk := await upstream.wait(anext(chunks, None))) is not None:
+            body += chunk
+    try:
+        decoded = json.loads(body)
+    except ValueError:
+        return None
+    # vLLM before 0.10 and some others put the fields at the top.
+    return decoded.get("error", decoded) if isinstance(decoded, dict) else None
+
+
+# ---- the question --------------------------------------------------------------------------------------------------
+
+
+def encode(request: ChatRequest, entry: ModelEntry, max_tokens_field: str) -> dict[str, Any]:
+    """The JSON body of a chat completion request, always a stream that ends with its usage.
+
+    Raises `InvalidRequest` for a schema that is not JSON.
+    """
+    body: dict[str, Any] = {
+        "model": entry.source or entry.name,
+        "messages": [_message(message) for message in request.messages],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **_sampling(request.sampling, max_tokens_field),
+    }
+    if request.tools:
+        body["tools"] = [{"type": "function", "function": _tool(tool)} for tool in request.tools]
+    if choice := request.tool_choice:
+        named = {"type": "function", "function": {"name": choice.name}}
+        body["tool_choice"] = named if choice.mode == "tool" else choice.mode
+    if request.response_format and request.response_format.kind != "text":
+        body["response_format"] = {"type": request.response_format.kind}
+        if request.response_format.kind == "json_schema":
+            schema = parse_json(request.response_format.schema or "{}", "response_format")
+            body["response_format"]["json_schema"] = _present(
+                name=request.response_format.name, schema=schema, strict=request.response_format.strict
+            )
+    body |= _present(
+        parallel_tool_calls=request.parallel_tool_calls, reasoning_effort=request.reasoning_effort, user=request.user
+    )
+    return body
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _sampling(sampling: Sampling, max_tokens_field: str) -> dict[str, Any]:
+    fields = _present(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        stop=list(sampling.stop) or None,
+        n=sampling.n if sampling.n > 1 else None,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        top_logprobs=sampling.top_logprobs,
+        logprobs=True if sampling.top_logprobs is not None else None,
+    )
+    return fields if sampling.max_tokens is None else {**fields, max_tokens_field: sampling.max_tokens}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """`developer` goes as `system`, which OpenAI takes for the same and others know. Earlier reasoning stays behind:
+    this dialect has no place for it."""
+    fields: dict[str, Any] = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": _content(message),
+        **_present(name=message.name, tool_call_id=message.tool_call_id),
+    }
+    if message.tool_calls:
+        fields["content"] = fields["content"] or None
+        fields["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    return fields
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    # Plain text goes as one string: servers join lists of text parts in ways of their own.
+    if not any(isinstance(part, ImagePart) for part in message.parts):
+        return message.text
+    parts: list[dict[str, Any]] = []
+    for part in message.parts:
+        if isinstance(part, TextPart):
+            parts.append({"type": "text", "text": part.text})
+        elif isinstance(part, ImagePart):
+            parts.append({"type": "image_url", "image_url": {"url": part.url, "detail": part.detail}})
+    return parts
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    parameters = parse_json(tool.parameters, "tools")
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": parameters,
+        **_present(strict=tool.strict),
+    }
+
+
+# ---- the answer ----------------------------------------------------------------------------------------------------
+
+
+class _Answer:
+    """Decodes the body of one streamed answer. `done` is set by `[DONE]`."""
+
+    def __init__(self, request: ChatRequest, upstream: UpstreamCall) -> None:
+        self._request = request
+        self._upstream = upstream
+        self._sse = SSEDecoder()
+        self._finishes: dict[int, FinishReason] = {}
+        self._usage: Usage | None = None
+        self._calls: set[tuple[int, int]] = set()
+        self._characters = 0
+        self.done = False
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        events: list[Event] = []
+        try:
+            for data in self._sse.feed(chunk):
+                if data == b"[DONE]":
+                    self.done = True
+                    break
+                self._read(json.loads(data.decode()), events)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise self._upstream.broken("sent something other than a chat completion stream") from error
+        return events
+
+    def end(self) -> list[Event]:
+        """`Finish` of each choice and the usage, once the body has ended."""
+        if not self._finishes or len(self._finishes) < self._request.sampling.n:
+            raise self._upstream.broken("ended its answer before it was finished")
+        report = UsageReport(self._usage) if self._usage else self._estimate()
+        return [*(Finish(reason, choice) for choice, reason in sorted(self._finishes.items())), report]
+
+    def _read(self, chunk: dict[str, Any], events: list[Event]) -> None:
+        if error := chunk.get("error"):
+            status = error.get("code") if isinstance(error, dict) else None
+            raise self._upstream.refused(status if isinstance(status, int) else 500, {}, error)
+        for choice in chunk.get("choices") or ():
+            index = choice.get("index") or 0
+            self._read_delta(choice.get("delta") or {}, _logprobs(choice.get("logprobs")), index, events)
+            if reason := choice.get("finish_reason"):
+                if reason not in _FINISH:
+                    raise self._upstream.broken("broke off its answer")
+                self._finishes[index] = _FINISH[reason]
+        # Groq's own place for it, where it ignores `include_usage`.
+        if usage := chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage"):
+            self._usage = _usage(usage)
+
+    def _read_delta(
+        self, delta: dict[str, Any], logprobs: tuple[TokenLogprob, ...], choice: int, events: list[Event]
+    ) -> None:
+        # DeepSeek and older vLLM say `reasoning_content`, OpenRouter, Groq and newer vLLM `reasoning`.
+        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+            self._characters += len(reasoning)
+            events.append(ReasoningDelta(reasoning, choice=choice))
+        text = delta.get("content") or delta.get("refusal") or ""
+        if text or logprobs:
+            self._characters += len(text)
+            events.append(TextDelta(text, len(logprobs), logprobs, choice))
+        for call in delta.get("tool_calls") or ():
+            events.append(self._tool_call(call, choice))
+
+    def _tool_call(self, call: dict[str, Any], choice: int) -> ToolCallDelta:
+        known = sum(of == choice for of, _ in self._calls)
+        index = call.get("index")
+        if index is None:  # Gemini's compatible endpoint: whole calls without an index
+            index = known if call.get("id") else max(0, known - 1)
+        function = call.get("function") or {}
+        arguments = function.get("arguments") or ""
+        self._characters += len(arguments)
+        if (choice, index) in self._calls:  # some repeat id and name with each piece
+            return ToolCallDelta(index, arguments=arguments, choice=choice)
+        self._calls.add((choice, index))
+        return ToolCallDelta(index, call.get("id") or None, function.get("name") or None, arguments, choice)
+
+    def _estimate(self) -> UsageReport:
+        asked = sum(len(message.text) for message in self._request.messages)
+        tokens = (-(-asked // _CHARACTERS_PER_TOKEN), -(-self._characters // _CHARACTERS_PER_TOKEN))
+        return UsageReport(Usage(*tokens), estimated=True)
+
+
+def _logprobs(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(
+            token["token"],
+            token["logprob"],
+            tuple((top["token"], top["logprob"]) for top in token.get("top_logprobs") or ()),
+        )
+        for token in (logprobs or {}).get("content") or ()
+    )
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    return Usage(
+        input_tokens=usage.get("prompt_tokens") or 0,
+        output_tokens=usage.get("completion_tokens") or 0,
+        cached_input_tokens=cached or usage.get("prompt_cache_hit_tokens") or 0,  # the latter: DeepSeek
+        reasoning_tokens=(usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0,
+    )

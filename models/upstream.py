@@ -1,0 +1,144 @@
+"""One call at a provider: its clock, and how the provider's failures become our errors.
+
+Nothing that a provider wrote reaches the caller, since it may quote the prompt or the key, except short identifiers
+(the name of a parameter, an error code).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+from models.errors import (
+    BodyTooLarge,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelUnavailable,
+    RateLimited,
+    StreamInterrupted,
+    SwitchyardError,
+    UpstreamFailed,
+)
+
+CONNECT_TIMEOUT_S = 10.0
+HEALTH_TIMEOUT_S = 5.0
+
+_T = TypeVar("_T")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,63}")
+_PARAM_AT_START = re.compile(rf"({_IDENTIFIER.pattern}): ")
+# OpenAI and Groq send a code; vLLM, Anthropic, Mistral and Gemini only words.
+_OVERFLOW = re.compile(
+    r"context[_ ]length|context (window|limit)|maximum context|prompt is too long|too large for model|"
+    r"maximum number of tokens|reduce the length",
+    re.IGNORECASE,
+)
+
+
+class UpstreamCall:
+    """`started` is set with the first event: from then on a failure is `StreamInterrupted`, which nobody retries."""
+
+    def __init__(self, model: str, timeout_s: float) -> None:
+        self._model = model
+        self._timeout_s = timeout_s
+        self._deadline_s = asyncio.get_running_loop().time() + timeout_s
+        self.started = False
+
+    async def wait(self, awaitable: Awaitable[_T]) -> _T:
+        """What `awaitable` gives, within the call's time. Raises `DeadlineExceeded`.
+
+        The limit is set around each wait and never across a `yield`: there it would strike whatever the consumer does.
+        """
+        try:
+            async with asyncio.timeout_at(self._deadline_s):
+                return await awaitable
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"Model '{self._model}' had not finished after {self._timeout_s:g} s; allow more time or fewer tokens."
+            ) from None
+
+    def unreachable(self) -> ModelUnavailable:
+        return ModelUnavailable(
+            f"The provider of model '{self._model}' cannot be reached; send the request again, and check `base_url` "
+            "in the configuration if this stays."
+        )
+
+    def broken(self, what: str) -> UpstreamFailed | StreamInterrupted:
+        """The provider did not keep to its protocol. `what` continues 'The provider ...'."""
+        error = StreamInterrupted if self.started else UpstreamFailed
+        return error(f"The provider of model '{self._model}' {what}; send the request again.")
+
+    def refused(self, status: int, headers: Mapping[str, str], error: object) -> SwitchyardError:
+        """The error for an HTTP answer other than 200. `error` is the decoded body's `error`, whatever it is."""
+        if self.started:
+            return self.broken(f"ended its answer with an error ({status})")
+        fields = error if isinstance(error, dict) else {}
+        message = str(fields.get("message") or (error if isinstance(error, str) else ""))
+        code = _identifier(fields.get("code")) or _identifier(fields.get("type"))
+        named = f"The provider of model '{self._model}'"
+        match status:
+            case 401 | 402 | 403:
+                trouble = {402: "says that its account has no credit", 401: "refused its key", 403: "refused access"}
+                return ModelUnavailable(
+                    f"{named} {trouble[status]}; the operator should check the provider's key and account. "
+                    "The caller's own key is not at fault."
+                )
+            case 404:
+                return ModelUnavailable(
+                    f"{named} does not know it; the operator should check the entry's `source` and the `base_url`."
+                )
+            case 429 if code == "insufficient_quota":
+                return ModelUnavailable(
+                    f"{named} says that its quota is used up; the operator should check the account."
+                )
+            case 429:
+                return RateLimited(
+                    f"{named} limits our rate; wait and send the request again.", None, retry_after_s(headers)
+                )
+            case 400 | 413 | 422 if code == "context_length_exceeded" or _OVERFLOW.search(message):
+                return ContextLengthExceeded(
+                    f"The prompt and its answer do not fit into the context of model '{self._model}'; shorten the "
+                    "prompt, ask for fewer tokens or choose a model with a longer context.",
+                    "messages",
+                )
+            case 413:
+                return BodyTooLarge(f"The request is too large for the provider of model '{self._model}'; shorten it.")
+            case 400 | 422:
+                at_start = _PARAM_AT_START.match(message)
+                param = _identifier(fields.get("param")) or (at_start and at_start[1]) or None
+                return InvalidRequest(
+                    f"{named} does not accept the request (parameter: {param or 'not named'}, code: {code or status}); "
+                    "correct it or choose another model.",
+                    param,
+                )
+        return UpstreamFailed(f"{named} failed ({status}); send the request again.", None, retry_after_s(headers))
+
+
+def _identifier(value: object) -> str | None:
+    return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else None
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds from `retry-after-ms` or Retry-After (RFC 9110, section 10.2.3: seconds or a date); None: not said."""
+    try:
+        if milliseconds := headers.get("retry-after-ms"):
+            return max(0.0, float(milliseconds) / 1000)
+        value = headers.get("retry-after") or ""
+        if value[:1].isdigit():
+            return float(value)
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def parse_json(text: str, param: str) -> Any:
+    """The value of JSON that a caller wrote. Raises `InvalidRequest`, since only the caller can mend it."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise InvalidRequest(f"A value in '{param}' is not JSON; correct it.", param) from None
