@@ -55,7 +55,11 @@ class RequestOpened:
 
 @dataclass(frozen=True, slots=True)
 class RequestClosed:
-    """The receipt. `stage_ms` sums to `total_ms`. `decision` is `policy.Decision` as plain JSON values."""
+    """The receipt. `stage_ms` sums to `total_ms`; `overhead_ms` is what of it was not the model's.
+
+    `usage` of a cache hit is what the replayed answer once took; it cost nothing now and saved `saved_microusd`.
+    `decision` is `policy.Decision` as plain JSON values. `degraded` names stages that failed and were done without.
+    """
 
     request_id: str
     opened_at_unix_ms: int
@@ -86,6 +90,7 @@ class RequestClosed:
     ttft_ms: float | None
     total_ms: float
     overhead_ms: float
+    degraded: tuple[str, ...] = ()
     kind: Literal["close"] = "close"
 
 
@@ -115,6 +120,16 @@ class Stopwatch:
         now_s = self.clock()
         self.stage_ms[self.stage] = self.stage_ms.get(self.stage, 0.0) + (now_s - self.entered_s) * 1000
         self.stage, self.entered_s = stage, now_s
+
+    def split(self, stage: str, part: str, part_ms: float) -> None:
+        """Show `part_ms` of a stage that is over or under way apart from the rest of it."""
+        self.stage_ms[stage] = self.stage_ms.get(stage, 0.0) - part_ms
+        self.stage_ms[part] = self.stage_ms.get(part, 0.0) + part_ms
+
+    @property
+    def current_ms(self) -> float:
+        """Time in the stage that is under way, since it was last entered."""
+        return (self.clock() - self.entered_s) * 1000
 
     @property
     def elapsed_ms(self) -> float:

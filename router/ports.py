@@ -27,6 +27,10 @@ class CacheKey:
     scope: str | None = None
     text: str = ""
 
+    def exact_only(self) -> CacheKey:
+        """The same place, closed to merely similar questions."""
+        return CacheKey(self.tenant, self.exact)
+
 
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
@@ -119,6 +123,17 @@ class ModelPort(Protocol):
 
     async def complete(self, request: ChatRequest, call: Call) -> Sequence[Event]:
         """The same events in one piece. Cancelling the task cancels down to the engine."""
+
+
+# ---- money ---------------------------------------------------------------------------------------------------------
+
+
+class BudgetPort(Protocol):
+    async def reserve(self, org: str, reservation_id: str, worst_case_microusd: int) -> None:
+        """Set the worst case aside. Raises `BudgetExceeded`."""
+
+    def settle(self, org: str, reservation_id: str, actual_microusd: int) -> None:
+        """Turn the reservation into what it really cost. Returns at once; a second call does nothing."""
 
 
 # ---- ledger --------------------------------------------------------------------------------------------------------

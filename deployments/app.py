@@ -1,0 +1,118 @@
+"""The whole graph. `build` is what serve_config.yaml names: the only file that knows every deployment, and the only one
+that reads secrets from the environment."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ray.serve import Application
+from router.accounting.tenants import hash_key, new_key
+from router.config import KeySettings, Topology
+
+from deployments.batcher import batcher_deployment
+from deployments.cache import cache_deployments
+from deployments.classifier import classifier_deployment
+from deployments.cloud import cloud_deployment
+from deployments.ingress import BackendBinding, Ingress
+from deployments.ledger import ledger_deployment
+from deployments.model import simulated_deployment, transformers_deployment
+
+DRAIN_S = 660
+"""How long a replica that leaves may finish its streams: the longest request and a minute."""
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application for `args` (see `router.config.Topology`). Raises ValueError saying what is wrong with them."""
+    topology = Topology.model_validate(args)
+    data_dir = Path(topology.data_dir or "~/.switchyard").expanduser().resolve()
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    bindings = {**_local_backends(topology, data_dir), **_cloud_backends(topology)}
+    if not bindings:
+        raise ValueError("no model to serve: list one in 'local_models', or set the key of a provider in 'cloud'")
+    places = {name: places for name, (_, places) in bindings.items()}
+    return _ingress_deployment(topology).bind(
+        topology=topology,
+        data_dir=str(data_dir),
+        bootstrap_key=_bootstrap_key(topology, data_dir),
+        backends={name: binding for name, (binding, _) in bindings.items()},
+        batcher=batcher_deployment(topology, places),
+        ledger=ledger_deployment(str(data_dir)),
+        caches=cache_deployments(topology),
+        classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
+    )
+
+
+Backends = dict[str, tuple[BackendBinding, int]]
+"""By backend name: its deployment, its models and how many requests one replica works on at once."""
+
+_LOCAL = {
+    "transformers": ("TransformersModel", transformers_deployment),
+    "simulated": ("SimulatedModel", simulated_deployment),
+}
+
+
+def _local_backends(topology: Topology, data_dir: Path) -> Backends:
+    backends: Backends = {}
+    for model in topology.local_models:
+        entry = model.resolve()
+        if entry.engine == "vllm":
+            from deployments.llm_server import llm_deployment  # needs vLLM, which light machines lack
+
+            name, deployment = "LLMServer", llm_deployment
+        else:
+            name, deployment = _LOCAL[entry.engine]
+        binding = BackendBinding(deployment(model, str(data_dir)), (entry,))
+        backends[f"{name}:{model.name}"] = (binding, entry.max_batch)
+    return backends
+
+
+def _cloud_backends(topology: Topology) -> Backends:
+    """The providers whose key the environment has."""
+    backends: Backends = {}
+    for endpoint in topology.cloud:
+        key = os.environ.get(endpoint.api_key_env) if endpoint.api_key_env else None
+        if endpoint.api_key_env is None or key:
+            binding = BackendBinding(cloud_deployment(endpoint, key), endpoint.models)
+            backends[f"CloudModel:{endpoint.name}"] = (binding, endpoint.max_concurrency)
+    return backends
+
+
+def _bootstrap_key(topology: Topology, data_dir: Path) -> KeySettings | None:
+    """The operator's key, as a digest: from SWITCHYARD_API_KEY, else from the data folder, where the first start makes it."""
+    if not topology.auth:
+        return None
+    text = os.environ.get("SWITCHYARD_API_KEY") or _kept_key(data_dir / "api_key")
+    return KeySettings(sha256=hash_key(text), org="default", scopes=("infer", "admin", "usage", "audit"))
+
+
+def _kept_key(path: Path) -> str:
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(new_key() + "\n")
+    except FileExistsError:
+        pass
+    return path.read_text().strip()
+
+
+def _ingress_deployment(topology: Topology) -> Any:
+    scale = topology.ingress
+    return Ingress.options(
+        name="Ingress",
+        # Mostly waiting for models: bounded by memory for open streams, not by work.
+        max_ongoing_requests=1024,
+        max_queued_requests=1024,
+        autoscaling_config={
+            "min_replicas": max(1, scale.min_replicas),
+            "max_replicas": scale.max_replicas,
+            "target_ongoing_requests": 256,
+            "upscale_delay_s": scale.upscale_delay_s,
+            "downscale_delay_s": scale.downscale_delay_s,
+            "metrics_interval_s": 2.0,
+        },
+        health_check_period_s=5,
+        health_check_timeout_s=10,
+        # Longer than the longest stream: a replica that leaves finishes what it began.
+        graceful_shutdown_timeout_s=DRAIN_S,
+        graceful_shutdown_wait_loop_s=0.5,
+        ray_actor_options={"num_cpus": scale.num_cpus},
+    )

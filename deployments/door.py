@@ -1,0 +1,135 @@
+"""What every HTTP door shares: bounded bodies, who asks, headers, and answers that end with their client."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Sequence
+from typing import Protocol
+
+from models.errors import BodyTooLarge, InternalError, SwitchyardError
+from models.messages import Completion, Event
+from router.run import Head, Run
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+log = logging.getLogger("ray.serve")
+
+
+class Dialect(Protocol):
+    """How one API writes an answer. One object per request."""
+
+    def unary(self, run: Run, head: Head, completion: Completion) -> bytes: ...
+
+    def first(self, head: Head) -> bytes:
+        """What opens a stream."""
+
+    def chunk(self, events: Sequence[Event]) -> bytes: ...
+
+    def last(self, run: Run) -> bytes:
+        """What ends a complete stream."""
+
+    def error(self, error: SwitchyardError, request_id: str) -> bytes:
+        """The body of an error response."""
+
+    def error_event(self, error: SwitchyardError, request_id: str) -> bytes:
+        """The same inside a stream that has begun."""
+
+
+class Answer(Response):
+    """Runs a request when it is sent, so that leaving it in any way closes the run."""
+
+    def __init__(self, run: Run, dialect: Dialect, stream: bool) -> None:
+        self.run, self.dialect, self.stream = run, dialect, stream
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        run = self.run
+        try:
+            if self.stream:
+                await self._send_stream(send)
+            else:
+                await self._send_unary(scope, receive, send)
+        except SwitchyardError as error:
+            await error_response(error, self.dialect, run.request_id)(scope, receive, send)
+        except Exception as error:
+            await error_response(unexpected(error, run.request_id), self.dialect, run.request_id)(scope, receive, send)
+
+    async def _send_unary(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self.run as run:
+            head = await run.begin(stream=False)
+            completion = await run.completion()
+        headers = answer_headers(head) | {"x-switchyard-cost-microusd": str(run.cost_microusd)}
+        body = self.dialect.unary(run, head, completion)
+        await Response(body, headers=headers, media_type="application/json")(scope, receive, send)
+
+    async def _send_stream(self, send: Send) -> None:
+        async with self.run as run:
+            head = await run.begin(stream=True)
+            headers = answer_headers(head) | {
+                "x-switchyard-expected-cost-microusd": str(head.expected_cost_microusd),
+                "content-type": "text/event-stream; charset=utf-8",
+                "cache-control": "no-cache",
+                "x-accel-buffering": "no",
+            }
+            raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+            await send({"type": "http.response.start", "status": 200, "headers": raw})
+            try:
+                opening = self.dialect.first(head)
+                async for batch in run.batches():
+                    body = opening + self.dialect.chunk(batch)
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    opening = b""
+                ending = self.dialect.last(run)
+            except Exception as error:
+                # The status is sent: all that is left is to say so in the stream.
+                known = error if isinstance(error, SwitchyardError) else unexpected(error, run.request_id)
+                run.fail(known)
+                ending = self.dialect.error_event(known, run.request_id)
+        await send({"type": "http.response.body", "body": ending, "more_body": False})
+
+
+def unexpected(error: Exception, request_id: str) -> InternalError:
+    """A fault of ours. The log gets where it happened, not its text, which may quote a prompt."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error("request %s failed with %s\n%s", request_id, type(error).__name__, where)
+    return InternalError("Something went wrong inside Switchyard; the request id leads to the log. Try again.")
+
+
+def error_response(error: SwitchyardError, dialect: Dialect, request_id: str) -> Response:
+    headers = {"x-request-id": request_id}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(dialect.error(error, request_id), error.http_status, headers, "application/json")
+
+
+def answer_headers(head: Head) -> dict[str, str]:
+    return {
+        "x-request-id": head.request_id,
+        "x-switchyard-model": head.model,
+        "x-switchyard-cache": head.verdict,
+        "x-switchyard-overhead-ms": f"{head.overhead_ms:.2f}",
+        "x-switchyard-encoder-ms": f"{head.encoder_ms:.2f}",
+    }
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body, refused with 413 as soon as it is known to be over the limit."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {max_bytes} bytes; send less or raise max_body_bytes.")

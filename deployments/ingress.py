@@ -1,0 +1,178 @@
+"""The public door: one pipeline per replica, reached over HTTP and through Serve handles alike."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from models.catalog import ModelEntry
+from models.errors import ModelUnavailable, NotFound, SwitchyardError
+from models.messages import ChatRequest, Event
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from router.accounting.budget import Budgets
+from router.accounting.journal import Journal
+from router.accounting.tenants import Tenants
+from router.config import ClassifierSettings, IngressSettings, KeySettings, Topology
+from router.events import Principal, Stopwatch
+from router.pipeline import Backend, Options, Pipeline, Stages
+
+from deployments.batcher import BatcherHandle
+from deployments.cache import CacheHandle
+from deployments.classifier import ClassifierHandle, InlineClassifier
+from deployments.hop import call
+from deployments.http_app import build_http_app
+from deployments.ledger import LedgerHandle, Shipper
+from deployments.metrics import Metrics, summed
+from deployments.model import ModelHandle
+from deployments.openai_schema import ParsedChat, parse_chat
+from deployments.reply import Reply
+
+APP_NAME = "switchyard"
+READY_TIMEOUT_S = 2.0
+RECEIPT_WAIT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendBinding:
+    """A backend as the builder knows it: its deployment's handle and the models behind it."""
+
+    handle: DeploymentHandle
+    entries: tuple[ModelEntry, ...]
+
+
+@serve.ingress()
+class Ingress:
+    """One replica of the door. `bootstrap_key` is the operator's own key, as a digest."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        data_dir: str,
+        bootstrap_key: KeySettings | None,
+        backends: Mapping[str, BackendBinding],
+        batcher: DeploymentHandle,
+        ledger: DeploymentHandle,
+        caches: Sequence[DeploymentHandle],
+        classifier: DeploymentHandle | None,
+    ) -> None:
+        self.topology = topology
+        self.metrics = Metrics()
+        self.ledger = LedgerHandle(ledger)
+        self._control = {"Batcher": batcher, "Ledger": ledger}
+        if classifier is not None:
+            self._control["ComplexityClassifier"] = classifier
+        replica = serve.get_replica_context().replica_id.unique_id
+        self.journal = Journal(Path(data_dir) / "journal", f"ingress-{replica}")
+        self.shipper = Shipper(self.journal, self.ledger)
+        stages = Stages(
+            backends={
+                name: Backend(name, ModelHandle(bound.handle, name), bound.entries) for name, bound in backends.items()
+            },
+            classifier=ClassifierHandle(classifier) if classifier is not None else InlineClassifier(ClassifierSettings()),
+            batcher=BatcherHandle(batcher, replica),
+            budgets=Budgets(replica, self.ledger.lease),
+            semantic_cache=CacheHandle(list(caches)) if caches else None,
+            sinks=[self.journal.append, self.shipper.wake, self.metrics],
+        )
+        settings = IngressSettings()
+        self.tenants = Tenants((bootstrap_key,) if bootstrap_key else (), settings, topology.auth)
+        self.pipeline = Pipeline(stages, settings, self.tenants)
+        self._background: set[asyncio.Task[None]] = set()
+
+    def reconfigure(self, config: dict[str, Any]) -> None:
+        """New `user_config`, from now on. Raises on a wrong one, which keeps the old."""
+        self.pipeline.reconfigure(IngressSettings.model_validate(config))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_http_app(self)
+
+    # ---- the handle doors ------------------------------------------------------------------------------------------
+
+    async def chat(self, request: ChatRequest | dict[str, Any], api_key: str | None = None) -> Reply:
+        """A whole answer. `request` is a `ChatRequest` or an OpenAI-shaped body. Raises `models.errors`."""
+        parsed, principal, watch = self._admitted(request, api_key)
+        async with self.pipeline.run(parsed.request, principal, parsed.options, "handle", watch) as run:
+            head = await run.begin(stream=False)
+            completion = await run.completion()
+        return Reply(head.request_id, head.model, head.verdict, run.cost_microusd, completion)
+
+    async def stream(
+        self, request: ChatRequest | dict[str, Any], api_key: str | None = None
+    ) -> AsyncIterator[list[Event]]:
+        """The answer as batches of events; needs `handle.options(stream=True)`. Raises `models.errors`."""
+        parsed, principal, watch = self._admitted(request, api_key)
+        async with self.pipeline.run(parsed.request, principal, parsed.options, "handle", watch) as run:
+            await run.begin(stream=True)
+            async for batch in run.batches():
+                yield list(batch)
+
+    async def explain(self, request: ChatRequest | dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
+        """What would be done with a request, and why. Nothing is executed."""
+        parsed, principal, _ = self._admitted(request, api_key)
+        return await self.pipeline.explain(parsed.request, principal, parsed.options)
+
+    def _admitted(
+        self, request: ChatRequest | dict[str, Any], api_key: str | None
+    ) -> tuple[ParsedChat, Principal, Stopwatch]:
+        watch = Stopwatch(time.perf_counter)
+        principal = self.tenants.authenticate(None, api_key)
+        self.tenants.check_rate(principal)
+        watch.enter("parse")
+        if isinstance(request, ChatRequest):
+            return ParsedChat(request, Options(), False, False), principal, watch
+        return parse_chat(request), principal, watch
+
+    # ---- what operators ask ----------------------------------------------------------------------------------------
+
+    async def receipt(self, org: str, request_id: str) -> dict[str, Any]:
+        """The receipt of a request of `org`, whichever replica served it. Raises `NotFound`."""
+        found = await self.ledger.receipt(org, request_id, RECEIPT_WAIT_S)
+        if found is None:
+            raise NotFound("No receipt with this id; it may be of another tenant, or its request has not ended.")
+        return found
+
+    def metrics_text(self) -> str:
+        """This replica's metrics in Prometheus' text format."""
+        exact = self.pipeline.exact.stats()
+        self.metrics.exact_bytes.set(exact.used_bytes)
+        self.metrics.evictions.set(exact.evicted)
+        self.metrics.open.set(self.pipeline.running)
+        self.metrics.unshipped.set(self.shipper.pending)
+        return self.metrics.text()
+
+    async def all_metrics(self) -> str:
+        """The sum over all ingress replicas."""
+        handle = serve.get_deployment_handle("Ingress", APP_NAME)
+        return summed(await handle.broadcast("metrics_text").results_async())
+
+    async def readiness(self) -> dict[str, str]:
+        """`ok`, or what is wrong, by control-plane deployment."""
+
+        async def check(name: str, handle: DeploymentHandle) -> tuple[str, str]:
+            try:
+                async with asyncio.timeout(READY_TIMEOUT_S):
+                    await call(handle.check_health)
+            except (SwitchyardError, TimeoutError) as error:
+                return name, type(error).__name__
+            return name, "ok"
+
+        return dict(await asyncio.gather(*(check(*item) for item in self._control.items())))
+
+    async def check_health(self) -> None:
+        if self.journal.broken:
+            raise ModelUnavailable("The journal cannot be written; check the disk of the data folder.")
+
+    async def startup(self) -> None:
+        """Start what runs beside requests. Called by the HTTP app once the event loop serves."""
+        self.shipper.start()
+
+    async def __del__(self) -> None:
+        with suppress(Exception):
+            await self.shipper.close()

@@ -1,0 +1,94 @@
+"""Prometheus metrics of an ingress replica, fed by the pipeline's records, and their sum over replicas.
+
+Labels are bounded: models come from the configuration, all else from fixed sets. No tenant is a label.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from router.events import Record, RequestClosed
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """A sink of the pipeline. Names follow Prometheus' conventions (base units, `_total`)."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "switchyard_requests", "Requests by how they ended", ["door", "model", "cache", "status"], registry=registry
+        )
+        self.errors = Counter("switchyard_errors", "Failed requests by error code", ["code"], registry=registry)
+        self.open = Gauge("switchyard_open_requests", "Requests under way", registry=registry)
+        self.stage = Histogram(
+            "switchyard_stage_seconds", "Time by stage; the stages sum to the whole", ["stage"], buckets=_SECONDS, registry=registry
+        )
+        self.total = Histogram("switchyard_request_seconds", "Whole time", ["cache"], buckets=_SECONDS, registry=registry)
+        self.ttft = Histogram("switchyard_ttft_seconds", "Time to first token", ["cache"], buckets=_SECONDS, registry=registry)
+        self.overhead = Histogram(
+            "switchyard_overhead_seconds", "Whole time less the model's", ["cache"], buckets=_SECONDS, registry=registry
+        )
+        self.tokens = Counter("switchyard_tokens", "Tokens of answers, replayed ones apart", ["model", "kind"], registry=registry)
+        self.cost = Counter("switchyard_cost_microusd", "What answers cost", ["model"], registry=registry)
+        self.saved = Counter("switchyard_saved_microusd", "What replayed answers once cost", ["model"], registry=registry)
+        self.attempts = Counter("switchyard_attempts", "Tries at backends", ["model", "outcome"], registry=registry)
+        self.degraded = Counter("switchyard_degraded", "Stages done without after a failure", ["stage"], registry=registry)
+        self.exact_bytes = Gauge("switchyard_exact_cache_bytes", "Size of the exact cache", registry=registry)
+        self.evictions = Gauge("switchyard_exact_cache_evicted", "Answers that had to go since the start", registry=registry)
+        self.unshipped = Gauge("switchyard_journal_unshipped", "Records the ledger has not taken yet", registry=registry)
+
+    def __call__(self, record: Record) -> None:
+        if not isinstance(record, RequestClosed):
+            return
+        verdict, model = record.cache_verdict, record.model or "none"
+        self.requests.labels(record.door, model, verdict, record.status).inc()
+        if record.error_code:
+            self.errors.labels(record.error_code).inc()
+        for stage, ms in record.stage_ms.items():
+            self.stage.labels(stage).observe(ms / 1000)
+        self.total.labels(verdict).observe(record.total_ms / 1000)
+        self.overhead.labels(verdict).observe(record.overhead_ms / 1000)
+        if record.ttft_ms is not None:
+            self.ttft.labels(verdict).observe(record.ttft_ms / 1000)
+        for attempt in record.attempts:
+            self.attempts.labels(attempt.model, attempt.outcome).inc()
+        for stage in record.degraded:
+            self.degraded.labels(stage).inc()
+        kind = "replayed" if record.cached_from else "output"
+        self.tokens.labels(model, kind).inc(record.usage.output_tokens)
+        if not record.cached_from:
+            self.tokens.labels(model, "input").inc(record.usage.input_tokens)
+        self.cost.labels(model).inc(record.cost_microusd)
+        self.saved.labels(model).inc(record.saved_microusd)
+
+    def text(self) -> str:
+        return generate_latest(self.registry).decode()
+
+
+def summed(texts: Iterable[str]) -> str:
+    """One exposition text with every sample summed over `texts`, in Prometheus' text format 0.0.4."""
+    kinds: dict[str, tuple[str, str]] = {}
+    sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = defaultdict(lambda: defaultdict(float))
+    for text in texts:
+        for family in text_string_to_metric_families(text):
+            kinds[family.name] = (family.type, family.documentation)
+            for sample in family.samples:
+                if not sample.name.endswith("_created"):
+                    sums[family.name][sample.name, tuple(sample.labels.items())] += sample.value
+    lines: list[str] = []
+    for name, (kind, documentation) in kinds.items():
+        shown = f"{name}_total" if kind == "counter" else name
+        lines += [f"# HELP {shown} {documentation}", f"# TYPE {shown} {kind}"]
+        for (sample_name, labels), value in sums[name].items():
+            pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels)
+            lines.append(f"{sample_name}{{{pairs}}} {value}" if pairs else f"{sample_name} {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

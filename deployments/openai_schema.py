@@ -1,0 +1,252 @@
+"""OpenAI's chat-completions body, checked and turned into a `ChatRequest`.
+
+Source: https://platform.openai.com/docs/api-reference/chat/create. What is not listed here is refused with 400, so
+that nothing a caller asks for is silently dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from models.errors import InvalidRequest, UnsupportedFeature
+from models.messages import (
+    ChatRequest,
+    ImagePart,
+    Message,
+    Part,
+    ResponseFormat,
+    Sampling,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from router.pipeline import Options
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class ImageUrl(_Body):
+    url: str = Field(pattern=r"^(https?://|data:image/)")
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+class ContentPart(_Body):
+    type: Literal["text", "image_url", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+    image_url: ImageUrl | None = None
+
+
+class FunctionCall(_Body):
+    name: str = Field(min_length=1)
+    arguments: str
+
+
+class ToolCallBody(_Body):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class MessageBody(_Body):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCallBody] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+
+
+class FunctionBody(_Body):
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str = ""
+    parameters: dict[str, Any] = {}
+    strict: bool | None = None
+
+
+class ToolBody(_Body):
+    type: Literal["function"]
+    function: FunctionBody
+
+
+class NamedFunction(_Body):
+    name: str
+
+
+class NamedTool(_Body):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(_Body):
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] = Field({}, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormatBody(_Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(_Body):
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+
+
+class SwitchyardBody(_Body):
+    """What Switchyard takes besides OpenAI's own fields."""
+
+    strategy: Literal["complexity"] | None = None
+    cache: Literal["on", "off", "refresh"] = "on"
+    namespace: str = Field("", max_length=128)
+    priority: int = Field(0, ge=-100, le=100, description="lower goes first")
+    deadline_s: float | None = Field(None, gt=0)
+    domain: str | None = Field(None, max_length=64)
+
+
+class ChatBody(_Body):
+    """Body of POST /v1/chat/completions. `metadata`, `store`, `service_tier` and the like change no answer here."""
+
+    model: str = Field(min_length=1, max_length=200)
+    messages: list[MessageBody] = Field(min_length=1)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: str | list[str] | None = None
+    n: int | None = Field(None, ge=1, le=16)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[ToolBody] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormatBody | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    user: str | None = Field(None, max_length=256)
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    switchyard: SwitchyardBody = SwitchyardBody()
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedChat:
+    request: ChatRequest
+    options: Options
+    stream: bool
+    include_usage: bool
+
+
+def parse_chat(body: bytes | dict[str, Any]) -> ParsedChat:
+    """The request in a body. Raises `InvalidRequest` naming the field, or `UnsupportedFeature` for an unknown one."""
+    try:
+        parsed = ChatBody.model_validate(body) if isinstance(body, dict) else ChatBody.model_validate_json(body)
+    except ValidationError as error:
+        raise _explained(error) from None
+    extra = parsed.switchyard
+    return ParsedChat(
+        _chat_request(parsed),
+        Options(extra.strategy, extra.cache, extra.namespace, extra.priority, extra.deadline_s, extra.domain),
+        bool(parsed.stream),
+        bool(parsed.stream_options and parsed.stream_options.include_usage),
+    )
+
+
+def _explained(error: ValidationError) -> InvalidRequest:
+    """The first thing wrong, without the caller's text in it."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        return InvalidRequest("The body is not valid JSON; send a JSON object.")
+    if first["type"] == "extra_forbidden":
+        return UnsupportedFeature(f"'{where}' is not supported; leave it out.", where)
+    return InvalidRequest(f"'{where}': {first['msg']}." if where else f"{first['msg']}.", where or None)
+
+
+def _chat_request(body: ChatBody) -> ChatRequest:
+    if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
+        raise InvalidRequest("Give 'max_completion_tokens' or 'max_tokens', not both.", "max_tokens")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    if any(not text for text in stop):
+        raise InvalidRequest("A 'stop' string must not be empty.", "stop")
+    return ChatRequest(
+        model=body.model,
+        messages=tuple(_message(message, index) for index, message in enumerate(body.messages)),
+        sampling=Sampling(
+            max_tokens=body.max_completion_tokens or body.max_tokens,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=body.seed,
+            stop=stop,
+            n=body.n or 1,
+            presence_penalty=body.presence_penalty,
+            frequency_penalty=body.frequency_penalty,
+            top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        ),
+        tools=tuple(
+            Tool(t.function.name, t.function.description, json.dumps(t.function.parameters), t.function.strict)
+            for t in body.tools or ()
+        ),
+        tool_choice=_tool_choice(body.tool_choice),
+        parallel_tool_calls=body.parallel_tool_calls,
+        response_format=_response_format(body.response_format),
+        reasoning_effort=body.reasoning_effort,
+        user=body.user,
+    )
+
+
+def _message(body: MessageBody, index: int) -> Message:
+    parts: list[Part] = []
+    if isinstance(body.content, str):
+        parts.append(TextPart(body.content))
+    for number, part in enumerate(body.content if isinstance(body.content, list) else ()):
+        match part:
+            case ContentPart(type="text", text=str(text)) | ContentPart(type="refusal", refusal=str(text)):
+                parts.append(TextPart(text))
+            case ContentPart(type="image_url", image_url=ImageUrl(url=url, detail=detail)):
+                parts.append(ImagePart(url, detail))
+            case _:
+                where = f"messages.{index}.content.{number}"
+                raise InvalidRequest(f"'{where}' lacks the field that its type names.", where)
+    if body.refusal:
+        parts.append(TextPart(body.refusal))
+    calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in body.tool_calls or ())
+    if not parts and not calls:
+        raise InvalidRequest(f"'messages.{index}.content' is empty; say something.", f"messages.{index}.content")
+    if body.role == "tool" and not body.tool_call_id:
+        raise InvalidRequest("A 'tool' message needs 'tool_call_id'.", f"messages.{index}.tool_call_id")
+    return Message(body.role, tuple(parts), calls, body.tool_call_id, body.name)
+
+
+def _tool_choice(choice: Literal["auto", "none", "required"] | NamedTool | None) -> ToolChoice | None:
+    if choice is None:
+        return None
+    return ToolChoice("tool", choice.function.name) if isinstance(choice, NamedTool) else ToolChoice(choice)
+
+
+def _response_format(body: ResponseFormatBody | None) -> ResponseFormat | None:
+    if body is None:
+        return None
+    if body.type != "json_schema":
+        return ResponseFormat(body.type)
+    if body.json_schema is None:
+        raise InvalidRequest("'response_format.json_schema' is missing.", "response_format.json_schema")
+    schema = body.json_schema
+    return ResponseFormat("json_schema", schema.name, json.dumps(schema.schema_), schema.strict)

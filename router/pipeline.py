@@ -1,0 +1,201 @@
+"""The request path, top to bottom: cache, classify, decide, reserve, admit, stream, and on every exit one close.
+
+Pure asyncio over the ports of `router.ports`: the same code runs in the ingress replica, in tests and in replays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Coroutine, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
+
+from models.catalog import ModelEntry
+from models.errors import SwitchyardError
+from models.messages import ChatRequest
+from router.accounting.prices import PriceBook
+from router.accounting.tenants import Tenants
+from router.config import IngressSettings
+from router.events import Principal, Record, Sink, Stopwatch
+from router.exact_cache import ExactCache
+from router.fingerprint import cache_key
+from router.policy import Candidate, Decision, decide
+from router.ports import (
+    Assessment,
+    BatcherPort,
+    BudgetPort,
+    CachedAnswer,
+    CacheKey,
+    CachePort,
+    ClassifierPort,
+    Lookup,
+    ModelPort,
+)
+from router.run import Run
+from router.tokens import PromptTokens, prompt_tokens
+
+T = TypeVar("T")
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where models run: one local deployment, or one provider with all its models."""
+
+    name: str
+    port: ModelPort
+    entries: tuple[ModelEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller may say besides the question (the `switchyard` object of a body).
+
+    cache: `off` neither reads nor stores; `refresh` stores without reading. priority: lower goes first.
+    """
+
+    strategy: str | None = None
+    cache: Literal["on", "off", "refresh"] = "on"
+    namespace: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+    domain: str | None = None
+
+
+@dataclass(slots=True)
+class Stages:
+    """The world as the pipeline sees it. Everything that may be behind a Serve hop is a port."""
+
+    backends: Mapping[str, Backend]
+    classifier: ClassifierPort
+    batcher: BatcherPort
+    budgets: BudgetPort
+    semantic_cache: CachePort | None = None
+    sinks: list[Sink] = field(default_factory=list)
+
+
+class Pipeline:
+    """One per ingress replica. `settings` may be replaced at any time; a running request keeps those it began with."""
+
+    def __init__(self, stages: Stages, settings: IngressSettings, tenants: Tenants) -> None:
+        self.stages = stages
+        self.tenants = tenants
+        self.exact = ExactCache(settings.exact_cache)
+        self.entries = {entry.name: entry for backend in stages.backends.values() for entry in backend.entries}
+        self.running = 0
+        self._background: set[asyncio.Task[None]] = set()
+        self._backend_of = {e.name: b for b in stages.backends.values() for e in b.entries}
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: IngressSettings) -> None:
+        self.settings = settings
+        self.prices = PriceBook(self.entries.values(), settings.prices, settings.node_prices)
+        self.exact.reconfigure(settings.exact_cache)
+        self.tenants.reconfigure(settings)
+
+    def run(
+        self, request: ChatRequest, principal: Principal, options: Options, door: str, watch: Stopwatch | None = None
+    ) -> Run:
+        """A request on its way; use it as an async context manager. Nothing happens before `Run.begin`.
+
+        `watch` runs since the request arrived at the `door`; None: it arrives now.
+        """
+        return Run(self, request, principal, options, door, watch or Stopwatch(time.perf_counter))
+
+    def backend_of(self, model: str) -> Backend:
+        return self._backend_of[model]
+
+    def emit(self, record: Record) -> None:
+        for sink in self.stages.sinks:
+            sink(record)
+
+    # ---- the stages, each with what happens when it fails ----------------------------------------------------------
+
+    def key(self, request: ChatRequest, principal: Principal, options: Options) -> CacheKey | None:
+        """Where an answer may be found; None when this request goes past the caches."""
+        if options.cache == "off":
+            return None
+        return cache_key(request, principal.org, options.namespace, self.settings)
+
+    async def lookup(self, key: CacheKey, degraded: list[str]) -> Lookup:
+        """The shared cache's word. A cache that is slow or down is a miss, not an error."""
+        cache = self.stages.semantic_cache
+        if cache is None or not self.settings.semantic_cache:
+            return Lookup("miss")
+        found = await _within(self.settings.cache_timeout_s, cache.lookup(key), "semantic_cache", degraded)
+        return found or Lookup("miss")
+
+    async def assess(self, request: ChatRequest, options: Options, degraded: list[str]) -> Assessment | None:
+        """How hard the question is; None when the caller names the model. Without a classifier the strong side is safe."""
+        if request.model != "auto":
+            return None
+        assessed = await _within(
+            self.settings.cache_timeout_s,
+            self.stages.classifier.assess(request.messages, options.domain),
+            "classifier",
+            degraded,
+        )
+        return assessed or Assessment(score=1.0, task="unknown", strategy="abstain")
+
+    def decide(
+        self, request: ChatRequest, principal: Principal, assessment: Assessment | None, tokens: PromptTokens
+    ) -> Decision:
+        """The model and its fallbacks. Raises what `policy.decide` raises."""
+        candidates = [
+            Candidate(entry, self._backend_of[entry.name].name, expected_cost_microusd=self._expected(entry, request, tokens))
+            for entry in self.entries.values()
+        ]
+        allowed = self.tenants.allowed_models(principal.org)
+        return decide(request, assessment, candidates, self.settings.routing, allowed, tokens.at_least)
+
+    def _expected(self, entry: ModelEntry, request: ChatRequest, tokens: PromptTokens) -> int:
+        return self.prices.worst_case_microusd(entry.name, tokens.expected, self.max_output_tokens(entry, request))
+
+    def max_output_tokens(self, entry: ModelEntry, request: ChatRequest) -> int:
+        """How long the answer may get: the caller's limit, else the operator's, within the model's own."""
+        wanted = request.sampling.max_tokens or self.settings.default_max_output_tokens
+        return min(wanted, entry.max_output_tokens or entry.context_tokens)
+
+    def keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
+        """Store an answer here at once and in the shared cache in the background."""
+        self.exact.put(key.exact, answer)
+        if self.stages.semantic_cache is not None and self.settings.semantic_cache:
+            self._spawn(self.stages.semantic_cache.store(key, answer, embedding))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled():
+            task.exception()  # an answer that could not be kept is a later miss, and the cache counts it
+
+    async def explain(self, request: ChatRequest, principal: Principal, options: Options) -> dict[str, object]:
+        """What would happen to this request, as plain JSON values. Nothing is executed, stored or charged."""
+        degraded: list[str] = []
+        tokens = prompt_tokens(request)
+        key = self.key(request, principal, options)
+        cached = key is not None and options.cache == "on" and self.exact.peek(key.exact)
+        assessment = await self.assess(request, options, degraded)
+        decision = self.decide(request, principal, assessment, tokens)
+        return {
+            "decision": asdict(decision),
+            "exact_cache": "bypass" if key is None else "hit" if cached else "miss",
+            "semantic_cache": "eligible" if key is not None and key.scope else "bypass",
+            "input_tokens_estimated": tokens.expected,
+            "expected_cost_microusd": {
+                name: self._expected(self.entries[name], request, tokens) for name in decision.eligible
+            },
+            "degraded": degraded,
+        }
+
+
+async def _within(timeout_s: float, work: Awaitable[T], stage: str, degraded: list[str]) -> T | None:
+    """The result of `work`, or None (and `stage` among the degraded) when it fails or takes too long."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await work
+    except (SwitchyardError, TimeoutError):
+        degraded.append(stage)
+        return None

@@ -1,0 +1,432 @@
+"""One request on its way through the pipeline, from the first look into the cache to the one close it always gets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from models.base import Call
+from models.errors import DeadlineExceeded, ModelUnavailable, StreamInterrupted, SwitchyardError, UpstreamFailed
+from models.messages import ChatRequest, Completion, Event, Finish, TextDelta, Usage, UsageReport, fold
+from router.events import Attempt, Principal, RequestClosed, RequestOpened, Status, Stopwatch, Verdict
+from router.policy import Decision
+from router.ports import CachedAnswer, CacheKey, Grant, Ticket
+from router.tokens import PromptTokens, prompt_tokens
+
+if TYPE_CHECKING:
+    from router.pipeline import Options, Pipeline
+
+MODEL_STAGES = frozenset({"prefill", "stream"})
+"""Time in these is the model's (and the client's reading), all other time is Switchyard's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known when the answer begins."""
+
+    request_id: str
+    model: str
+    verdict: Verdict
+    expected_cost_microusd: int
+    overhead_ms: float
+    encoder_ms: float
+
+
+@dataclass(slots=True)
+class _Live:
+    """The attempt that is under way."""
+
+    model: str
+    backend: str
+    reservation_id: str
+    started_ms: float
+    unary: bool
+    grant: Grant | None = None
+    called: bool = False
+    source: AsyncIterator[Sequence[Event]] | None = None
+    ttft_ms: float | None = None
+
+
+class Run:
+    """Use as `async with pipeline.run(...) as run: head = await run.begin(stream=True); async for batch in run.batches()`.
+
+    Leaving the block, however it is left, stops the model, gives the place back, settles the money, stores a complete
+    answer and emits exactly one `RequestClosed`.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        request: ChatRequest,
+        principal: Principal,
+        options: Options,
+        door: str,
+        watch: Stopwatch,
+    ) -> None:
+        self.request_id = new_request_id()
+        self.pipeline, self.request, self.principal = pipeline, request, principal
+        self.options, self.door = options, door
+        self.settings, self.prices = pipeline.settings, pipeline.prices
+        self.watch = watch
+        self.opened_at_unix_ms = int(time.time() * 1000)
+        limit_s = min(options.deadline_s or self.settings.request_timeout_s, self.settings.request_timeout_s)
+        self.deadline = asyncio.get_running_loop().time() + limit_s
+        self.key: CacheKey | None = None
+        self.verdict: Verdict = "bypass"
+        self.decision: Decision | None = None
+        self.answer: CachedAnswer | None = None
+        self.events: list[Event] = []
+        self.attempts: list[Attempt] = []
+        self.degraded: list[str] = []
+        self.cost_microusd = 0
+        self._similarity: float | None = None
+        self._embedding: bytes | None = None
+        self.tokens = PromptTokens(0, 0, 0)
+        self._encoder_ms = 0.0
+        self._live: _Live | None = None
+        self._first: Sequence[Event] = ()
+        self._opened = False
+        self._finished = False
+        self._failure: SwitchyardError | None = None
+        self._ttft_ms: float | None = None
+
+    async def __aenter__(self) -> Self:
+        self.pipeline.running += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        source = self._live.source if self._live else None
+        self.pipeline.running -= 1
+        self._close(error)
+        if source is not None:
+            await source.aclose()  # type: ignore[attr-defined]
+
+    # ---- beginning -------------------------------------------------------------------------------------------------
+
+    async def begin(self, stream: bool) -> Head:
+        """Everything up to the first batch of the answer. Raises `SwitchyardError` with nothing sent yet."""
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                if not await self._replay():
+                    await self._generate(stream)
+        except TimeoutError:
+            raise self._too_late() from None
+        self._ttft_ms = self.watch.elapsed_ms
+        return Head(
+            self.request_id,
+            self.model or "",
+            self.verdict,
+            self.decision.expected_cost_microusd if self.decision else 0,
+            self._overhead_ms(),
+            self._encoder_ms,
+        )
+
+    async def _replay(self) -> bool:
+        """Answer from a cache, if one has the answer to this very question."""
+        pipeline = self.pipeline
+        self.watch.enter("cache_exact")
+        self.key = pipeline.key(self.request, self.principal, self.options)
+        if self.key is None:
+            return False
+        self.verdict = "miss"
+        if self.options.cache == "refresh":
+            return False
+        self.answer = pipeline.exact.get(self.key.exact)
+        if self.answer is not None:
+            self.verdict = "hit-exact"
+        else:
+            self.watch.enter("cache_semantic")
+            found = await pipeline.lookup(self.key, self.degraded)
+            self.watch.split("cache_semantic", "encode", found.encoder_ms)
+            self._embedding, self._encoder_ms = found.embedding, found.encoder_ms
+            if found.answer is not None and found.kind != "miss":
+                self.answer, self.verdict, self._similarity = found.answer, found.kind, found.similarity
+                if found.kind == "hit-exact":
+                    pipeline.exact.put(self.key.exact, found.answer)
+        if self.answer is None:
+            return False
+        self._first = self.answer.events
+        return True
+
+    async def _generate(self, stream: bool) -> None:
+        pipeline = self.pipeline
+        self.tokens = prompt_tokens(self.request)
+        self.watch.enter("classify")
+        assessment = await pipeline.assess(self.request, self.options, self.degraded)
+        self.watch.enter("decide")
+        self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens)
+        plan = [self.decision.model, *self.decision.fallbacks]
+        failed: SwitchyardError | None = None
+        while plan:
+            model = plan.pop(0)
+            try:
+                return await self._attempt(model, stream)
+            except SwitchyardError as error:
+                self._end_attempt(error.code, 0)
+                if not error.retryable:
+                    raise
+                if isinstance(error, ModelUnavailable) and not any(a.model == model for a in self.attempts[:-1]):
+                    plan.insert(0, model)  # its replica died: another one, or its successor, may take it
+                failed = error
+        assert failed is not None
+        raise failed
+
+    async def _attempt(self, model: str, stream: bool) -> None:
+        """One try at one model, up to its first batch."""
+        pipeline, principal = self.pipeline, self.principal
+        backend, entry = pipeline.backend_of(model), pipeline.entries[model]
+        self.watch.enter("reserve")
+        unary = not stream and entry.price is None  # a provider's tokens are counted as they come
+        live = _Live(model, backend.name, f"{self.request_id}/{len(self.attempts)}", self.watch.elapsed_ms, unary)
+        worst = self._worst_case(model)
+        await pipeline.stages.budgets.reserve(principal.org, live.reservation_id, worst)
+        self._live = live
+        self.watch.enter("admit")
+        wait_s = min(self.settings.queue_timeout_s, self._time_left_s())
+        live.grant = await pipeline.stages.batcher.admit(
+            Ticket(self.request_id, backend.name, principal.org, self.options.priority, wait_s, self.tokens.expected)
+        )
+        if not self._opened:
+            self._opened = True
+            pipeline.emit(self._opening(model, worst))
+        self.watch.enter("prefill")
+        call = Call(self.request_id, principal.org, self._time_left_s(), self.options.priority)
+        request = self._for_model(model)
+        live.called = True
+        if unary:
+            self._first = await backend.port.complete(request, call)
+        else:
+            live.source = backend.port.stream(request, call)
+            try:
+                self._first = await anext(live.source)
+            except StopAsyncIteration:
+                raise UpstreamFailed(f"Model '{model}' ended without an answer; send the request again.") from None
+        live.ttft_ms = self.watch.elapsed_ms - live.started_ms
+
+    def _for_model(self, model: str) -> ChatRequest:
+        sampling = self.request.sampling
+        if sampling.max_tokens is None:
+            sampling = replace(sampling, max_tokens=self.pipeline.max_output_tokens(self.pipeline.entries[model], self.request))
+        return replace(self.request, model=model, sampling=sampling)
+
+    # ---- the answer ------------------------------------------------------------------------------------------------
+
+    async def batches(self) -> AsyncIterator[Sequence[Event]]:
+        """The answer as it comes. Raises `SwitchyardError` when it breaks off: nothing is retried after the first byte."""
+        self.watch.enter("stream")
+        batch, source = self._first, self._live.source if self._live else None
+        while True:
+            self.events.extend(batch)
+            yield batch
+            if source is None:
+                break
+            try:
+                async with asyncio.timeout_at(self.deadline):
+                    batch = await anext(source)
+            except StopAsyncIteration:
+                break
+            except TimeoutError:
+                raise self._too_late() from None
+        if not any(isinstance(event, Finish) for event in self.events):
+            raise StreamInterrupted("The model's answer broke off; what came is incomplete. Send the request again.")
+        self._finished = True
+
+    async def completion(self) -> Completion:
+        """The whole answer."""
+        async with aclosing(self.batches()) as batches:  # type: ignore[type-var]
+            async for _ in batches:
+                pass
+        return fold(self.events)
+
+    def fail(self, error: SwitchyardError) -> None:
+        """Close as failed although the block is left in peace: the door has told the client inside the stream."""
+        self._failure = error
+
+    # ---- the close -------------------------------------------------------------------------------------------------
+
+    def _close(self, error: BaseException | None) -> None:
+        """Settle, store and report. Synchronous, so that a cancelled request is closed like any other."""
+        now_unix_ms = int(time.time() * 1000)
+        self.watch.enter("close")
+        status, code = self._status(error or self._failure)
+        completion = fold(self.events)
+        usage, estimated = self._usage(completion)
+        if self._live is not None:
+            cost = self._cost(usage)
+            self._end_attempt("ok" if status == "ok" else code or status, cost)
+        if status == "ok" and self.answer is None:
+            self._store(completion, usage, now_unix_ms)
+        self.watch.enter("end")
+        self.pipeline.emit(self._closing(status, code, completion, usage, estimated, now_unix_ms))
+
+    def _status(self, error: BaseException | None) -> tuple[Status, str | None]:
+        if isinstance(error, SwitchyardError):
+            return "error", error.code
+        if isinstance(error, Exception):
+            return "error", "internal_error"
+        if error is not None or not self._finished:
+            return "cancelled", None
+        return "ok", None
+
+    def _usage(self, completion: Completion) -> tuple[Usage, bool]:
+        """The engine's count, else ours: of a broken-off answer what was asked and what came of it."""
+        if self.answer is not None:
+            return self.answer.usage, False
+        if any(isinstance(event, UsageReport) for event in self.events):
+            return completion.usage, completion.estimated
+        if self._live is None or not self._live.called:
+            return Usage(), True
+        tokens = sum(event.tokens or 1 for event in self.events if isinstance(event, TextDelta))
+        return Usage(self.tokens.expected, tokens), True
+
+    def _cost(self, usage: Usage) -> int:
+        """Micro-USD of the attempt that is under way. A unary one that was left before its end is charged its worst
+        case, since only the engine knows how far it had come."""
+        assert self._live is not None
+        if self._live.unary and self._live.called and not self.events:
+            return self._worst_case(self._live.model)
+        return self.prices.cost_microusd(self._live.model, usage)
+
+    def _worst_case(self, model: str) -> int:
+        entry = self.pipeline.entries[model]
+        output_tokens = self.pipeline.max_output_tokens(entry, self.request)
+        return self.prices.worst_case_microusd(model, min(self.tokens.at_most, entry.context_tokens), output_tokens)
+
+    def _end_attempt(self, outcome: str, cost_microusd: int) -> None:
+        live, self._live = self._live, None
+        if live is None:
+            return
+        if live.grant is not None:
+            self.pipeline.stages.batcher.release(live.grant)
+        self.pipeline.stages.budgets.settle(self.principal.org, live.reservation_id, cost_microusd)
+        self.cost_microusd += cost_microusd
+        self.attempts.append(
+            Attempt(
+                live.model,
+                live.backend,
+                outcome,
+                round(live.grant.queued_ms, 3) if live.grant else 0.0,
+                live.ttft_ms,
+                self.watch.elapsed_ms - live.started_ms,
+                cost_microusd,
+            )
+        )
+
+    def _store(self, completion: Completion, usage: Usage, now_unix_ms: int) -> None:
+        """Keep a complete answer: one that ended by itself, or, for the identical question only, at the caller's limit."""
+        key, reason = self.key, completion.finish_reason
+        at_limit = reason == "length" and self.request.sampling.max_tokens is not None
+        if key is None or not (reason in ("stop", "tool_calls") or at_limit):
+            return
+        if not (completion.text or completion.tool_calls):
+            return
+        answer = CachedAnswer(
+            self.request_id,
+            self.model or "",
+            tuple(self.events),
+            usage,
+            self.cost_microusd,
+            now_unix_ms / 1000,
+            self.settings.exact_cache.ttl_s,
+        )
+        self.pipeline.keep(key if not at_limit else key.exact_only(), answer, self._embedding)
+
+    # ---- records ---------------------------------------------------------------------------------------------------
+
+    def _opening(self, model: str, reserved_microusd: int) -> RequestOpened:
+        who = self.principal
+        return RequestOpened(
+            self.request_id,
+            self.opened_at_unix_ms,
+            who.org,
+            who.team,
+            who.key_id,
+            who.user,
+            model,
+            reserved_microusd,
+        )
+
+    def _closing(
+        self, status: Status, code: str | None, completion: Completion, usage: Usage, estimated: bool, now_unix_ms: int
+    ) -> RequestClosed:
+        who, hit = self.principal, self.answer
+        model = self.model
+        quote = self.prices.quote(model) if model else None
+        total_ms = self.watch.elapsed_ms
+        return RequestClosed(
+            request_id=self.request_id,
+            opened_at_unix_ms=self.opened_at_unix_ms,
+            closed_at_unix_ms=now_unix_ms,
+            org=who.org,
+            team=who.team,
+            key_id=who.key_id,
+            user=self.request.user or who.user,
+            door=self.door,
+            status=status,
+            error_code=code,
+            requested_model=self.request.model,
+            model=model,
+            provider=self.pipeline.entries[model].engine if model in self.pipeline.entries else None,
+            cache_verdict=self.verdict,
+            cached_from=hit.answer_id if hit else None,
+            cache_similarity=self._similarity,
+            finish_reason=completion.finish_reason,
+            usage=usage,
+            estimated=estimated,
+            cost_microusd=self.cost_microusd,
+            saved_microusd=hit.cost_microusd if hit else 0,
+            price_version=quote.version if quote else "",
+            price=quote.details if quote else {},
+            attempts=tuple(self.attempts),
+            decision=asdict(self.decision) if self.decision else None,
+            stage_ms={stage: round(ms, 3) for stage, ms in self.watch.stage_ms.items()},
+            ttft_ms=self._ttft_ms,
+            total_ms=round(total_ms, 3),
+            overhead_ms=round(self._overhead_ms(), 3),
+            degraded=tuple(self.degraded),
+        )
+
+    @property
+    def usage(self) -> Usage:
+        """Of the answer so far; the engine's own count once it has come."""
+        return self._usage(fold(self.events))[0]
+
+    # ---- small answers ---------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> str | None:
+        """Who answered, or was about to."""
+        if self.answer is not None:
+            return self.answer.model
+        if self._live is not None:
+            return self._live.model
+        if self.attempts:
+            return self.attempts[-1].model
+        return self.decision.model if self.decision else None
+
+    def _overhead_ms(self) -> float:
+        model_ms = sum(self.watch.stage_ms.get(stage, 0.0) for stage in MODEL_STAGES)
+        if self.watch.stage in MODEL_STAGES:
+            model_ms += self.watch.current_ms
+        return self.watch.elapsed_ms - model_ms
+
+    def _time_left_s(self) -> float:
+        return max(0.001, self.deadline - asyncio.get_running_loop().time())
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            "The request's deadline passed before the answer was complete; allow more time ('deadline_s') or fewer tokens."
+        )
+
+
+def new_request_id() -> str:
+    """`req_` + 48 bits of Unix time in ms + 80 random bits, in hex: sortable by time, not guessable (after RFC 9562, UUIDv7)."""
+    return f"req_{int(time.time() * 1000):012x}{os.urandom(10).hex()}"

@@ -1,0 +1,38 @@
+"""How many tokens a prompt may have, before the engine's own tokenizer has seen it. Estimates only; the engine's count holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.messages import ChatRequest
+
+CHARS_PER_TOKEN = 4
+MAX_CHARS_PER_TOKEN = 16
+TOKENS_PER_MESSAGE = 16
+TOKENS_PER_IMAGE = 1600
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """`expected`: four characters a token. `at_least`: sixteen, which hardly any text reaches: a model with less room
+    surely cannot take it. `at_most`: one token a UTF-8 byte, which no byte-level tokenizer exceeds, plus the template's."""
+
+    at_least: int
+    expected: int
+    at_most: int
+
+
+def prompt_tokens(request: ChatRequest) -> PromptTokens:
+    texts = [message.text for message in request.messages]
+    texts += [call.arguments for message in request.messages for call in message.tool_calls]
+    texts += [tool.name + tool.description + tool.parameters for tool in request.tools]
+    if request.response_format and request.response_format.schema:
+        texts.append(request.response_format.schema)
+    chars = sum(map(len, texts))
+    size_bytes = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+    images = TOKENS_PER_IMAGE if request.has_images else 0
+    return PromptTokens(
+        chars // MAX_CHARS_PER_TOKEN,
+        chars // CHARS_PER_TOKEN + 1,
+        size_bytes + TOKENS_PER_MESSAGE * (len(request.messages) + len(request.tools) + 1) + images,
+    )

@@ -1,0 +1,392 @@
+"""The whole request path in one process: every stage real but the hops, the model simulated."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+import pytest
+from models.base import Call, merged
+from models.catalog import ModelEntry, NodePrice
+from models.errors import (
+    BudgetExceeded,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnavailable,
+    Overloaded,
+    StreamInterrupted,
+    SwitchyardError,
+)
+from models.messages import ChatRequest, Event, Message, Sampling, TextDelta, TextPart, fold
+from models.simulated import SimulatedModel
+from router.accounting.tenants import Tenants
+from router.config import ClassifierSettings, IngressSettings, TenantSettings
+from router.events import Principal, Record, RequestClosed, RequestOpened
+from router.pipeline import Backend, Options, Pipeline, Stages
+from router.ports import Assessment, Grant, Ticket
+from router.strategies import STRATEGIES
+
+ME = Principal("acme")
+_COMPLEXITY = STRATEGIES["complexity"](ClassifierSettings())
+
+
+def entry(name: str, tier: str = "small", **changes: object) -> ModelEntry:
+    node = NodePrice(usd_per_hour=Decimal(36), input_tokens_per_hour=36_000, output_tokens_per_hour=36_000)
+    fields = dict(name=name, engine="simulated", tier=tier, context_tokens=4096, node_price=node)
+    return ModelEntry(**{**fields, **changes})
+
+
+@dataclass
+class Local:
+    """A model in this process, with the stream's state to look at."""
+
+    model: SimulatedModel
+    calls: int = 0
+    closed: int = 0
+    failures: list[SwitchyardError] = field(default_factory=list)
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Sequence[Event]]:
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        try:
+            async for batch in merged(self.model.stream(request, call)):
+                yield batch
+        finally:
+            self.closed += 1
+
+    async def complete(self, request: ChatRequest, call: Call) -> Sequence[Event]:
+        return [event async for batch in self.stream(request, call) for event in batch]
+
+
+class Classifier:
+    async def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
+        return _COMPLEXITY.assess(messages, domain)
+
+
+@dataclass
+class Places:
+    """Admission with a counter of what is out."""
+
+    out: int = 0
+    full: set[str] = field(default_factory=set)
+
+    async def admit(self, ticket: Ticket) -> Grant:
+        await asyncio.sleep(0)
+        if ticket.backend in self.full:
+            raise Overloaded("full", None, 1.0)
+        self.out += 1
+        return Grant(ticket.request_id, ticket.backend, 0.0)
+
+    def release(self, grant: Grant) -> None:
+        self.out -= 1
+
+
+@dataclass
+class Purse:
+    """A budget with a counter of what is reserved."""
+
+    left_microusd: int = 10**12
+    reserved: dict[str, int] = field(default_factory=dict)
+
+    async def reserve(self, org: str, reservation_id: str, worst_case_microusd: int) -> None:
+        if worst_case_microusd > self.left_microusd - sum(self.reserved.values()):
+            raise BudgetExceeded("the budget is spent")
+        self.reserved[reservation_id] = worst_case_microusd
+
+    def settle(self, org: str, reservation_id: str, actual_microusd: int) -> None:
+        assert actual_microusd <= self.reserved.pop(reservation_id)
+        self.left_microusd -= actual_microusd
+
+
+@dataclass
+class World:
+    small: Local
+    medium: Local
+    places: Places
+    purse: Purse
+    records: list[Record]
+    pipeline: Pipeline
+
+    def closes(self) -> list[RequestClosed]:
+        return [record for record in self.records if isinstance(record, RequestClosed)]
+
+    def books_are_shut(self) -> None:
+        """What must hold after every request, however it ended."""
+        assert self.places.out == 0
+        assert self.purse.reserved == {}
+        assert self.pipeline.running == 0
+        opened = [r.request_id for r in self.records if isinstance(r, RequestOpened)]
+        closed = [r.request_id for r in self.closes()]
+        assert len(set(closed)) == len(closed)
+        assert set(opened) <= set(closed)
+        for close in self.closes():
+            assert math.isclose(sum(close.stage_ms.values()), close.total_ms, abs_tol=0.5)
+            assert close.cost_microusd == sum(a.cost_microusd for a in close.attempts)
+
+
+def make_world(settings: IngressSettings | None = None, **model: float) -> World:
+    small, medium = entry("small-1"), entry("medium-1", "medium")
+    locals_ = Local(SimulatedModel(small, **model)), Local(SimulatedModel(medium, seed=1, **model))
+    places, purse, records = Places(), Purse(), []
+    stages = Stages(
+        {
+            "SimulatedModel:small-1": Backend("SimulatedModel:small-1", locals_[0], (small,)),
+            "SimulatedModel:medium-1": Backend("SimulatedModel:medium-1", locals_[1], (medium,)),
+        },
+        Classifier(),
+        places,
+        purse,
+        sinks=[records.append],
+    )
+    settings = settings or IngressSettings()
+    pipeline = Pipeline(stages, settings, Tenants((), settings, auth=False))
+    return World(*locals_, places, purse, records, pipeline)
+
+
+def ask(text: str = "hi there", model: str = "auto", **sampling: object) -> ChatRequest:
+    return ChatRequest(model, (Message("user", (TextPart(text),)),), Sampling(**sampling))
+
+
+async def unary(world: World, request: ChatRequest, options: Options = Options(), who: Principal = ME):
+    async with world.pipeline.run(request, who, options, "test") as run:
+        head = await run.begin(stream=False)
+        completion = await run.completion()
+    return head, completion
+
+
+async def streamed(world: World, request: ChatRequest, options: Options = Options()):
+    events: list[Event] = []
+    async with world.pipeline.run(request, ME, options, "test") as run:
+        head = await run.begin(stream=True)
+        async for batch in run.batches():
+            events.extend(batch)
+    return head, events
+
+
+async def test_an_easy_question_goes_to_the_small_model_and_leaves_a_receipt():
+    world = make_world()
+    head, completion = await unary(world, ask())
+    assert (head.model, head.verdict) == ("small-1", "miss")
+    assert completion.finish_reason == "stop"
+    assert completion.usage.output_tokens == 64
+    receipt = world.closes()[0]
+    assert receipt.status == "ok"
+    assert receipt.cost_microusd == 1000 * (completion.usage.input_tokens + 64)
+    assert set(receipt.decision["eligible"]) == {"small-1", "medium-1"}
+    assert receipt.decision["propensity"] == 1.0
+    assert {"cache_exact", "classify", "decide", "reserve", "admit", "prefill"} <= set(receipt.stage_ms)
+    world.books_are_shut()
+
+
+async def test_unary_and_stream_say_the_same():
+    world = make_world()
+    _, completion = await unary(world, ask(), Options(cache="off"))
+    _, events = await streamed(world, ask(), Options(cache="off"))
+    assert fold(events) == completion
+    assert [close.cache_verdict for close in world.closes()] == ["bypass", "bypass"]
+    world.books_are_shut()
+
+
+async def test_the_same_question_is_replayed_event_for_event_and_costs_nothing():
+    world = make_world()
+    _, first = await streamed(world, ask())
+    head, again = await streamed(world, ask())
+    assert again == first
+    assert head.verdict == "hit-exact"
+    made, replayed = world.closes()
+    assert replayed.cost_microusd == 0
+    assert replayed.saved_microusd == made.cost_microusd > 0
+    assert replayed.cached_from == made.request_id
+    assert world.small.calls == 1
+    world.books_are_shut()
+
+
+async def test_another_tenant_gets_no_hit():
+    world = make_world()
+    await unary(world, ask())
+    head, _ = await unary(world, ask(), who=Principal("other"))
+    assert head.verdict == "miss"
+
+
+@pytest.mark.parametrize(("cache", "verdicts"), [("off", ["miss", "bypass"]), ("refresh", ["miss", "miss"])])
+async def test_the_caller_can_go_past_the_cache(cache, verdicts):
+    world = make_world()
+    await unary(world, ask())
+    await unary(world, ask(), Options(cache=cache))
+    assert [close.cache_verdict for close in world.closes()] == verdicts
+
+
+async def test_an_answer_cut_by_the_operators_limit_is_not_kept_one_cut_by_the_callers_is():
+    world = make_world(IngressSettings(default_max_output_tokens=8))
+    await unary(world, ask())
+    head, completion = await unary(world, ask())
+    assert (head.verdict, completion.finish_reason) == ("miss", "length")
+    await unary(world, ask(max_tokens=5))
+    head, _ = await unary(world, ask(max_tokens=5))
+    assert head.verdict == "hit-exact"
+
+
+async def test_leaving_a_stream_stops_the_model_and_pays_for_what_came():
+    world = make_world(tokens_per_s=200.0)
+    async with world.pipeline.run(ask(), ME, Options(), "test") as run:
+        await run.begin(stream=True)
+        async for batch in run.batches():
+            assert any(isinstance(event, TextDelta) for event in batch)
+            break
+    assert world.small.closed == 1
+    receipt = world.closes()[0]
+    assert (receipt.status, receipt.estimated) == ("cancelled", True)
+    assert 0 < receipt.cost_microusd < 64_000
+    head, _ = await unary(world, ask())
+    assert head.verdict == "miss"  # half an answer is not kept
+    world.books_are_shut()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_cancelling_while_the_model_thinks_closes_everything(stream):
+    world = make_world(ttft_ms=5000)
+    task = asyncio.create_task(streamed(world, ask()) if stream else unary(world, ask()))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert world.closes()[0].status == "cancelled"
+    assert world.closes()[0].cost_microusd > 0
+    assert world.small.closed == 1
+    world.books_are_shut()
+
+
+async def test_a_dead_replica_is_tried_once_more_then_the_next_model_answers():
+    world = make_world()
+    world.small.failures = [ModelUnavailable("gone")]
+    head, _ = await unary(world, ask("one"))
+    assert head.model == "small-1"
+    world.small.failures = [ModelUnavailable("gone"), ModelUnavailable("gone")]
+    head, _ = await unary(world, ask("two"))
+    assert head.model == "medium-1"
+    assert [a.outcome for a in world.closes()[1].attempts] == ["model_unavailable", "model_unavailable", "ok"]
+    world.books_are_shut()
+
+
+async def test_a_full_queue_spills_to_the_next_model_but_a_named_model_is_not_swapped():
+    world = make_world()
+    world.places.full = {"SimulatedModel:small-1"}
+    head, _ = await unary(world, ask())
+    assert head.model == "medium-1"
+    with pytest.raises(Overloaded):
+        await unary(world, ask(model="small-1"))
+    assert [c.status for c in world.closes()] == ["ok", "error"]
+    world.books_are_shut()
+
+
+async def test_the_callers_own_mistake_is_not_retried():
+    world = make_world()
+    world.small.failures = [InvalidRequest("no")]
+    with pytest.raises(InvalidRequest):
+        await unary(world, ask())
+    assert world.small.calls == 1
+    assert world.medium.calls == 0
+    world.books_are_shut()
+
+
+async def test_a_stream_that_breaks_off_says_so_and_is_not_kept():
+    world = make_world(failure_rate=1.0, fail_after_tokens=5)
+    with pytest.raises(StreamInterrupted):
+        await streamed(world, ask())
+    assert world.closes()[0].error_code == "stream_interrupted"
+    assert world.medium.calls == 0
+    assert world.closes()[0].cost_microusd > 0  # the five tokens were made
+    world.books_are_shut()
+
+
+async def test_the_deadline_holds_before_and_after_the_first_token():
+    world = make_world(ttft_ms=5000)
+    with pytest.raises(DeadlineExceeded):
+        await unary(world, ask(), Options(deadline_s=0.02))
+    world = make_world(tokens_per_s=20.0)
+    with pytest.raises(DeadlineExceeded):
+        await streamed(world, ask(), Options(deadline_s=0.1))
+    assert world.closes()[0].error_code == "deadline_exceeded"
+    world.books_are_shut()
+
+
+async def test_an_empty_purse_refuses_before_the_model_is_called():
+    world = make_world()
+    world.purse.left_microusd = 10
+    with pytest.raises(BudgetExceeded):
+        await unary(world, ask())
+    assert world.small.calls == 0
+    assert world.closes()[0].error_code == "budget_exceeded"
+    world.books_are_shut()
+
+
+async def test_unknown_models_and_models_not_allowed_are_refused():
+    world = make_world(IngressSettings(tenants={"acme": TenantSettings(models=("medium-1",))}))
+    with pytest.raises(ModelNotFound):
+        await unary(world, ask(model="gpt-9"))
+    head, _ = await unary(world, ask())
+    assert head.model == "medium-1"
+    assert "small-1" in world.closes()[1].decision["excluded"]
+
+
+async def test_without_a_classifier_the_strong_side_answers():
+    class Down:
+        async def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
+            raise ModelUnavailable("down")
+
+    world = make_world()
+    world.pipeline.stages.classifier = Down()
+    head, _ = await unary(world, ask())
+    assert head.model == "medium-1"
+    assert world.closes()[0].degraded == ("classifier",)
+
+
+async def test_a_slow_or_broken_shared_cache_is_a_miss():
+    class Stuck:
+        async def lookup(self, key):
+            await asyncio.sleep(60)
+
+        async def store(self, key, answer, embedding):
+            raise ModelUnavailable("down")
+
+    world = make_world(IngressSettings(cache_timeout_s=0.02))
+    world.pipeline.stages.semantic_cache = Stuck()
+    head, _ = await unary(world, ask())
+    assert head.verdict == "miss"
+    assert world.closes()[0].degraded == ("semantic_cache",)
+
+
+async def test_explain_does_nothing_but_explain():
+    world = make_world()
+    told = await world.pipeline.explain(ask(), ME, Options())
+    assert told["decision"]["model"] == "small-1"
+    assert told["exact_cache"] == "miss"
+    assert set(told["expected_cost_microusd"]) == {"small-1", "medium-1"}
+    assert world.records == []
+    assert world.small.calls == 0
+    await unary(world, ask())
+    assert (await world.pipeline.explain(ask(), ME, Options()))["exact_cache"] == "hit"
+
+
+async def test_settings_change_between_two_requests():
+    world = make_world()
+    hard_as_steel = world.pipeline.settings.routing.model_copy(update={"medium_from": 0.0, "large_above": 1.0})
+    world.pipeline.reconfigure(world.pipeline.settings.model_copy(update={"routing": hard_as_steel}))
+    head, _ = await unary(world, ask())
+    assert head.model == "medium-1"
+
+
+async def test_many_at_once_all_end_and_all_are_counted():
+    world = make_world(tokens_per_s=5000.0)
+    requests = [replace(ask(f"question {n}"), user=str(n)) for n in range(50)]
+    tasks = [asyncio.create_task(streamed(world, request)) for request in requests]
+    for task in tasks[::5]:
+        asyncio.get_running_loop().call_later(0.004, task.cancel)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert len(world.closes()) == 50
+    world.books_are_shut()
