@@ -61,7 +61,7 @@ class ComplexityStrategy:
         features = extract(messages)
         keywords = self._keywords.get(domain, frozenset()) if domain else frozenset()
         focus = features.focus
-        task = _task(focus) or _task(read(features.instructions)) or ("question" if "?" in focus.text else "chat")
+        task = _task(focus) or _task(read(features.instructions)) or _task_without_cues(focus)
         factors = {
             "length": _length(features),
             "keywords": _with_earlier(features, lambda turn: _demands(turn, keywords)),
@@ -81,6 +81,8 @@ EARLIER_WEIGHT = 0.5
 FULL_LENGTH_CHARS = 2_000
 FULL_DEMANDS = 3
 TASK_WINDOW_CHARS = 300
+SMALL_TALK_CHARS = 80
+_QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 
 
 def _with_earlier(features: Features, factor: Callable[[Turn], float]) -> float:
@@ -115,7 +117,7 @@ def _whole_word(keyword: str) -> bool:
 
 def _formality(turn: Turn) -> float:
     """Code or formulas; words about programming without a line of code are a weaker sign."""
-    return max(turn.code, turn.notation, min(0.7, 0.35 * len(CODE_WORDS & turn.words)))
+    return max(turn.code, turn.notation, min(0.7, 0.5 * len(CODE_WORDS & turn.words)))
 
 
 def _task(turn: Turn) -> str | None:
@@ -138,3 +140,11 @@ def _task(turn: Turn) -> str | None:
     if turn.notation >= 0.5:
         return "math"
     return "code" if turn.code >= 0.6 else None
+
+
+def _task_without_cues(turn: Turn) -> str:
+    """A question with quantities is a word problem in any language; a short remark is small talk."""
+    asks = any(mark in turn.text for mark in _QUESTION_MARKS)
+    if asks and sum(word.isdecimal() for word in turn.words) >= 2:
+        return "math"
+    return "question" if asks or turn.length > SMALL_TALK_CHARS else "chat"
