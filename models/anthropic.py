@@ -53,7 +53,7 @@ _FINISH: dict[str, FinishReason] = {
 
 
 class AnthropicModel:
-    """A `ChatModel` for all the models behind one key, or of another server that speaks alike (`base_url`, without /v1).
+    """A `ChatModel` for all the models behind one key, or of a server that speaks alike (`base_url`, without `/v1`).
 
     What the Messages API lacks (n, seed, logprobs, penalties, JSON without a schema) is refused, even where an entry
     claims it.
