@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ray.serve import Application
-from router.accounting.tenants import hash_key, new_key
-from router.config import KeySettings, Topology
 
 from deployments.batcher import batcher_deployment
 from deployments.cache import cache_deployments
@@ -16,6 +14,8 @@ from deployments.cloud import cloud_deployment
 from deployments.ingress import BackendBinding, Ingress
 from deployments.ledger import ledger_deployment
 from deployments.model import simulated_deployment, transformers_deployment
+from router.accounting.tenants import hash_key, new_key
+from router.config import KeySettings, Topology
 
 DRAIN_S = 660
 """How long a replica that leaves may finish its streams: the longest request and a minute."""
@@ -35,7 +35,7 @@ def build(args: dict[str, Any]) -> Application:
         data_dir=str(data_dir),
         bootstrap_key=_bootstrap_key(topology, data_dir),
         backends={name: binding for name, (binding, _) in bindings.items()},
-        batcher=batcher_deployment(topology, places),
+        batcher=batcher_deployment(places),
         ledger=ledger_deployment(str(data_dir)),
         caches=cache_deployments(topology),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
@@ -78,7 +78,7 @@ def _cloud_backends(topology: Topology) -> Backends:
 
 
 def _bootstrap_key(topology: Topology, data_dir: Path) -> KeySettings | None:
-    """The operator's key, as a digest: from SWITCHYARD_API_KEY, else from the data folder, where the first start makes it."""
+    """The operator's key, as a digest: from SWITCHYARD_API_KEY, else from the data folder, made at the first start."""
     if not topology.auth:
         return None
     text = os.environ.get("SWITCHYARD_API_KEY") or _kept_key(data_dir / "api_key")

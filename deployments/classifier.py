@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from deployments.autoscaling import autoscaling
 from deployments.hop import call
 from models.messages import Message
 from router.config import ClassifierSettings, Topology
@@ -79,16 +80,8 @@ def classifier_deployment(topology: Topology) -> Application:
         # Per caller. What waits longer than the pipeline is willing to is worth nothing: refused, it goes to a strong
         # model instead of waiting.
         max_queued_requests=256,
-        autoscaling_config={
-            "min_replicas": scale.min_replicas,
-            "max_replicas": scale.max_replicas,
-            # A quarter of the limit: a second replica is there before requests queue.
-            "target_ongoing_requests": 16,
-            "upscale_delay_s": scale.upscale_delay_s,
-            "downscale_delay_s": scale.downscale_delay_s,
-            # Bursts of questions are short; over the default 30 s they would average out.
-            "look_back_period_s": 5,
-        },
+        # A quarter of what it takes: a second replica is there before requests queue.
+        autoscaling_config=autoscaling(scale, 16),
         # A dead replica is noticed by its callers at once; this finds one that hangs.
         health_check_period_s=5,
         health_check_timeout_s=10,

@@ -7,12 +7,13 @@ import traceback
 from collections.abc import Sequence
 from typing import Protocol
 
-from models.errors import BodyTooLarge, InternalError, SwitchyardError
-from models.messages import Completion, Event
-from router.run import Head, Run
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from models.errors import BodyTooLarge, InternalError, SwitchyardError
+from models.messages import Completion, Event
+from router.run import Head, Run
 
 log = logging.getLogger("ray.serve")
 

@@ -13,12 +13,12 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from models.messages import ChatRequest, Event
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.hop import call, hop_errors, stream
 from deployments.reply import Reply
+from models.messages import ChatRequest, Event
 
 Question = ChatRequest | dict[str, Any]
 """A `ChatRequest`, or the body that POST /v1/chat/completions takes."""

@@ -8,10 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
-from models.errors import NotFound, SwitchyardError
 from pydantic import BaseModel
-from router.events import Principal, Stopwatch
-from router.run import new_request_id
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -20,6 +17,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from deployments.door import Answer, error_response, read_body, unexpected
 from deployments.openai_api import OpenAIChat, models_body
 from deployments.openai_schema import ChatBody, parse_chat
+from models.errors import NotFound, SwitchyardError
+from router.events import Principal, Stopwatch
+from router.run import new_request_id
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress

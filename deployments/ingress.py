@@ -11,17 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from models.catalog import ModelEntry
-from models.errors import ModelUnavailable, NotFound, SwitchyardError
-from models.messages import ChatRequest, Event
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from router.accounting.budget import Budgets
 from router.accounting.journal import Journal
-from router.accounting.tenants import Tenants
-from router.config import ClassifierSettings, IngressSettings, KeySettings, Topology
-from router.events import Principal, Stopwatch
-from router.pipeline import Backend, Options, Pipeline, Stages
 
 from deployments.batcher import BatcherHandle
 from deployments.cache import CacheHandle
@@ -33,6 +26,13 @@ from deployments.metrics import Metrics, summed
 from deployments.model import ModelHandle
 from deployments.openai_schema import ParsedChat, parse_chat
 from deployments.reply import Reply
+from models.catalog import ModelEntry
+from models.errors import ModelUnavailable, NotFound, SwitchyardError
+from models.messages import ChatRequest, Event
+from router.accounting.tenants import Tenants
+from router.config import ClassifierSettings, IngressSettings, KeySettings, Topology
+from router.events import Principal, Stopwatch
+from router.pipeline import Backend, Options, Pipeline, Stages
 
 APP_NAME = "switchyard"
 READY_TIMEOUT_S = 2.0
@@ -75,8 +75,10 @@ class Ingress:
             backends={
                 name: Backend(name, ModelHandle(bound.handle, name), bound.entries) for name, bound in backends.items()
             },
-            classifier=ClassifierHandle(classifier) if classifier is not None else InlineClassifier(ClassifierSettings()),
-            batcher=BatcherHandle(batcher, replica),
+            classifier=ClassifierHandle(classifier)
+            if classifier is not None
+            else InlineClassifier(ClassifierSettings()),
+            batcher=BatcherHandle(batcher),
             budgets=Budgets(replica, self.ledger.lease),
             semantic_cache=CacheHandle(list(caches)) if caches else None,
             sinks=[self.journal.append, self.shipper.wake, self.metrics],

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+
 from router.events import Record, RequestClosed
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -20,27 +21,31 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "switchyard_requests", "Requests by how they ended", ["door", "model", "cache", "status"], registry=registry
-        )
-        self.errors = Counter("switchyard_errors", "Failed requests by error code", ["code"], registry=registry)
-        self.open = Gauge("switchyard_open_requests", "Requests under way", registry=registry)
-        self.stage = Histogram(
-            "switchyard_stage_seconds", "Time by stage; the stages sum to the whole", ["stage"], buckets=_SECONDS, registry=registry
-        )
-        self.total = Histogram("switchyard_request_seconds", "Whole time", ["cache"], buckets=_SECONDS, registry=registry)
-        self.ttft = Histogram("switchyard_ttft_seconds", "Time to first token", ["cache"], buckets=_SECONDS, registry=registry)
-        self.overhead = Histogram(
-            "switchyard_overhead_seconds", "Whole time less the model's", ["cache"], buckets=_SECONDS, registry=registry
-        )
-        self.tokens = Counter("switchyard_tokens", "Tokens of answers, replayed ones apart", ["model", "kind"], registry=registry)
-        self.cost = Counter("switchyard_cost_microusd", "What answers cost", ["model"], registry=registry)
-        self.saved = Counter("switchyard_saved_microusd", "What replayed answers once cost", ["model"], registry=registry)
-        self.attempts = Counter("switchyard_attempts", "Tries at backends", ["model", "outcome"], registry=registry)
-        self.degraded = Counter("switchyard_degraded", "Stages done without after a failure", ["stage"], registry=registry)
-        self.exact_bytes = Gauge("switchyard_exact_cache_bytes", "Size of the exact cache", registry=registry)
-        self.evictions = Gauge("switchyard_exact_cache_evicted", "Answers that had to go since the start", registry=registry)
-        self.unshipped = Gauge("switchyard_journal_unshipped", "Records the ledger has not taken yet", registry=registry)
+
+        def counter(name: str, what: str, *labels: str) -> Counter:
+            return Counter(f"switchyard_{name}", what, labels, registry=registry)
+
+        def gauge(name: str, what: str) -> Gauge:
+            return Gauge(f"switchyard_{name}", what, registry=registry)
+
+        def histogram(name: str, what: str, *labels: str) -> Histogram:
+            return Histogram(f"switchyard_{name}_seconds", what, labels, buckets=_SECONDS, registry=registry)
+
+        self.requests = counter("requests", "Requests by how they ended", "door", "model", "cache", "status")
+        self.errors = counter("errors", "Failed requests by error code", "code")
+        self.attempts = counter("attempts", "Tries at backends", "model", "outcome")
+        self.degraded = counter("degraded", "Stages done without after a failure", "stage")
+        self.tokens = counter("tokens", "Tokens of answers, replayed ones apart", "model", "kind")
+        self.cost = counter("cost_microusd", "What answers cost", "model")
+        self.saved = counter("saved_microusd", "What replayed answers once cost", "model")
+        self.stage = histogram("stage", "Time by stage; the stages sum to the whole", "stage")
+        self.total = histogram("request", "Whole time", "cache")
+        self.ttft = histogram("ttft", "Time to first token", "cache")
+        self.overhead = histogram("overhead", "Whole time less the model's", "cache")
+        self.open = gauge("open_requests", "Requests under way")
+        self.exact_bytes = gauge("exact_cache_bytes", "Size of the exact cache")
+        self.evictions = gauge("exact_cache_evicted", "Answers that had to go since the start")
+        self.unshipped = gauge("journal_unshipped", "Records the ledger has not taken yet")
 
     def __call__(self, record: Record) -> None:
         if not isinstance(record, RequestClosed):

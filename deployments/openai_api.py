@@ -175,7 +175,8 @@ def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     if not tokens:
         return None
     content = [
-        _token_body(t.token, t.logprob) | {"top_logprobs": [_token_body(text, lp) for text, lp in t.top]} for t in tokens
+        _token_body(t.token, t.logprob) | {"top_logprobs": [_token_body(text, lp) for text, lp in t.top]}
+        for t in tokens
     ]
     return {"content": content, "refusal": None}
 

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from models.errors import InvalidRequest, UnsupportedFeature
 from models.messages import (
     ChatRequest,
@@ -23,7 +25,6 @@ from models.messages import (
     ToolCall,
     ToolChoice,
 )
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from router.pipeline import Options
 
 

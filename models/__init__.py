@@ -1,1 +1,1 @@
-"""What answers a prompt: messages, errors, the catalogue, engines and provider adapters. Imports nothing of `router`."""
+"""What answers a prompt: messages, errors, the catalogue, engines, adapters. Imports nothing of `router`."""

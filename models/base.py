@@ -78,9 +78,9 @@ def check_supported(request: ChatRequest, capabilities: Capabilities, model: str
 
 
 async def merged(events: AsyncIterator[Event]) -> AsyncIterator[list[Event]]:
-    """Batches of `events`: the first at once, later ones merged only while the consumer is busy with the previous batch.
+    """Batches of `events`: the first at once, later ones merged only while the consumer is busy with the last batch.
 
-    The consumer being busy is a send in flight, so nothing ever waits for a batch to fill. Closing this closes `events`.
+    A busy consumer is a send in flight, so nothing ever waits for a batch to fill. Closing this closes `events`.
     """
     pending: list[Event] = []
     arrived = asyncio.Event()

@@ -66,8 +66,23 @@ class ModelEntry(BaseModel):
     note: str = ""
 
 
-_CPU_NODE = dict(usd_per_hour=Decimal("0.17"), source="AWS c7i.xlarge on demand, us-east-1, rounded")
-_GPU_NODE = dict(usd_per_hour=Decimal("1.006"), source="AWS g5.xlarge on demand, us-east-1")
+def _cpu_node(input_tokens_per_hour: int, output_tokens_per_hour: int) -> NodePrice:
+    return NodePrice(
+        usd_per_hour=Decimal("0.1785"),
+        input_tokens_per_hour=input_tokens_per_hour,
+        output_tokens_per_hour=output_tokens_per_hour,
+        source="AWS c7i.xlarge, on demand, us-east-1; throughput is a guess until measured",
+    )
+
+
+def _gpu_node(input_tokens_per_hour: int, output_tokens_per_hour: int) -> NodePrice:
+    return NodePrice(
+        usd_per_hour=Decimal("1.006"),
+        input_tokens_per_hour=input_tokens_per_hour,
+        output_tokens_per_hour=output_tokens_per_hour,
+        source="AWS g5.xlarge, on demand, us-east-1; throughput is a guess until measured",
+    )
+
 
 BUILT_IN: tuple[ModelEntry, ...] = (
     ModelEntry(
@@ -79,7 +94,7 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         dtype="float32",
         weights_gb=0.01,
         note="made on this machine with random weights: proves the path, writes nonsense",
-        node_price=NodePrice(input_tokens_per_hour=20_000_000, output_tokens_per_hour=4_000_000, **_CPU_NODE),
+        node_price=_cpu_node(20_000_000, 4_000_000),
     ),
     ModelEntry(
         name="smoke-medium",
@@ -90,7 +105,7 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         dtype="float32",
         weights_gb=0.03,
         note="made on this machine with random weights: proves the path, writes nonsense",
-        node_price=NodePrice(input_tokens_per_hour=8_000_000, output_tokens_per_hour=2_000_000, **_CPU_NODE),
+        node_price=_cpu_node(8_000_000, 2_000_000),
     ),
     ModelEntry(
         name="tinyllama-1.1b-chat",
@@ -101,7 +116,7 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         dtype="bfloat16",
         weights_gb=2.2,
         max_batch=32,
-        node_price=NodePrice(input_tokens_per_hour=2_000_000, output_tokens_per_hour=200_000, **_CPU_NODE),
+        node_price=_cpu_node(2_000_000, 200_000),
     ),
     ModelEntry(
         name="phi-2",
@@ -116,7 +131,7 @@ BUILT_IN: tuple[ModelEntry, ...] = (
             "{% for m in messages %}{{ {'user': 'Instruct: ', 'assistant': 'Output: '}.get(m['role'], '') }}"
             "{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}Output:{% endif %}"
         ),
-        node_price=NodePrice(input_tokens_per_hour=10_000_000, output_tokens_per_hour=1_500_000, **_GPU_NODE),
+        node_price=_gpu_node(10_000_000, 1_500_000),
     ),
     ModelEntry(
         name="mistral-7b-instruct",
@@ -127,6 +142,6 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         dtype="bfloat16",
         weights_gb=14.5,
         max_batch=64,
-        node_price=NodePrice(input_tokens_per_hour=10_000_000, output_tokens_per_hour=2_000_000, **_GPU_NODE),
+        node_price=_gpu_node(10_000_000, 2_000_000),
     ),
 )

@@ -1,4 +1,6 @@
-"""The whole configuration, strict and frozen. `Topology` is the `args` of serve_config.yaml: a change restarts replicas.
+"""The whole configuration, strict and frozen.
+
+`Topology` is the `args` of serve_config.yaml: a change restarts replicas.
 The `*Settings` are the `user_config` of the deployment they are named after: a change takes effect without a restart.
 
 Secrets are not here: they come from the environment, read once in `deployments/app.py`.
@@ -65,7 +67,9 @@ class IngressSettings(Strict):
     default_tenant: TenantSettings = TenantSettings()
     exact_cache: ExactCacheSettings = ExactCacheSettings()
     semantic_cache: bool = True
-    semantic_max_temperature: float = Field(0.7, ge=0, description="an explicit temperature above this is not answered semantically")
+    semantic_max_temperature: float = Field(
+        0.7, ge=0, description="an explicit temperature above this is not answered semantically"
+    )
     routing: RoutingSettings = RoutingSettings()
     prices: dict[str, Price] = Field({}, description="by model name; stands before the catalogue's")
     node_prices: dict[str, NodePrice] = Field({}, description="by model name; stands before the catalogue's")
@@ -104,7 +108,9 @@ class BatcherSettings(Strict):
     """Of Batcher."""
 
     max_queue: int = Field(256, ge=0, description="waiting requests per backend; more are answered 503")
-    max_queue_per_tenant: int = Field(128, ge=0, description="waiting requests per backend and tenant; more are answered 429")
+    max_queue_per_tenant: int = Field(
+        128, ge=0, description="waiting requests per backend and tenant; more are answered 429"
+    )
     lease_ttl_s: float = Field(10.0, gt=0, description="a holder that does not renew for this long loses its places")
 
 

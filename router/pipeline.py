@@ -37,6 +37,7 @@ from router.tokens import PromptTokens, prompt_tokens
 
 T = TypeVar("T")
 
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """Where models run: one local deployment, or one provider with all its models."""
@@ -125,7 +126,7 @@ class Pipeline:
         return found or Lookup("miss")
 
     async def assess(self, request: ChatRequest, options: Options, degraded: list[str]) -> Assessment | None:
-        """How hard the question is; None when the caller names the model. Without a classifier the strong side is safe."""
+        """How hard the question is; None for a named model. With no classifier the strong side is safe."""
         if request.model != "auto":
             return None
         assessed = await _within(
@@ -141,7 +142,9 @@ class Pipeline:
     ) -> Decision:
         """The model and its fallbacks. Raises what `policy.decide` raises."""
         candidates = [
-            Candidate(entry, self._backend_of[entry.name].name, expected_cost_microusd=self._expected(entry, request, tokens))
+            Candidate(
+                entry, self._backend_of[entry.name].name, expected_cost_microusd=self._expected(entry, request, tokens)
+            )
             for entry in self.entries.values()
         ]
         allowed = self.tenants.allowed_models(principal.org)

@@ -1,4 +1,5 @@
-"""What the pipeline needs of the world. Each port has an in-process filling and one behind a Serve handle, with the same class inside."""
+"""What the pipeline needs of the world. Each port has an in-process filling and one behind a Serve handle,
+with the same class inside."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ class CachedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """`answer` is None on a miss. `embedding` (float32 little-endian, unit length) saves the store a second encoding."""
+    """`answer` is None on a miss. `embedding` (float32, little-endian, unit length) saves a second encoding."""
 
     kind: Literal["hit-exact", "hit-semantic", "miss"]
     answer: CachedAnswer | None = None
@@ -144,4 +145,6 @@ class LedgerPort(Protocol):
 
     async def receipt(self, org: str, request_id: str, wait_s: float) -> dict[str, Any] | None: ...
 
-    async def usage(self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]) -> list[dict[str, Any]]: ...
+    async def usage(
+        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]
+    ) -> list[dict[str, Any]]: ...

@@ -7,14 +7,15 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from models.base import Call
 from models.errors import DeadlineExceeded, ModelUnavailable, StreamInterrupted, SwitchyardError, UpstreamFailed
 from models.messages import ChatRequest, Completion, Event, Finish, TextDelta, Usage, UsageReport, fold
-from router.events import Attempt, Principal, RequestClosed, RequestOpened, Status, Stopwatch, Verdict
+from router import receipts
+from router.events import Attempt, Principal, Status, Stopwatch, Verdict
 from router.policy import Decision
 from router.ports import CachedAnswer, CacheKey, Grant, Ticket
 from router.tokens import PromptTokens, prompt_tokens
@@ -54,7 +55,7 @@ class _Live:
 
 
 class Run:
-    """Use as `async with pipeline.run(...) as run: head = await run.begin(stream=True); async for batch in run.batches()`.
+    """`async with pipeline.run(...) as run:`, in it `await run.begin(...)`, then `run.batches()` or `run.completion()`.
 
     Leaving the block, however it is left, stops the model, gives the place back, settles the money, stores a complete
     answer and emits exactly one `RequestClosed`.
@@ -85,7 +86,7 @@ class Run:
         self.attempts: list[Attempt] = []
         self.degraded: list[str] = []
         self.cost_microusd = 0
-        self._similarity: float | None = None
+        self.similarity: float | None = None
         self._embedding: bytes | None = None
         self.tokens = PromptTokens(0, 0, 0)
         self._encoder_ms = 0.0
@@ -94,7 +95,7 @@ class Run:
         self._opened = False
         self._finished = False
         self._failure: SwitchyardError | None = None
-        self._ttft_ms: float | None = None
+        self.ttft_ms: float | None = None
 
     async def __aenter__(self) -> Self:
         self.pipeline.running += 1
@@ -119,13 +120,13 @@ class Run:
                     await self._generate(stream)
         except TimeoutError:
             raise self._too_late() from None
-        self._ttft_ms = self.watch.elapsed_ms
+        self.ttft_ms = self.watch.elapsed_ms
         return Head(
             self.request_id,
             self.model or "",
             self.verdict,
             self.decision.expected_cost_microusd if self.decision else 0,
-            self._overhead_ms(),
+            self.overhead_ms,
             self._encoder_ms,
         )
 
@@ -148,7 +149,7 @@ class Run:
             self.watch.split("cache_semantic", "encode", found.encoder_ms)
             self._embedding, self._encoder_ms = found.embedding, found.encoder_ms
             if found.answer is not None and found.kind != "miss":
-                self.answer, self.verdict, self._similarity = found.answer, found.kind, found.similarity
+                self.answer, self.verdict, self.similarity = found.answer, found.kind, found.similarity
                 if found.kind == "hit-exact":
                     pipeline.exact.put(self.key.exact, found.answer)
         if self.answer is None:
@@ -196,7 +197,7 @@ class Run:
         )
         if not self._opened:
             self._opened = True
-            pipeline.emit(self._opening(model, worst))
+            pipeline.emit(receipts.opened(self, model, worst))
         self.watch.enter("prefill")
         call = Call(self.request_id, principal.org, self._time_left_s(), self.options.priority)
         request = self._for_model(model)
@@ -214,13 +215,15 @@ class Run:
     def _for_model(self, model: str) -> ChatRequest:
         sampling = self.request.sampling
         if sampling.max_tokens is None:
-            sampling = replace(sampling, max_tokens=self.pipeline.max_output_tokens(self.pipeline.entries[model], self.request))
+            sampling = replace(
+                sampling, max_tokens=self.pipeline.max_output_tokens(self.pipeline.entries[model], self.request)
+            )
         return replace(self.request, model=model, sampling=sampling)
 
     # ---- the answer ------------------------------------------------------------------------------------------------
 
     async def batches(self) -> AsyncIterator[Sequence[Event]]:
-        """The answer as it comes. Raises `SwitchyardError` when it breaks off: nothing is retried after the first byte."""
+        """The answer as it comes. Raises `SwitchyardError` when it breaks off: nothing is retried by then."""
         self.watch.enter("stream")
         batch, source = self._first, self._live.source if self._live else None
         while True:
@@ -265,7 +268,7 @@ class Run:
         if status == "ok" and self.answer is None:
             self._store(completion, usage, now_unix_ms)
         self.watch.enter("end")
-        self.pipeline.emit(self._closing(status, code, completion, usage, estimated, now_unix_ms))
+        self.pipeline.emit(receipts.closed(self, status, code, completion, usage, estimated, now_unix_ms))
 
     def _status(self, error: BaseException | None) -> tuple[Status, str | None]:
         if isinstance(error, SwitchyardError):
@@ -321,7 +324,7 @@ class Run:
         )
 
     def _store(self, completion: Completion, usage: Usage, now_unix_ms: int) -> None:
-        """Keep a complete answer: one that ended by itself, or, for the identical question only, at the caller's limit."""
+        """Keep a complete answer: ended by itself or, for the identical question only, at the caller's limit."""
         key, reason = self.key, completion.finish_reason
         at_limit = reason == "length" and self.request.sampling.max_tokens is not None
         if key is None or not (reason in ("stop", "tool_calls") or at_limit):
@@ -339,67 +342,12 @@ class Run:
         )
         self.pipeline.keep(key if not at_limit else key.exact_only(), answer, self._embedding)
 
-    # ---- records ---------------------------------------------------------------------------------------------------
-
-    def _opening(self, model: str, reserved_microusd: int) -> RequestOpened:
-        who = self.principal
-        return RequestOpened(
-            self.request_id,
-            self.opened_at_unix_ms,
-            who.org,
-            who.team,
-            who.key_id,
-            who.user,
-            model,
-            reserved_microusd,
-        )
-
-    def _closing(
-        self, status: Status, code: str | None, completion: Completion, usage: Usage, estimated: bool, now_unix_ms: int
-    ) -> RequestClosed:
-        who, hit = self.principal, self.answer
-        model = self.model
-        quote = self.prices.quote(model) if model else None
-        total_ms = self.watch.elapsed_ms
-        return RequestClosed(
-            request_id=self.request_id,
-            opened_at_unix_ms=self.opened_at_unix_ms,
-            closed_at_unix_ms=now_unix_ms,
-            org=who.org,
-            team=who.team,
-            key_id=who.key_id,
-            user=self.request.user or who.user,
-            door=self.door,
-            status=status,
-            error_code=code,
-            requested_model=self.request.model,
-            model=model,
-            provider=self.pipeline.entries[model].engine if model in self.pipeline.entries else None,
-            cache_verdict=self.verdict,
-            cached_from=hit.answer_id if hit else None,
-            cache_similarity=self._similarity,
-            finish_reason=completion.finish_reason,
-            usage=usage,
-            estimated=estimated,
-            cost_microusd=self.cost_microusd,
-            saved_microusd=hit.cost_microusd if hit else 0,
-            price_version=quote.version if quote else "",
-            price=quote.details if quote else {},
-            attempts=tuple(self.attempts),
-            decision=asdict(self.decision) if self.decision else None,
-            stage_ms={stage: round(ms, 3) for stage, ms in self.watch.stage_ms.items()},
-            ttft_ms=self._ttft_ms,
-            total_ms=round(total_ms, 3),
-            overhead_ms=round(self._overhead_ms(), 3),
-            degraded=tuple(self.degraded),
-        )
+    # ---- small answers ---------------------------------------------------------------------------------------------
 
     @property
     def usage(self) -> Usage:
         """Of the answer so far; the engine's own count once it has come."""
         return self._usage(fold(self.events))[0]
-
-    # ---- small answers ---------------------------------------------------------------------------------------------
 
     @property
     def model(self) -> str | None:
@@ -412,7 +360,8 @@ class Run:
             return self.attempts[-1].model
         return self.decision.model if self.decision else None
 
-    def _overhead_ms(self) -> float:
+    @property
+    def overhead_ms(self) -> float:
         model_ms = sum(self.watch.stage_ms.get(stage, 0.0) for stage in MODEL_STAGES)
         if self.watch.stage in MODEL_STAGES:
             model_ms += self.watch.current_ms
@@ -423,10 +372,10 @@ class Run:
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            "The request's deadline passed before the answer was complete; allow more time ('deadline_s') or fewer tokens."
+            "The deadline passed before the answer was complete; allow more time ('deadline_s') or fewer tokens."
         )
 
 
 def new_request_id() -> str:
-    """`req_` + 48 bits of Unix time in ms + 80 random bits, in hex: sortable by time, not guessable (after RFC 9562, UUIDv7)."""
+    """`req_`, 48 bits of Unix time in ms, 80 random bits, in hex: sortable, not guessable (after RFC 9562's UUIDv7)."""
     return f"req_{int(time.time() * 1000):012x}{os.urandom(10).hex()}"

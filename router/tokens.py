@@ -1,4 +1,4 @@
-"""How many tokens a prompt may have, before the engine's own tokenizer has seen it. Estimates only; the engine's count holds."""
+"""How many tokens a prompt may have, before a tokenizer has seen it. Estimates only; the engine's count holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ TOKENS_PER_IMAGE = 1600
 @dataclass(frozen=True, slots=True)
 class PromptTokens:
     """`expected`: four characters a token. `at_least`: sixteen, which hardly any text reaches: a model with less room
-    surely cannot take it. `at_most`: one token a UTF-8 byte, which no byte-level tokenizer exceeds, plus the template's."""
+    surely cannot take it. `at_most`: one token a UTF-8 byte, which no byte-level tokenizer exceeds, and the template's.
+    """
 
     at_least: int
     expected: int

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 import pytest
+
 from models.base import Call, merged
 from models.catalog import ModelEntry, NodePrice
 from models.errors import (
@@ -31,6 +32,7 @@ from router.ports import Assessment, Grant, Ticket
 from router.strategies import STRATEGIES
 
 ME = Principal("acme")
+PLAIN = Options()
 _COMPLEXITY = STRATEGIES["complexity"](ClassifierSettings())
 
 
@@ -152,14 +154,14 @@ def ask(text: str = "hi there", model: str = "auto", **sampling: object) -> Chat
     return ChatRequest(model, (Message("user", (TextPart(text),)),), Sampling(**sampling))
 
 
-async def unary(world: World, request: ChatRequest, options: Options = Options(), who: Principal = ME):
+async def unary(world: World, request: ChatRequest, options: Options = PLAIN, who: Principal = ME):
     async with world.pipeline.run(request, who, options, "test") as run:
         head = await run.begin(stream=False)
         completion = await run.completion()
     return head, completion
 
 
-async def streamed(world: World, request: ChatRequest, options: Options = Options()):
+async def streamed(world: World, request: ChatRequest, options: Options = PLAIN):
     events: list[Event] = []
     async with world.pipeline.run(request, ME, options, "test") as run:
         head = await run.begin(stream=True)

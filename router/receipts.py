@@ -1,0 +1,66 @@
+"""The records of a run: what is written down when it opens and when it closes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from models.messages import Completion, Usage
+from router.events import RequestClosed, RequestOpened, Status
+
+if TYPE_CHECKING:
+    from router.run import Run
+
+
+def opened(run: Run, model: str, reserved_microusd: int) -> RequestOpened:
+    who = run.principal
+    return RequestOpened(
+        run.request_id,
+        run.opened_at_unix_ms,
+        who.org,
+        who.team,
+        who.key_id,
+        run.request.user or who.user,
+        model,
+        reserved_microusd,
+    )
+
+
+def closed(
+    run: Run, status: Status, code: str | None, completion: Completion, usage: Usage, estimated: bool, now_unix_ms: int
+) -> RequestClosed:
+    who, hit, model = run.principal, run.answer, run.model
+    entry = run.pipeline.entries.get(model) if model else None
+    quote = run.prices.quote(entry.name) if entry else None
+    return RequestClosed(
+        request_id=run.request_id,
+        opened_at_unix_ms=run.opened_at_unix_ms,
+        closed_at_unix_ms=now_unix_ms,
+        org=who.org,
+        team=who.team,
+        key_id=who.key_id,
+        user=run.request.user or who.user,
+        door=run.door,
+        status=status,
+        error_code=code,
+        requested_model=run.request.model,
+        model=model,
+        provider=entry.engine if entry else None,
+        cache_verdict=run.verdict,
+        cached_from=hit.answer_id if hit else None,
+        cache_similarity=run.similarity,
+        finish_reason=completion.finish_reason,
+        usage=usage,
+        estimated=estimated,
+        cost_microusd=run.cost_microusd,
+        saved_microusd=hit.cost_microusd if hit else 0,
+        price_version=quote.version if quote else "",
+        price=quote.details if quote else {},
+        attempts=tuple(run.attempts),
+        decision=asdict(run.decision) if run.decision else None,
+        stage_ms={stage: round(ms, 3) for stage, ms in run.watch.stage_ms.items()},
+        ttft_ms=run.ttft_ms,
+        total_ms=round(run.watch.elapsed_ms, 3),
+        overhead_ms=round(run.overhead_ms, 3),
+        degraded=tuple(run.degraded),
+    )
