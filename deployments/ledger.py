@@ -1,0 +1,130 @@
+"""`Ledger`: the books of `router.accounting.books` as a deployment of one replica, and the way to it from others.
+
+It lives where its files are: on a cluster of several nodes pin it (a label or a resource of the node with the data
+folder, in `ray_actor_options`), and a journal on another node is delivered by the processes of that node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import Application
+
+from deployments.hop import call
+from models.errors import DeadlineExceeded, ModelUnavailable
+from router.accounting.books import Books
+from router.accounting.budget import LeaseAnswer, LeaseAsk
+from router.accounting.store import SQLiteStore
+
+LOCK_WAIT_S = 120.0
+LEASE_TIMEOUT_S = 2.0
+INGEST_TIMEOUT_S = 30.0
+READ_TIMEOUT_S = 30.0
+
+
+def journal_folder(data_dir: str | Path) -> Path:
+    """Where the journals of this node's processes are."""
+    return Path(data_dir) / "journal"
+
+
+@serve.deployment(
+    name="Ledger",
+    num_replicas=1,
+    max_ongoing_requests=4096,  # receipts that wait; deliveries and leases must pass beside them
+    max_queued_requests=4096,
+    graceful_shutdown_timeout_s=15,
+    graceful_shutdown_wait_loop_s=0.5,
+    health_check_period_s=5,
+    health_check_timeout_s=30,
+    ray_actor_options={"num_cpus": 0.1},
+)
+class Ledger:
+    async def __init__(self, data_dir: str) -> None:
+        """Waits for an older replica, which a roll-out lets run on for a while, to let go of the files."""
+        folder = Path(data_dir)
+        self._books = await Books.open(
+            lambda: SQLiteStore(folder / "ledger.sqlite3", LOCK_WAIT_S), journal_folder(folder)
+        )
+        await self._books.sweep()
+        self._sweeper = asyncio.create_task(self._books.run())
+
+    async def ingest(self, holder: str, chunk: bytes) -> int:
+        return await self._books.ingest(holder, chunk)
+
+    async def retire(self, holder: str) -> None:
+        await self._books.retire(holder)
+
+    async def receipt(self, org: str, request_id: str, wait_s: float) -> dict[str, Any] | None:
+        return await self._books.receipt(org, request_id, wait_s)
+
+    async def usage(
+        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]
+    ) -> list[dict[str, Any]]:
+        return await self._books.usage(org, since_unix_ms, until_unix_ms, group_by)
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        return await self._books.lease(ask)
+
+    async def check_health(self) -> None:
+        """Unhealthy when a database thread hangs or nobody looks after orphaned journals any more."""
+        if self._sweeper.done():
+            raise ModelUnavailable("The ledger's sweeper has stopped; this replica is to be replaced.")
+        async with asyncio.timeout(20):
+            await self._books.check()
+
+    async def __del__(self) -> None:
+        sweeper = getattr(self, "_sweeper", None)
+        if sweeper is None:
+            return
+        sweeper.cancel()
+        await asyncio.wait({sweeper})
+        await self._books.close()
+
+
+class LedgerHandle:
+    """The Ledger as other deployments see it: `router.ports.LedgerPort`, the shipper's inbox and the budgets' lease.
+
+    Everything raises `models.errors` only.
+    """
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._ingest = handle.options(method_name="ingest")
+        self._retire = handle.options(method_name="retire")
+        self._receipt = handle.options(method_name="receipt")
+        self._usage = handle.options(method_name="usage")
+        self._lease = handle.options(method_name="lease")
+
+    async def ingest(self, holder: str, chunk: bytes) -> int:
+        return await _within(INGEST_TIMEOUT_S, self._ingest, holder, chunk)
+
+    async def retire(self, holder: str) -> None:
+        await _within(INGEST_TIMEOUT_S, self._retire, holder)
+
+    async def receipt(self, org: str, request_id: str, wait_s: float) -> dict[str, Any] | None:
+        return await _within(READ_TIMEOUT_S + wait_s, self._receipt, org, request_id, wait_s)
+
+    async def usage(
+        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]
+    ) -> list[dict[str, Any]]:
+        return await _within(READ_TIMEOUT_S, self._usage, org, since_unix_ms, until_unix_ms, group_by)
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        return await _within(LEASE_TIMEOUT_S, self._lease, ask)
+
+
+async def _within(timeout_s: float, method: DeploymentHandle, *args: Any) -> Any:
+    """A handle waits for a replica however long there is none; a ledger that is down is to be told apart from a slow one."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await call(method, *args)
+    except TimeoutError:
+        raise DeadlineExceeded("The ledger did not answer in time; try again.", None, 1.0) from None
+
+
+def ledger_deployment(data_dir: str) -> Application:
+    """The bound app. `data_dir` is on the node that the Ledger runs on."""
+    return Ledger.bind(data_dir)

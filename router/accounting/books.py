@@ -1,0 +1,240 @@
+"""The ledger itself: one process that takes in everybody's journals, answers for receipts and sums, and leases budgets.
+
+All database work is in two threads (one writes, one reads); what is decided at once is decided in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from models.messages import Usage
+from router.accounting import journal
+from router.accounting.budget import LEASE_VALID_S, Balances, LeaseAnswer, LeaseAsk, month_of, month_span_unix_ms
+from router.accounting.shipper import take_in_orphans
+from router.accounting.store import Accepted, OpenRequest, Store
+from router.accounting.usage import MAX_ROWS
+from router.events import RequestClosed
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+SWEEP_EVERY_S = 3.0
+ABANDONED_AFTER_S = 3600.0
+"""An open request of a process that cannot be seen from here (another node's) counts as abandoned after this long."""
+_SILENT_HOLDER_S = 3 * LEASE_VALID_S
+_MAX_WAITERS = 1024
+
+
+@dataclass(slots=True)
+class Counts:
+    """Since this process began. `torn`: lines that a crash cut short. `waits_refused`: receipts answered at once since
+    too many others were being waited for."""
+
+    records: int = 0
+    torn: int = 0
+    abandoned: int = 0
+    waits_refused: int = 0
+
+
+class Books:
+    """Use `await Books.open(...)`. `journals` is the folder of this node's journals.
+
+    `ingest` and `retire` may come twice, out of order and from several shippers: the books end up the same.
+    """
+
+    def __init__(self, store: Store, journals: Path, writer: ThreadPoolExecutor) -> None:
+        self._store, self._journals, self._writer = store, journals, writer
+        self._reader = ThreadPoolExecutor(1, "ledger-read")
+        self._waiters: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
+        self._waiting = 0
+        self._heard_s: dict[str, float] = {}
+        self._balances = Balances(month_of(_now_unix_ms()))
+        self.counts = Counts()
+
+    @classmethod
+    async def open(cls, make_store: Callable[[], Store], journals: Path) -> Books:
+        """Make the store (which may wait for its lock) and load the balances; off the event loop."""
+        writer = ThreadPoolExecutor(1, "ledger-write")
+        loop = asyncio.get_running_loop()
+        books = cls(await loop.run_in_executor(writer, make_store), journals, writer)
+        await books._load()
+        return books
+
+    # ---- what is written -------------------------------------------------------------------------------------------
+
+    async def ingest(self, holder: str, chunk: bytes) -> int:
+        """Take in lines of `holder`'s journal. Returns how many records were new; they are in the database then."""
+        records, torn = await self._write(lambda: journal.decode(chunk))
+        if torn:
+            self.counts.torn += torn
+            logger.warning("journal %s: %d lines were cut short by a crash and are skipped", holder, torn)
+        return await self._take(holder, records)
+
+    async def retire(self, holder: str) -> None:
+        """`holder` is gone and its whole journal is in: close what it left open, end its leases."""
+        await self._abandon(await self._write(lambda: self._store.open_requests(holder=holder)))
+        await self._drop_leases(holder)
+
+    async def sweep(self) -> None:
+        """Take in the journals that nobody owns any more, and give up on what has not been heard of for long."""
+        await take_in_orphans(self._journals, self)
+        here = journal.names(self._journals)
+        now_s = time.monotonic()
+        for holder in [h for h, at_s in self._heard_s.items() if now_s - at_s > _SILENT_HOLDER_S and h not in here]:
+            await self._drop_leases(holder)
+        before = _now_unix_ms() - int(ABANDONED_AFTER_S * 1000)
+        stale = await self._write(lambda: self._store.open_requests(before_unix_ms=before))
+        await self._abandon([request for request in stale if request.holder not in here])
+        self._balances.close_before(month_of(_now_unix_ms() - 86_400_000))
+
+    async def run(self) -> None:
+        """Sweep for ever."""
+        while True:
+            try:
+                await self.sweep()
+            except Exception:
+                logger.exception("the ledger could not take in orphaned journals; it tries again")
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    # ---- what is asked ---------------------------------------------------------------------------------------------
+
+    async def receipt(self, org: str, request_id: str, wait_s: float) -> dict[str, Any] | None:
+        """The close record. Waits up to `wait_s` for one that is still on its way from its journal."""
+        key = (org, request_id)
+        if self._waiting >= _MAX_WAITERS:
+            self.counts.waits_refused += 1
+            wait_s = 0
+        arrival: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(key, []).append(arrival)
+        self._waiting += 1
+        try:
+            found = await self._read(lambda: self._store.receipt(org, request_id))
+            if found is None and wait_s > 0:
+                await asyncio.wait({arrival}, timeout=wait_s)
+                if arrival.done():
+                    found = await self._read(lambda: self._store.receipt(org, request_id))
+            return found
+        finally:
+            self._waiting -= 1
+            others = self._waiters[key]
+            others.remove(arrival)
+            if not others:
+                del self._waiters[key]
+
+    async def usage(
+        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]
+    ) -> list[dict[str, Any]]:
+        """At most `MAX_ROWS` rows and one, see `usage.usage_answer`."""
+        return await self._read(
+            lambda: self._store.usage(org, since_unix_ms, until_unix_ms, group_by, MAX_ROWS + 1),
+        )
+
+    async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
+        """Decided in memory; what is granted is written down before it is told, so no crash can grant it twice."""
+        self._heard_s[ask.holder] = time.monotonic()
+        lease, answer = self._balances.lease(ask)
+        if lease is not None:
+            await self._write(lambda: self._store.save_lease(lease))
+        return answer
+
+    async def check(self) -> None:
+        """Returns once both threads have."""
+        await asyncio.gather(self._write(lambda: None), self._read(lambda: None))
+
+    async def close(self) -> None:
+        """Finish what is being written and let go of the files."""
+        await asyncio.to_thread(self._reader.shutdown)
+        await self._write(self._store.close)
+        await asyncio.to_thread(self._writer.shutdown)
+
+    # ---- within ----------------------------------------------------------------------------------------------------
+
+    async def _load(self) -> None:
+        now = _now_unix_ms()
+        current = month_of(now)
+        start, end = month_span_unix_ms(current)
+        leases = await self._write(self._store.leases)
+        self._balances.load(current, await self._write(lambda: self._store.spent(start, end)), leases)
+        following = month_span_unix_ms(month_of(end))  # a holder whose clock is ahead
+        self._balances.load(month_of(end), await self._write(lambda: self._store.spent(*following)), leases)
+        self._heard_s = {lease.holder: time.monotonic() for lease in leases}
+
+    async def _take(self, holder: str, records: Sequence[dict[str, Any]]) -> int:
+        # Shielded: what is in the database must be in the balances too, even if the caller has left meanwhile.
+        return await asyncio.shield(asyncio.create_task(self._take_whole(holder, records)))
+
+    async def _take_whole(self, holder: str, records: Sequence[dict[str, Any]]) -> int:
+        accepted = await self._write(lambda: self._store.ingest(holder, records))
+        for entry in accepted:
+            self._book(entry)
+        self.counts.records += len(accepted)
+        return len(accepted)
+
+    def _book(self, entry: Accepted) -> None:
+        self._balances.book(entry.org, month_of(entry.opened_at_unix_ms), entry.holder, entry.microusd)
+        if entry.kind == "close":
+            for waiter in self._waiters.get((entry.org, entry.request_id), ()):
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def _abandon(self, requests: Sequence[OpenRequest]) -> None:
+        for request in requests:
+            self.counts.abandoned += await self._take(request.holder, [asdict(_abandoned(request, _now_unix_ms()))])
+
+    async def _drop_leases(self, holder: str) -> None:
+        self._heard_s.pop(holder, None)
+        await self._write(lambda: self._store.drop_leases(holder))
+        self._balances.drop(holder)
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+
+
+def _abandoned(request: OpenRequest, now_unix_ms: int) -> RequestClosed:
+    """The close of a request whose process died. It may have cost up to what was reserved, so that is what it counts
+    for, marked as estimated: the books may say too much then, never too little."""
+    return RequestClosed(
+        request_id=request.request_id,
+        opened_at_unix_ms=request.opened_at_unix_ms,
+        closed_at_unix_ms=now_unix_ms,
+        org=request.org,
+        team=request.team,
+        key_id=request.key_id,
+        user=request.end_user,
+        door="",
+        status="abandoned",
+        error_code="abandoned",
+        requested_model=request.model,
+        model=request.model,
+        provider=None,
+        cache_verdict="miss",
+        cached_from=None,
+        cache_similarity=None,
+        finish_reason=None,
+        usage=Usage(),
+        estimated=True,
+        cost_microusd=request.reserved_microusd,
+        saved_microusd=0,
+        price_version="",
+        price={},
+        attempts=(),
+        decision=None,
+        stage_ms={},
+        ttft_ms=None,
+        total_ms=float(max(0, now_unix_ms - request.opened_at_unix_ms)),
+        overhead_ms=0.0,
+    )
+
+
+def _now_unix_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,102 @@
+"""Brings journals to the ledger: a process's own as it grows, and those that dead processes left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from pathlib import Path
+from typing import Protocol
+
+from models.errors import SwitchyardError
+from router.accounting.journal import Journal, orphans
+from router.events import Record
+
+logger = logging.getLogger(__name__)
+
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.05, 5.0
+
+
+class LedgerInbox(Protocol):
+    """Where journals are taken in. Both calls may be repeated."""
+
+    async def ingest(self, holder: str, chunk: bytes) -> int: ...
+
+    async def retire(self, holder: str) -> None: ...
+
+
+class Shipper:
+    """Owns a process's journal. `sink` is where its records go in; `run` brings them to the ledger.
+
+    The first record leaves at once, and while one delivery is under way the others gather for the next. They stay in
+    the journal until the ledger has them, so a ledger that is down costs disk, not memory, and nothing is lost.
+    """
+
+    def __init__(self, journal: Journal, ledger: LedgerInbox) -> None:
+        self._journal, self._ledger = journal, ledger
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def sink(self, record: Record) -> None:
+        """Keep `record`; raises what `Journal.append` raises. Does not wait for anything but the kernel."""
+        self._journal.append(record)
+        self._idle.clear()
+        self._arrived.set()
+
+    @property
+    def backlog_bytes(self) -> int:
+        return self._journal.unshipped_bytes
+
+    async def run(self) -> None:
+        """Deliver for ever."""
+        failures = 0
+        while True:
+            chunk = self._journal.unshipped()
+            if chunk is None:
+                self._idle.set()
+                await self._arrived.wait()
+                self._arrived.clear()
+                continue
+            try:
+                await self._ledger.ingest(self._journal.name, chunk.data)
+            except SwitchyardError as error:
+                failures += 1
+                if failures == 1:
+                    logger.warning(
+                        "the ledger takes no records (%s); they stay in the journal until it does", error.code
+                    )
+                longest_s = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2 ** min(failures, 10))
+                await asyncio.sleep(random.uniform(0, longest_s))
+            else:
+                if failures:
+                    logger.info("the ledger takes records again, after %d failures", failures)
+                failures = 0
+                self._journal.acknowledge(chunk.end)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until the ledger has everything (True) or `timeout_s` is over. Needs `run` to be running."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self, timeout_s: float) -> None:
+        """Deliver what is left if that can be done in time, and let go of the journal: the ledger takes in the rest.
+        Nothing may be sunk after this, and `run` is to be cancelled then."""
+        await self.drain(timeout_s)
+        self._journal.close()
+
+
+async def take_in_orphans(folder: Path, ledger: LedgerInbox) -> int:
+    """Deliver, close and remove every journal in `folder` whose owner is gone. Returns how many."""
+    taken = 0
+    for orphan in orphans(folder):
+        for chunk in orphan.chunks():
+            await ledger.ingest(orphan.name, chunk)
+        await ledger.retire(orphan.name)
+        orphan.remove()
+        taken += 1
+    return taken

@@ -1,0 +1,326 @@
+"""The database of requests, receipts and leases: what any store does, and SQLite doing it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from models.errors import InternalError
+from router.accounting.budget import Lease, Spent
+from router.accounting.lock import lock
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A record that was new. `microusd` is by how much it changed what the org has spent."""
+
+    org: str
+    request_id: str
+    kind: Literal["open", "close"]
+    holder: str
+    opened_at_unix_ms: int
+    microusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A request that has an open record and no close."""
+
+    org: str
+    request_id: str
+    holder: str
+    opened_at_unix_ms: int
+    team: str
+    key_id: str
+    end_user: str
+    model: str
+    reserved_microusd: int
+
+
+class Store(Protocol):
+    """Synchronous. Writes come from one thread at a time; `receipt` and `usage` from another one."""
+
+    def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
+        """Take in records (as `events.as_json` makes them) in one transaction; those already known change nothing.
+
+        The first close of a request holds. Only a close that the ledger made up for a process believed dead
+        (`abandoned`) gives way to a real one.
+        """
+
+    def receipt(self, org: str, request_id: str) -> dict[str, Any] | None: ...
+
+    def usage(
+        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str], limit: int
+    ) -> list[dict[str, Any]]:
+        """Sums over the requests opened in [since, until), one row per group, at most `limit` rows.
+
+        `group_by`: of `GROUPS`. `hour` and `day` (UTC) come as the Unix milliseconds of their start.
+        """
+
+    def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]: ...
+
+    def spent(self, since_unix_ms: int, until_unix_ms: int) -> list[Spent]:
+        """By org and holder, of requests opened in [since, until)."""
+
+    def leases(self) -> list[Lease]: ...
+
+    def save_lease(self, lease: Lease) -> None: ...
+
+    def drop_leases(self, holder: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+GROUPS = {
+    "team": "team",
+    "key": "key_id",
+    "user": "end_user",
+    "model": "model",
+    "provider": "provider",
+    "task": "task",
+    "strategy": "strategy",
+    "status": "status",
+    "cache_verdict": "cache_verdict",
+    "hour": f"opened_at_unix_ms / {_HOUR_MS} * {_HOUR_MS}",
+    "day": f"opened_at_unix_ms / {_DAY_MS} * {_DAY_MS}",
+}
+"""What usage can be grouped by -> its SQL."""
+
+_TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "reasoning_tokens",
+)
+SUMS = ("requests", "errors", "hits", *_TOKENS, "cost_microusd", "saved_microusd")
+"""The columns of `usage` besides the groups. A hit's tokens were not generated again, so they do not count."""
+
+_HIT = "cache_verdict IN ('hit-exact', 'hit-semantic')"
+_SUM_SQL = ", ".join(
+    [
+        "COUNT(*) AS requests",
+        "COALESCE(SUM(CASE WHEN status IN ('error', 'abandoned') THEN 1 ELSE 0 END), 0) AS errors",
+        f"COALESCE(SUM(CASE WHEN {_HIT} THEN 1 ELSE 0 END), 0) AS hits",
+        *(f"COALESCE(SUM(CASE WHEN {_HIT} THEN 0 ELSE {column} END), 0) AS {column}" for column in _TOKENS),
+        "COALESCE(SUM(cost_microusd), 0) AS cost_microusd",
+        "COALESCE(SUM(saved_microusd), 0) AS saved_microusd",
+    ]
+)
+
+_OPEN_COLUMNS = tuple(OpenRequest.__slots__)
+_REQUEST_COLUMNS = (
+    *("org", "request_id", "holder", "opened_at_unix_ms", "closed_at_unix_ms", "team", "key_id", "end_user", "door"),
+    *("status", "error_code", "requested_model", "model", "provider", "cache_verdict", "cached_from"),
+    *("cache_similarity", "finish_reason", *_TOKENS, "estimated", "cost_microusd", "saved_microusd", "price_version"),
+    *("strategy", "strategy_version", "task", "eligible", "propensity", "ttft_ms", "total_ms", "overhead_ms"),
+)
+_SAME_NAME = ("org", "request_id", "opened_at_unix_ms", "team", "key_id")
+_ATTEMPT_COLUMNS = ("model", "backend", "outcome", "queued_ms", "ttft_ms", "total_ms", "cost_microusd")
+
+
+def _insert(table: str, columns: Iterable[str]) -> str:
+    names = tuple(columns)
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+
+
+_INSERT_OPEN = _insert("open_requests", _OPEN_COLUMNS) + " ON CONFLICT DO NOTHING"
+_INSERT_REQUEST = _insert("requests", _REQUEST_COLUMNS)
+_INSERT_ATTEMPT = _insert("attempts", ("org", "request_id", "number", *_ATTEMPT_COLUMNS))
+_INSERT_RECEIPT = _insert("receipts", ("org", "request_id", "body"))
+_KEY = "WHERE org = ? AND request_id = ?"
+# What a record can be wrong with: a field that is missing or of another kind, a value that a column refuses.
+_BAD_RECORD = (
+    *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
+    *(sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError),
+)
+
+
+class SQLiteStore:
+    """One file in WAL mode, locked against other processes before it is opened (`<file>.lock`).
+
+    A commit survives the process, not a power cut (`synchronous=NORMAL`).
+    """
+
+    def __init__(self, path: Path, lock_wait_s: float = 0.0) -> None:
+        """Waits `lock_wait_s` for an earlier owner to go. Raises `InternalError` when it stays, or when a newer
+        version wrote the file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        guard = path.with_name(path.name + ".lock")
+        guard.touch(mode=0o600)
+        held = lock(guard, lock_wait_s)
+        if held is None:
+            raise InternalError(f"Another process has {path} open; stop it, or give this one a data folder of its own.")
+        self._lock = held
+        try:
+            self._writer = _connect(path)
+            path.chmod(0o600)
+            _migrate(self._writer, path)
+            self._reader = _connect(path)
+            self._reader.execute("PRAGMA query_only = ON")
+        except BaseException:
+            os.close(held)
+            raise
+
+    def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
+        try:
+            with self._transaction():
+                return [entry for record in records if (entry := self._take(holder, record))]
+        except _BAD_RECORD as error:
+            if len(records) != 1:  # find the bad one, and let the others pass
+                return [entry for record in records for entry in self.ingest(holder, [record])]
+            with self._transaction():
+                row = (holder, f"{type(error).__name__}: {error}", json.dumps(records[0]))
+                self._writer.execute(_insert("rejected_records", ("holder", "reason", "body")), row)
+            return []
+
+    def receipt(self, org: str, request_id: str) -> dict[str, Any] | None:
+        row = self._reader.execute(f"SELECT body FROM receipts {_KEY}", (org, request_id)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def usage(
+        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str], limit: int
+    ) -> list[dict[str, Any]]:
+        groups = [GROUPS[name] for name in group_by]
+        places = ", ".join(str(place + 1) for place in range(len(groups)))
+        sql = (
+            f"SELECT {', '.join([*groups, _SUM_SQL])} FROM requests "
+            "WHERE org = ? AND opened_at_unix_ms >= ? AND opened_at_unix_ms < ?"
+            + (f" GROUP BY {places} ORDER BY {places}" if groups else "")
+            + " LIMIT ?"
+        )
+        rows = self._reader.execute(sql, (org, since_unix_ms, until_unix_ms, limit))
+        return [dict(zip((*group_by, *SUMS), row, strict=True)) for row in rows]
+
+    def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]:
+        asked = {"holder = ?": holder, "opened_at_unix_ms < ?": before_unix_ms}
+        given = {condition: value for condition, value in asked.items() if value is not None}
+        where = f" WHERE {' AND '.join(given)}" if given else ""
+        rows = self._writer.execute(
+            f"SELECT {', '.join(_OPEN_COLUMNS)} FROM open_requests{where}", tuple(given.values())
+        )
+        return [OpenRequest(*row) for row in rows]
+
+    def spent(self, since_unix_ms: int, until_unix_ms: int) -> list[Spent]:
+        rows = self._writer.execute(
+            "SELECT org, holder, SUM(cost_microusd) FROM requests "
+            "WHERE opened_at_unix_ms >= ? AND opened_at_unix_ms < ? GROUP BY org, holder HAVING SUM(cost_microusd) > 0",
+            (since_unix_ms, until_unix_ms),
+        )
+        return [Spent(*row) for row in rows]
+
+    def leases(self) -> list[Lease]:
+        return [Lease(*row) for row in self._writer.execute(f"SELECT {', '.join(Lease.__slots__)} FROM budget_leases")]
+
+    def save_lease(self, lease: Lease) -> None:
+        with self._transaction():
+            self._writer.execute(
+                _insert("budget_leases", Lease.__slots__) + " ON CONFLICT (org, month, holder) DO UPDATE SET "
+                "sequence = excluded.sequence, base_microusd = excluded.base_microusd, "
+                "authority_microusd = excluded.authority_microusd",
+                astuple(lease),
+            )
+
+    def drop_leases(self, holder: str) -> None:
+        with self._transaction():
+            self._writer.execute("DELETE FROM budget_leases WHERE holder = ?", (holder,))
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+        os.close(self._lock)
+
+    def _take(self, holder: str, record: dict[str, Any]) -> Accepted | None:
+        key = (record["org"], record["request_id"])
+        row = self._writer.execute(f"SELECT status, cost_microusd FROM requests {_KEY}", key).fetchone()
+        if record["kind"] == "open":
+            if row or not self._writer.execute(_INSERT_OPEN, _open_row(holder, record)).rowcount:
+                return None
+            return Accepted(*key, "open", holder, record["opened_at_unix_ms"], 0)
+        if record["kind"] != "close":
+            raise ValueError(f"a record of kind {record['kind']!r}")
+        if row and (row[0] != "abandoned" or record["status"] == "abandoned"):
+            return None
+        if row:
+            self._writer.execute(f"DELETE FROM requests {_KEY}", key)
+        self._writer.execute(_INSERT_REQUEST, _request_row(holder, record))
+        for number, attempt in enumerate(record["attempts"]):
+            self._writer.execute(_INSERT_ATTEMPT, (*key, number, *(attempt[name] for name in _ATTEMPT_COLUMNS)))
+        self._writer.execute(_INSERT_RECEIPT, (*key, json.dumps(record, separators=(",", ":"))))
+        self._writer.execute(f"DELETE FROM open_requests {_KEY}", key)
+        before_microusd = row[1] if row else 0
+        return Accepted(*key, "close", holder, record["opened_at_unix_ms"], record["cost_microusd"] - before_microusd)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._writer.execute("ROLLBACK")
+            raise
+        self._writer.execute("COMMIT")
+
+
+def _open_row(holder: str, record: dict[str, Any]) -> tuple[Any, ...]:
+    same = {name: record[name] for name in _SAME_NAME}
+    row = {**same, "holder": holder, "end_user": record["user"], "model": record["model"]}
+    row["reserved_microusd"] = record["reserved_microusd"]
+    return tuple(row[column] for column in _OPEN_COLUMNS)
+
+
+def _request_row(holder: str, record: dict[str, Any]) -> tuple[Any, ...]:
+    decision = record["decision"] or {}
+    eligible = decision.get("eligible")
+    row = {
+        **record,
+        **record["usage"],
+        "holder": holder,
+        "end_user": record["user"],
+        "strategy": decision.get("strategy"),
+        "strategy_version": decision.get("strategy_version"),
+        "task": decision.get("task"),
+        "eligible": None if eligible is None else json.dumps(eligible),
+        "propensity": decision.get("propensity"),
+    }
+    return tuple(row[column] for column in _REQUEST_COLUMNS)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Autocommit, so that transactions are only where they are written; the caller keeps to one thread at a time.
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA busy_timeout = 5000")
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema up to date, each migration in a transaction of its own."""
+    connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY)")
+    (version,) = connection.execute("SELECT COALESCE(MAX(version), 0) FROM schema_migrations").fetchone()
+    files = {int(file.name[:4]): file for file in _MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql")}
+    newest = max(files)
+    if version > newest:
+        raise InternalError(
+            f"{path} was written by a newer Switchyard (schema {version}, this one knows up to {newest}); "
+            "run that version, or restore the copy from before its upgrade."
+        )
+    for number in range(version + 1, newest + 1):
+        done = f"INSERT INTO schema_migrations VALUES ({number});"
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{files[number].read_text()}\n{done}\nCOMMIT;")
+        except sqlite3.Error:
+            connection.rollback()
+            raise
