@@ -239,7 +239,7 @@ async def test_inline_batcher_fills_the_port() -> None:
 
 
 class AdmissionMachine(RuleBasedStateMachine):
-    """Any sequence of arrivals, cancellations, releases, expiries and replica counts, beside a plain model of the rules."""
+    """Any sequence of arrivals, cancellations, releases, expiries and replica counts, beside a model of the rules."""
 
     @initialize(places=st.integers(1, 3))
     def start(self, places: int) -> None:

@@ -1,0 +1,204 @@
+"""The Batcher: admission for the whole cluster in one replica, and its port in each Ingress.
+
+It is control plane only: it says who may run, tokens never pass through it. A backend has the name of its Serve
+deployment in the same app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from ray import serve
+from ray.serve.deployment import Application
+from ray.serve.handle import DeploymentHandle
+
+from deployments.autoscaling import ControllerLink
+from deployments.hop import call
+from models.errors import DeadlineExceeded, ModelUnavailable, Overloaded, SwitchyardError
+from router.admission import Admission, BackendLoad
+from router.config import BatcherSettings
+from router.ports import Grant, Ticket
+
+TICK_S = 0.5
+"""How often leases are checked and the queues are reported to the autoscaler."""
+
+STALLED_S = 10.0
+HOP_MARGIN_S = 2.0
+"""What a holder allows the hop beyond a ticket's own time-out, which the Batcher's clock measures."""
+
+RETRY_S = 0.2
+
+
+class Batcher:
+    """Serve shell of `router.admission.Admission`."""
+
+    async def __init__(self, places_per_replica: Mapping[str, int]) -> None:
+        self._admission = Admission(places_per_replica, BatcherSettings())
+        self._admission.recover()
+        self._link = ControllerLink(places_per_replica, self._admission.set_replicas)
+        self._ticked_s = time.monotonic()
+        self._ticking = asyncio.create_task(self._tick())
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        self._admission.reconfigure(BatcherSettings.model_validate(user_config))
+
+    async def admit(self, ticket: Ticket, lease_id: str) -> Grant:
+        return await self._admission.admit(ticket, lease_id)
+
+    async def release(self, lease_ids: Sequence[str]) -> None:
+        self._admission.release(lease_ids)
+
+    async def renew(self, leases: Mapping[str, str]) -> float:
+        """Take all leases (id -> backend) that a holder has. Returns within how many seconds to renew them again."""
+        self._admission.renew(leases)
+        return self._admission.lease_ttl_s / 3
+
+    async def snapshot(self) -> dict[str, BackendLoad]:
+        return self._admission.snapshot()
+
+    async def check_health(self) -> None:
+        if self._ticking.done() or time.monotonic() - self._ticked_s > STALLED_S or not self._link.alive:
+            raise ModelUnavailable("The Batcher stopped following its leases or replicas; it will be replaced.")
+
+    async def _tick(self) -> None:
+        while True:
+            self._admission.tick()
+            self._link.report(self._admission.queued())
+            self._ticked_s = time.monotonic()
+            await asyncio.sleep(TICK_S)
+
+
+def batcher_deployment(places_per_replica: Mapping[str, int]) -> Application:
+    """The Batcher of a cluster with these backends: Serve deployment's name -> requests one replica runs at a time."""
+    deployment = serve.deployment(
+        Batcher,
+        name="Batcher",
+        num_replicas=1,
+        user_config=BatcherSettings().model_dump(),
+        # Every waiting request of the cluster is an open call here; the real bounds are BatcherSettings' queues.
+        max_ongoing_requests=100_000,
+        # What an Ingress keeps while there is no Batcher. More would only meet the new one all at once.
+        max_queued_requests=1_000,
+        # All traffic depends on this replica, and the check costs microseconds: a dead one is noticed early.
+        health_check_period_s=2.0,
+        health_check_timeout_s=10.0,
+        # A leaving Batcher has nothing to finish: who waits asks the next one, leases come back with the renewals.
+        # A long drain would only leave two of them granting the same places.
+        graceful_shutdown_timeout_s=1.0,
+        graceful_shutdown_wait_loop_s=0.5,
+        ray_actor_options={"num_cpus": 0.1},
+    )
+    return deployment.bind(dict(places_per_replica))
+
+
+class BatcherHandle:
+    """`router.ports.BatcherPort` over the Batcher's handle; one per Ingress replica, used on its event loop.
+
+    The leases live here: they are renewed in the background, and a Batcher that comes up anew learns them before this
+    holder asks it for more. While none answers, `admit` retries for `restart_wait_s`, then raises `Overloaded`.
+    """
+
+    def __init__(self, handle: DeploymentHandle, restart_wait_s: float = 10.0) -> None:
+        self._admit = handle.options(method_name="admit")
+        self._release = handle.options(method_name="release")
+        self._renew = handle.options(method_name="renew")
+        self._restart_wait_s = restart_wait_s
+        self._holder = uuid.uuid4().hex
+        self._numbers = itertools.count()
+        self._held: dict[str, str] = {}
+        self._ended: list[str] = []
+        # Releases and renewals go out one after the other, else a renewal could bring back a lease released meanwhile.
+        self._order = asyncio.Lock()
+        self._answers = asyncio.Event()
+        self._renew_now = asyncio.Event()
+        self._renewing: asyncio.Task[None] | None = None
+        self._releasing: asyncio.Task[None] | None = None
+
+    async def admit(self, ticket: Ticket) -> Grant:
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._keep_renewing())
+        due_s = time.monotonic() + ticket.timeout_s
+        give_up_s: float | None = None
+        while True:
+            try:
+                return await self._ask(ticket)
+            except ModelUnavailable:
+                now_s = time.monotonic()
+                give_up_s = give_up_s or now_s + self._restart_wait_s
+                await self._wait_for_an_answer(give_up_s - now_s)
+                ticket = replace(ticket, timeout_s=max(0.0, due_s - time.monotonic()))
+
+    def release(self, grant: Grant) -> None:
+        if self._held.pop(grant.lease_id, None) is not None:
+            self._give_back(grant.lease_id)
+
+    async def close(self) -> None:
+        """Stop renewing and give back what is still held."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+        for lease_id in list(self._held):
+            del self._held[lease_id]
+            self._give_back(lease_id)
+        if self._releasing is not None:
+            await self._releasing
+
+    async def _ask(self, ticket: Ticket) -> Grant:
+        lease_id = f"{self._holder}-{next(self._numbers)}"
+        try:
+            async with asyncio.timeout(ticket.timeout_s + HOP_MARGIN_S):
+                grant: Grant = await call(self._admit, ticket, lease_id)
+        except TimeoutError:
+            self._give_back(lease_id)
+            raise DeadlineExceeded(
+                f"No place on '{ticket.backend}' within {ticket.timeout_s:g} s; try later."
+            ) from None
+        except (asyncio.CancelledError, ModelUnavailable):
+            self._give_back(lease_id)  # whether it waits there, was granted or never arrived is not known here
+            raise
+        self._held[lease_id] = grant.backend
+        return grant
+
+    async def _wait_for_an_answer(self, timeout_s: float) -> None:
+        self._answers.clear()
+        self._renew_now.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._answers.wait()
+        except TimeoutError:
+            raise Overloaded("Admission is restarting; try again.", None, self._restart_wait_s) from None
+
+    def _give_back(self, lease_id: str) -> None:
+        self._ended.append(lease_id)
+        if self._releasing is None or self._releasing.done():
+            self._releasing = asyncio.create_task(self._ship())
+
+    async def _ship(self) -> None:
+        """One hop for all that ended in one turn of the loop, the next for all that ended during it."""
+        while self._ended:
+            async with self._order:
+                ended, self._ended = self._ended, []
+                with suppress(
+                    SwitchyardError
+                ):  # a new Batcher never hears of them, an unreachable one lets them expire
+                    await call(self._release, ended)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            try:
+                async with self._order:
+                    pause_s = await call(self._renew, dict(self._held))
+                self._answers.set()
+            except SwitchyardError:
+                self._answers.clear()
+                pause_s = RETRY_S
+            self._renew_now.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._renew_now.wait()
