@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
+from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import Application
 
 from deployments.hop import call
 from models.errors import DeadlineExceeded, ModelUnavailable
@@ -117,7 +117,7 @@ class LedgerHandle:
 
 
 async def _within(timeout_s: float, method: DeploymentHandle, *args: Any) -> Any:
-    """A handle waits for a replica however long there is none; a ledger that is down is to be told apart from a slow one."""
+    """A handle by itself waits for as long as there is no replica."""
     try:
         async with asyncio.timeout(timeout_s):
             return await call(method, *args)

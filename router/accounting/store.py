@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -161,16 +161,14 @@ class SQLiteStore:
         held = lock(guard, lock_wait_s)
         if held is None:
             raise InternalError(f"Another process has {path} open; stop it, or give this one a data folder of its own.")
-        self._lock = held
-        try:
-            self._writer = _connect(path)
+        with ExitStack() as opened:
+            opened.callback(os.close, held)
+            self._writer = opened.enter_context(closing(_connect(path)))
             path.chmod(0o600)
             _migrate(self._writer, path)
-            self._reader = _connect(path)
+            self._reader = opened.enter_context(closing(_connect(path)))
             self._reader.execute("PRAGMA query_only = ON")
-        except BaseException:
-            os.close(held)
-            raise
+            self._opened = opened.pop_all()
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         try:
@@ -236,9 +234,7 @@ class SQLiteStore:
             self._writer.execute("DELETE FROM budget_leases WHERE holder = ?", (holder,))
 
     def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
-        os.close(self._lock)
+        self._opened.close()
 
     def _take(self, holder: str, record: dict[str, Any]) -> Accepted | None:
         key = (record["org"], record["request_id"])

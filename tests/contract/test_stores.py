@@ -1,0 +1,273 @@
+"""What every store does, over each of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.errors import InternalError
+from models.messages import Usage
+from router.accounting.budget import Lease, Spent
+from router.accounting.store import SQLiteStore, Store
+from router.events import Attempt, Record, RequestClosed, RequestOpened, as_json
+
+AT = 1_780_000_000_000
+HOUR = 3_600_000
+
+
+@pytest.fixture(params=["sqlite"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    """Opens the same database anew each time; the one opened before is closed first."""
+    opened: list[Store] = []
+
+    def make() -> Store:
+        while opened:
+            opened.pop().close()
+        opened.append(SQLiteStore(tmp_path / "ledger.sqlite3"))
+        return opened[-1]
+
+    yield make
+    while opened:
+        opened.pop().close()
+
+
+@pytest.fixture
+def store(make_store: Callable[[], Store]) -> Store:
+    return make_store()
+
+
+def opened(request_id: str, org: str = "acme", reserved: int = 500, at: int = AT) -> RequestOpened:
+    return RequestOpened(request_id, at, org, "web", "key", "ann", "m", reserved)
+
+
+def closed(request_id: str, org: str = "acme", cost: int = 100, at: int = AT, **changes: Any) -> RequestClosed:
+    record = RequestClosed(
+        request_id=request_id,
+        opened_at_unix_ms=at,
+        closed_at_unix_ms=at + 900,
+        org=org,
+        team="web",
+        key_id="key",
+        user="ann",
+        door="openai",
+        status="ok",
+        error_code=None,
+        requested_model="auto",
+        model="m",
+        provider="simulated",
+        cache_verdict="miss",
+        cached_from=None,
+        cache_similarity=None,
+        finish_reason="stop",
+        usage=Usage(10, 5, 3, 2, 1, 4),
+        estimated=False,
+        cost_microusd=cost,
+        saved_microusd=0,
+        price_version="v1",
+        price={"input": "1"},
+        attempts=(Attempt("m", "b", "overloaded", 0.5, None, 9.0, 0), Attempt("m", "b", "ok", 0.5, 1.5, 9.0, cost)),
+        decision={"eligible": ("m", "n"), "propensity": 0.5, "strategy": "complexity", "strategy_version": "1"},
+        stage_ms={"parse": 0.1},
+        ttft_ms=1.5,
+        total_ms=9.0,
+        overhead_ms=0.4,
+    )
+    return replace(record, **changes)
+
+
+def take(store: Store, *records: Record, holder: str = "h") -> list[tuple[str, str, int]]:
+    plain = [json.loads(json.dumps(as_json(record))) for record in records]
+    return [(entry.request_id, entry.kind, entry.microusd) for entry in store.ingest(holder, plain)]
+
+
+def books(store: Store) -> tuple[list[dict[str, Any]], list[Spent], list[str]]:
+    """Everything that money can be read from."""
+    usage = [row for org in ("acme", "other") for row in store.usage(org, 0, 2 * AT, ["model", "status"], 1000)]
+    return usage, sorted(store.spent(0, 2 * AT), key=str), sorted(r.request_id for r in store.open_requests())
+
+
+def test_an_open_and_its_close_make_one_request(store: Store) -> None:
+    assert take(store, opened("r")) == [("r", "open", 0)]
+    assert [(r.request_id, r.reserved_microusd, r.end_user) for r in store.open_requests()] == [("r", 500, "ann")]
+    assert store.receipt("acme", "r") is None
+    assert take(store, closed("r")) == [("r", "close", 100)]
+    assert store.open_requests() == []
+    receipt = store.receipt("acme", "r")
+    assert receipt == json.loads(json.dumps(as_json(closed("r"))))
+
+
+def test_the_same_record_again_changes_nothing(store: Store) -> None:
+    take(store, opened("r"), closed("r"))
+    before = books(store)
+    assert take(store, opened("r"), closed("r"), closed("r", cost=999), holder="another") == []
+    assert books(store) == before
+
+
+def test_a_close_may_come_before_its_open(store: Store) -> None:
+    assert take(store, closed("r"), opened("r")) == [("r", "close", 100)]
+    assert store.open_requests() == []
+
+
+def test_a_guessed_close_gives_way_to_the_real_one_and_only_to_it(store: Store) -> None:
+    guess = closed("r", cost=500, status="abandoned", estimated=True)
+    assert take(store, opened("r"), guess) == [("r", "open", 0), ("r", "close", 500)]
+    assert take(store, closed("r", cost=120)) == [("r", "close", -380)]
+    assert take(store, guess, closed("r", cost=7)) == []
+    assert store.spent(0, 2 * AT) == [Spent("acme", "h", 120)]
+    receipt = store.receipt("acme", "r")
+    assert receipt is not None and receipt["status"] == "ok"
+
+
+def test_orgs_see_only_their_own_even_with_equal_ids(store: Store) -> None:
+    take(store, closed("r", "acme", 1), closed("r", "other", 2))
+    assert store.receipt("third", "r") is None
+    for org, cost in (("acme", 1), ("other", 2)):
+        receipt = store.receipt(org, "r")
+        assert receipt is not None and receipt["org"] == org
+        (row,) = store.usage(org, 0, 2 * AT, [], 10)
+        assert (row["requests"], row["cost_microusd"]) == (1, cost)
+
+
+def test_usage_by_group_and_time(store: Store) -> None:
+    hit = {"cache_verdict": "hit-exact", "saved_microusd": 70}
+    take(
+        store,
+        closed("a", cost=1),
+        closed("b", cost=2, at=AT + HOUR, model="n", user="bob"),
+        closed("c", cost=0, at=AT + HOUR, **hit),
+        closed("d", cost=4, at=AT + 24 * HOUR, status="error", error_code="overloaded", model=None),
+    )
+    (total,) = store.usage("acme", 0, 2 * AT, [], 10)
+    assert total == {
+        "requests": 4,
+        "errors": 1,
+        "hits": 1,
+        "input_tokens": 30,
+        "output_tokens": 15,
+        "cached_input_tokens": 9,
+        "cache_write_5m_tokens": 6,
+        "cache_write_1h_tokens": 3,
+        "reasoning_tokens": 12,
+        "cost_microusd": 7,
+        "saved_microusd": 70,
+    }
+    by_model = {row["model"]: row["cost_microusd"] for row in store.usage("acme", 0, 2 * AT, ["model"], 10)}
+    assert by_model == {"m": 1, "n": 2, None: 4}
+    by_hour = store.usage("acme", AT, AT + 2 * HOUR, ["hour", "user"], 10)
+    hour = AT // HOUR * HOUR
+    assert [(r["hour"], r["user"], r["requests"]) for r in by_hour] == [
+        (hour, "ann", 1),
+        (hour + HOUR, "ann", 1),
+        (hour + HOUR, "bob", 1),
+    ]
+    assert [r["requests"] for r in store.usage("acme", 0, 2 * AT, ["day"], 10)] == [3, 1]
+    assert len(store.usage("acme", 0, 2 * AT, ["model"], 2)) == 2
+    assert store.usage("acme", AT + 1, AT + HOUR, [], 10)[0]["requests"] == 0
+    assert store.usage("acme", AT + 1, AT + HOUR, ["model"], 10) == []
+
+
+def test_open_requests_by_holder_and_age(store: Store) -> None:
+    take(store, opened("a"), opened("b", at=AT + 5), holder="one")
+    take(store, opened("c"), holder="two")
+    assert {r.request_id for r in store.open_requests(holder="one")} == {"a", "b"}
+    assert {r.request_id for r in store.open_requests(before_unix_ms=AT + 1)} == {"a", "c"}
+    assert [r.request_id for r in store.open_requests(holder="one", before_unix_ms=AT + 1)] == ["a"]
+
+
+def test_spending_by_holder_and_time(store: Store) -> None:
+    take(store, closed("a", cost=5), closed("b", cost=6), holder="one")
+    take(store, closed("c", cost=7), closed("d", cost=9, at=AT + 10), closed("e", cost=0), holder="two")
+    assert sorted(store.spent(AT, AT + 10), key=str) == [Spent("acme", "one", 11), Spent("acme", "two", 7)]
+
+
+def test_leases_are_kept_replaced_and_dropped(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    first, second = Lease("acme", "2026-05", "one", 1, 0, 10), Lease("acme", "2026-05", "two", 1, 3, 20)
+    store.save_lease(first)
+    store.save_lease(second)
+    store.save_lease(replace(first, sequence=2, authority_microusd=30))
+    store = make_store()
+    assert sorted(store.leases(), key=str) == [replace(first, sequence=2, authority_microusd=30), second]
+    store.drop_leases("one")
+    assert store.leases() == [second]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"kind": "other"},
+        {"status": "lost"},
+        {"usage": None},
+        {"usage": {"input_tokens": 1}},
+        {"cost_microusd": -1},
+        {"cost_microusd": 10**30},
+        {"door": {"a": 1}},
+        {"model": ["x"]},
+    ],
+)
+def test_a_record_that_no_table_takes_is_set_aside_and_stops_no_other(store: Store, bad: dict[str, Any]) -> None:
+    good = [json.loads(json.dumps(as_json(closed(request_id)))) for request_id in ("a", "b")]
+    broken = {**good[0], "request_id": "x", **bad} if bad else {}
+    accepted = store.ingest("h", [good[0], broken, good[1]])
+    assert [entry.request_id for entry in accepted] == ["a", "b"]
+    assert store.receipt("acme", "x") is None and store.receipt("acme", "b") is not None
+
+
+def test_everything_is_there_after_a_restart(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    take(store, opened("a"), closed("b"))
+    before = books(store)
+    store = make_store()
+    assert books(store) == before and store.receipt("acme", "b") is not None
+
+
+def test_a_newer_database_is_refused(make_store: Callable[[], Store], tmp_path: Path) -> None:
+    make_store()
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as connection, connection:
+        connection.execute("INSERT INTO schema_migrations VALUES (9999)")
+    with pytest.raises(InternalError, match="newer"):
+        make_store()
+
+
+def test_one_process_at_a_time(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InternalError, match="Another process"):
+        SQLiteStore(tmp_path / "ledger.sqlite3", lock_wait_s=0.05)
+
+
+RECORDS = [
+    *(opened(f"r{n}", org) for n, org in itertools.product(range(3), ("acme", "other"))),
+    *(closed(f"r{n}", org, cost=n + 1) for n, org in itertools.product(range(4), ("acme", "other"))),
+]
+
+
+def test_any_order_any_repetition_any_split_gives_the_same_books(tmp_path: Path) -> None:
+    with closing(SQLiteStore(tmp_path / "plain")) as plain:
+        take(plain, *RECORDS)
+        expected = books(plain)
+
+    @settings(max_examples=20, deadline=None)
+    @given(order=st.permutations(RECORDS), again=st.lists(st.sampled_from(RECORDS), max_size=10), data=st.data())
+    def check(order: list[Record], again: list[Record], data: st.DataObject) -> None:
+        todo = [*order, *again] if data.draw(st.booleans()) else [*again, *order]
+        with tempfile.TemporaryDirectory() as folder, closing(SQLiteStore(Path(folder, "db"))) as shuffled:
+            total = 0
+            while todo:
+                size = data.draw(st.integers(1, len(todo)))
+                total += sum(cost for _, _, cost in take(shuffled, *todo[:size]))
+                todo = todo[size:]
+            assert books(shuffled) == expected
+            assert total == sum(spent.microusd for spent in expected[1])
+
+    check()
