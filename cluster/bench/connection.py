@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._first_s = 0.0
         self._headers: dict[str, str] = {}
         self._done: asyncio.Future[None] | None = None
+        self._lost = asyncio.Event()
 
     @classmethod
     async def open(cls, url: str) -> Self:
@@ -57,8 +58,9 @@ class Connection(asyncio.Protocol):
         _, connection = await loop.create_connection(cls, address.hostname, address.port or 80)
         return connection
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._transport.close()
+        await self._lost.wait()
 
     async def ask(self, request: bytes) -> Response:
         """Raises RequestFailed when the server hangs up."""
@@ -96,6 +98,7 @@ class Connection(asyncio.Protocol):
             self._done.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost.set()
         if self._done is not None and not self._done.done():
             self._done.set_exception(
                 RequestFailed(f"the server closed the connection in the middle of an answer ({exc})")

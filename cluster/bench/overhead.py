@@ -176,8 +176,7 @@ class Bench:
             await asyncio.gather(*map(client, connections))
             tally.wall_s += time.perf_counter() - began_s
         finally:
-            for connection in connections:
-                connection.close()
+            await asyncio.gather(*(connection.close() for connection in connections))
 
     async def _ask(self, connection: Connection, route: Route, bare: bool, tally: Tally) -> str:
         answer = await connection.ask(self.request(route, bare))
@@ -208,7 +207,7 @@ class Bench:
                 await self._ask(connection, route, False, Tally())
                 await self._ask(connection, route, True, Tally())
         finally:
-            connection.close()
+            await connection.close()
 
     async def compare(self, route: Route, clients: int) -> dict[str, Any]:
         """One row: both sides in turns, twice each."""
