@@ -226,8 +226,8 @@ def _waiting_for(described: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _reason(application: Mapping[str, Any]) -> str:
     """What went wrong, in one line: the last of a traceback that Serve hands on."""
-    messages: list[str] = [deployment.get("message", "") for deployment in application.get("deployments", {}).values()]
-    for message in (*messages, application.get("message", "")):
+    described = (*application.get("deployments", {}).values(), application)
+    for message in (str(each.get("message", "")) for each in described):
         errors = [line.strip() for line in message.splitlines() if "Error" in line]
         if errors:
             return errors[-1]
