@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from models.catalog import ModelEntry
 from models.openai_compatible import OpenAICompatibleModel
 from models.simulated import SimulatedModel
 from models.smoke import ensure_smoke_model
+from models.transformers_engine import TransformersChatModel
 
 CONTEXT_TOKENS = 1024
 START_TIMEOUT_S = 150.0
@@ -102,6 +102,15 @@ async def simulated() -> AsyncIterator[Subject]:
 
 
 @pytest.fixture
+async def transformers(smoke_folder: Path) -> AsyncIterator[Subject]:
+    entry = ModelEntry(name="local", engine="transformers", context_tokens=CONTEXT_TOKENS, dtype="float32")
+    model = TransformersChatModel(entry, str(smoke_folder), kv_cache_gb=0.05)
+    scheduler = model._manager.batch_processor.scheduler
+    yield Subject(model, entry, lambda: len(scheduler.active_requests) + len(scheduler.waiting_requests))
+    await model.close()
+
+
+@pytest.fixture
 async def openai_compatible(vllm_url: str) -> AsyncIterator[Subject]:
     entry = ModelEntry(name="gpt", engine="openai_compatible", source="smoke", context_tokens=CONTEXT_TOKENS)
     model = OpenAICompatibleModel({"gpt": entry}, f"{vllm_url}/v1", None)
@@ -117,7 +126,16 @@ async def anthropic(vllm_url: str) -> AsyncIterator[Subject]:
     await model.close()
 
 
-@pytest.fixture(params=["simulated", "openai_compatible", "anthropic"])
+ENGINES = ["transformers", "openai_compatible", "anthropic"]
+
+
+@pytest.fixture(params=["simulated", *ENGINES])
 def subject(request: pytest.FixtureRequest) -> Subject:
     """Every `ChatModel` there is."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Subject:
+    """Those with an engine behind them whose running requests can be counted."""
     return request.getfixturevalue(request.param)

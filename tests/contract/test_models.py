@@ -7,7 +7,6 @@ import time
 from contextlib import aclosing
 
 import pytest
-from conftest import CONTEXT_TOKENS, Subject
 
 from models.base import Call
 from models.errors import ContextLengthExceeded, DeadlineExceeded, ModelUnavailable, UnsupportedFeature
@@ -26,6 +25,7 @@ from models.messages import (
     UsageReport,
     fold,
 )
+from tests.contract.conftest import CONTEXT_TOKENS, Subject
 
 CALL = Call("request-1", tenant="acme", timeout_s=60.0)
 
@@ -179,6 +179,13 @@ async def test_health_and_close(subject: Subject) -> None:
         await subject.model.check_health()
     with pytest.raises(ModelUnavailable):
         await answer(subject, ask(subject))
+
+
+async def test_the_count_of_running_requests_is_real(engine: Subject) -> None:
+    """What the tests of cancelling rest on."""
+    async with aclosing(engine.model.stream(ask(engine, max_tokens=900), CALL)) as events:
+        await anext(events)
+        assert await asyncio.to_thread(engine.running) == 1
 
 
 async def test_both_dialects_give_one_answer(openai_compatible: Subject, anthropic: Subject) -> None:

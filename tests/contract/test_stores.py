@@ -177,6 +177,13 @@ def test_usage_by_group_and_time(store: Store) -> None:
     assert store.usage("acme", AT + 1, AT + HOUR, ["model"], 10) == []
 
 
+@pytest.mark.parametrize("user", ["half \ud800", "zero \0", "Zoë 🚋", "'; DROP TABLE requests; --"])
+def test_a_caller_may_be_called_anything(store: Store, user: str) -> None:
+    assert len(take(store, replace(opened("r"), user=user), closed("r", user=user))) == 2
+    receipt = store.receipt("acme", "r")
+    assert receipt is not None and receipt["user"] == user
+
+
 def test_open_requests_by_holder_and_age(store: Store) -> None:
     take(store, opened("a"), opened("b", at=AT + 5), holder="one")
     take(store, opened("c"), holder="two")
