@@ -272,7 +272,7 @@ def _open_row(holder: str, record: dict[str, Any]) -> tuple[Any, ...]:
     same = {name: record[name] for name in _SAME_NAME}
     row = {**same, "holder": holder, "end_user": record["user"], "model": record["model"]}
     row["reserved_microusd"] = record["reserved_microusd"]
-    return tuple(row[column] for column in _OPEN_COLUMNS)
+    return tuple(_storable(row[column]) for column in _OPEN_COLUMNS)
 
 
 def _request_row(holder: str, record: dict[str, Any]) -> tuple[Any, ...]:
@@ -289,7 +289,14 @@ def _request_row(holder: str, record: dict[str, Any]) -> tuple[Any, ...]:
         "eligible": None if eligible is None else json.dumps(eligible),
         "propensity": decision.get("propensity"),
     }
-    return tuple(row[column] for column in _REQUEST_COLUMNS)
+    return tuple(_storable(row[column]) for column in _REQUEST_COLUMNS)
+
+
+def _storable(value: Any) -> Any:
+    """Callers choose some texts (`user`, the model they ask for), and JSON may hold halves of characters, and zeros."""
+    if isinstance(value, str) and (not value.isascii() or "\0" in value):
+        return value.encode("utf-8", "replace").decode().replace("\0", "?")
+    return value
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -232,6 +232,29 @@ async def test_a_lease_that_was_not_confirmed_for_long_is_not_used() -> None:
     assert world.asks == asks + 1
 
 
+async def test_what_was_spent_before_there_was_a_budget_is_not_taken_for_spending_of_the_lease() -> None:
+    world = World(limit=1000)
+    world.book("one", 500)
+    one, two = world.budgets("one"), world.budgets("two")
+    await one.reserve("acme", "a", 400)
+    with pytest.raises(BudgetExceeded):
+        await two.reserve("acme", "b", 101)
+    await two.reserve("acme", "b", 100)
+
+
+async def test_a_grant_whose_answer_was_lost_is_not_lost() -> None:
+    world = World(limit=1000)
+    one, two = world.budgets("one"), world.budgets("two")
+    world.lose_answer = True
+    with pytest.raises(Overloaded):
+        await one.reserve("acme", "a", 900)
+    world.lose_answer = False
+    with pytest.raises(BudgetExceeded):
+        await two.reserve("acme", "b", 500)
+    await one.renew()
+    await two.reserve("acme", "b", 1000)
+
+
 async def test_an_ask_that_comes_late_changes_nothing() -> None:
     world = World()
     first = LeaseAsk("acme", MONTH, "one", 1, 1000, 0, 100, 100)
