@@ -26,7 +26,7 @@ HARD_WORDS = _words(
     """
     algorithm algorithms analyse analyze architect calculate compare compute comprehensive concurrency counterexample
     critique deadlock debug debugging derive design diagnose efficient equation equations evaluate implement
-    implementation infer invariant justify lemma maximize maximise migrate minimize minimise multi-step optimal optimise
+    implementation infer invariant justify lemma maximize maximise migrate minimize minimise optimal optimise
     optimize optimization proof prove reasoning refactor refute rewrite rigorous rigorously simulate solve synthesise
     synthesize theorem theorems tradeoff tradeoffs verify
     analysiere analysieren begründe begründen berechne berechnen beweise beweisen beweis entwerfe entwerfen entwirf
@@ -41,6 +41,8 @@ HARD_WORDS = _words(
 HARD_PHRASES = (
     "step by step",
     "step-by-step",
+    "multi-step",
+    "thread-safe",
     "trade-off",
     "root cause",
     "time complexity",

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from models.messages import Message, TextPart
 from router.config import ClassifierSettings, RoutingSettings
+from router.features import read
 from router.policy import tier_of
 from router.ports import Assessment
 from router.strategies import STRATEGIES, ComplexityStrategy
-from router.vocabulary import TASKS
+from router.vocabulary import CODE_WORDS, HARD_WORDS, TASK_OF_WORD, TASKS
 
 DEBUG = """Debug this and explain step by step why it deadlocks, then refactor it to be thread-safe and add unit tests.
 ```python
@@ -76,7 +77,8 @@ def test_easy_prompts_are_for_a_small_model(text: str) -> None:
         DESIGN,
         "请证明：对任意素数 p > 3，p^2 - 1 能被 24 整除。请逐步推导并分析每一步，然后设计一个算法验证该结论，"
         "并比较其时间复杂度。请给出 Python 代码实现和优化方案。",
-        "このコードをデバッグして、なぜ遅いのか段階的に分析してください。\n```python\nfor i in range(n):\n    x = a[i]\n"
+        "このコードをデバッグして、なぜ遅いのか段階的に分析してください。\n"
+        "```python\nfor i in range(n):\n    x = a[i]\n"
         "```\nアルゴリズムを最適化して実装し、計算量を証明してください。",
     ],
 )
@@ -158,6 +160,10 @@ def test_the_version_names_the_settings() -> None:
     default, other = ClassifierSettings(), ClassifierSettings(keywords={"law": ("estoppel",)})
     assert ComplexityStrategy(default).version == ComplexityStrategy(ClassifierSettings()).version
     assert ComplexityStrategy(default).version != ComplexityStrategy(other).version
+
+
+def test_every_word_of_the_vocabulary_can_be_found() -> None:
+    assert {word for word in HARD_WORDS | CODE_WORDS | TASK_OF_WORD.keys() if word not in read(word).words} == set()
 
 
 def test_the_registry_names_what_it_builds() -> None:
