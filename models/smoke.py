@@ -54,7 +54,7 @@ class _Shape:
 
 _SHAPES: dict[str, _Shape] = {
     "small": _Shape("llama", 128, 4, 1, 384, 1024, seed=1),
-    "medium": _Shape("llama", 256, 8, 2, 768, 2048, seed=2),
+    "medium": _Shape("llama", 256, 6, 2, 768, 2048, seed=2),
     "phi": _Shape("phi", 128, 2, 2, 512, 1024, seed=3),
     "mistral": _Shape("mistral", 128, 2, 1, 384, 1024, seed=4),
 }

@@ -1,0 +1,346 @@
+"""A local model on transformers' own continuous batching: requests join and leave the running batch at every token.
+
+Written against transformers 5.23 (`generation/continuous_batching`). Its generation loop runs in a thread of its own
+and hands each token to the event loop with `call_soon_threadsafe`, so nothing here polls. Memory is capped: left to
+itself the engine takes 60 % of what is free for its KV cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import queue
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from models.base import Call, Capabilities, check_supported
+from models.catalog import ModelEntry
+from models.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelUnavailable,
+    StreamInterrupted,
+    SwitchyardError,
+)
+from models.incremental_text import IncrementalText
+from models.messages import ChatRequest, Event, Finish, Sampling, TextDelta, Usage, UsageReport
+
+if TYPE_CHECKING:
+    import torch
+
+_ABLE = Capabilities(seed=True)
+_PAGE_TOKENS = 32  # a request holds whole pages of KV cache: small ones waste little on short conversations
+_LONG_PROMPT_CHARS = 4096  # tokenising this much takes about a millisecond; more goes to a thread
+_GREEDY_BELOW = 1e-5  # temperatures under this would overflow the logits
+_STOP_TIMEOUT_S = 10.0
+
+
+class TransformersChatModel:
+    """A `ChatModel` on the checkpoint in `folder` (a path or hub id, see `models.registry`).
+
+    kv_cache_gb: memory for the KV cache; one whole context always fits.
+    max_batch_tokens: prompt tokens of one step; longer prompts are taken in pieces, between other requests' tokens.
+    threads: CPU threads of this process's torch; None leaves OMP_NUM_THREADS, which Ray sets to the CPUs it reserved.
+
+    Blocks while it loads. Raises `ModelUnavailable` when the checkpoint cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        entry: ModelEntry,
+        folder: str,
+        kv_cache_gb: float = 0.5,
+        max_batch_tokens: int = 512,
+        threads: int | None = None,
+        device: Literal["cpu", "cuda"] = "cpu",
+    ) -> None:
+        for field in fields(Capabilities):
+            if getattr(entry.capabilities, field.name) and not getattr(_ABLE, field.name):
+                raise ValueError(
+                    f"model '{entry.name}': the transformers engine has no {field.name}; take it out of `capabilities`"
+                )
+        self._entry = entry
+        self._tokenizer, model = _load(entry, folder, threads, device)
+        self._default = model.generation_config
+        eos = self._default.eos_token_id
+        self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
+        self._manager = _start(model, entry, kv_cache_gb, max(max_batch_tokens, entry.max_batch), self._eos)
+        self._requests = 0
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
+        await self.check_health()
+        check_supported(request, self._entry.capabilities, self._entry.name)
+        deadline_s = asyncio.get_running_loop().time() + call.timeout_s
+        prompt = await self._prompt(request)
+        limit = self._output_limit(request.sampling, len(prompt))
+        text = IncrementalText(self._decode, request.sampling.stop)
+        outputs: asyncio.Queue[Any] = asyncio.Queue()
+        request_id = self._submit(prompt, limit, request.sampling, outputs.put_nowait)
+        output_tokens = unsent_tokens = 0
+        finished = False
+        try:
+            while not (finished or text.stopped):
+                output = await self._next(outputs, deadline_s, call)
+                if output.error is not None:
+                    raise self._broken(output_tokens > 0)
+                tokens = output.generated_tokens[output_tokens:]
+                output_tokens += len(tokens)
+                unsent_tokens += len(tokens)
+                finished = output.is_finished()
+                piece = text.push(tokens) + (text.flush() if finished else "")
+                if piece:
+                    yield TextDelta(piece, unsent_tokens)
+                    unsent_tokens = 0
+        finally:
+            self._forget(request_id, finished)
+        yield Finish("stop" if text.stopped or tokens[-1] in self._eos else "length")
+        yield UsageReport(Usage(len(prompt), output_tokens))
+
+    async def check_health(self) -> None:
+        if not self._manager.is_running() or self._manager.background_thread_status.can_accept_new_requests():
+            raise self._broken(False)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._manager.stop, timeout=_STOP_TIMEOUT_S, hard_stop=True)
+
+    # ---- the way in ------------------------------------------------------------------------------------------------
+
+    async def _prompt(self, request: ChatRequest) -> list[int]:
+        if sum(len(message.text) for message in request.messages) > _LONG_PROMPT_CHARS:
+            return await asyncio.to_thread(self._encode, request)
+        return self._encode(request)
+
+    def _encode(self, request: ChatRequest) -> list[int]:
+        from jinja2 import TemplateError
+
+        roles = {"developer": "system"}
+        messages = [{"role": roles.get(m.role, m.role), "content": m.text} for m in request.messages]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, chat_template=self._entry.chat_template, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise InvalidRequest(
+                f"Model '{self._entry.name}' cannot take this conversation: {error}; change the messages or the model.",
+                "messages",
+            ) from error
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def _output_limit(self, sampling: Sampling, input_tokens: int) -> int:
+        room_tokens = self._entry.context_tokens - input_tokens
+        if room_tokens <= 0:
+            raise ContextLengthExceeded(
+                f"The prompt has {input_tokens} tokens, model '{self._entry.name}' takes {self._entry.context_tokens} "
+                "with the answer; shorten it or choose a model with a longer context.",
+                "messages",
+            )
+        limits = (sampling.max_tokens, self._entry.max_output_tokens, room_tokens)
+        return max(1, min(limit for limit in limits if limit is not None))
+
+    def _submit(self, prompt: list[int], limit: int, sampling: Sampling, deliver: Callable[[Any], None]) -> str:
+        self._requests += 1
+        request_id = str(self._requests)
+        draw = _draw(sampling, self._default)
+        self._manager.register_result_handler(request_id, deliver)
+        accepted = self._manager.add_request(
+            prompt, request_id, max_new_tokens=limit, streaming=True, **({"draw": draw} if draw else {})
+        )
+        if accepted is None:
+            self._forget(request_id, finished=True)
+            raise self._broken(False)
+        return request_id
+
+    # ---- the way out -----------------------------------------------------------------------------------------------
+
+    async def _next(self, outputs: asyncio.Queue[Any], deadline_s: float, call: Call) -> Any:
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                return await outputs.get()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"Model '{self._entry.name}' had not finished after {call.timeout_s:g} s; "
+                "allow more time or fewer tokens."
+            ) from None
+
+    def _forget(self, request_id: str, finished: bool) -> None:
+        if not finished:
+            self._manager.cancel_request(request_id)
+        # the engine takes the handlers of finished requests away itself, those of cancelled ones it keeps for ever
+        self._manager.output_router.result_handlers.pop(request_id, None)
+
+    def _broken(self, answering: bool) -> SwitchyardError:
+        name = self._entry.name
+        if answering:
+            return StreamInterrupted(f"Model '{name}' broke off its answer; send the request again.")
+        return ModelUnavailable(f"The engine of model '{name}' has stopped; send the request again in a moment.")
+
+
+# ---- sampling ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """How one request's tokens are drawn. `top_k` 0: no limit."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
+
+
+def _draw(sampling: Sampling, default: Any) -> _Draw | None:
+    """None: greedy. What the request leaves open is as the model's generation_config.json says, else temperature 1."""
+    temperature, top_p = sampling.temperature, sampling.top_p
+    if temperature is None:
+        temperature = 1.0 if default.temperature is None else default.temperature
+    if temperature < _GREEDY_BELOW:
+        return None
+    if top_p is None:
+        top_p = 1.0 if default.top_p is None else default.top_p
+    seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
+    return _Draw(temperature, top_p, default.top_k or 0, seed)
+
+
+class _Sampler:
+    """Takes the place of the engine's list of logits processors, which knows neither a request's seed nor greedy and
+    sampled requests in one batch.
+
+    The engine picks the largest of the scores this returns. A greedy request's row stays as it is; a sampled one's gets
+    Gumbel noise, and the largest of logits + Gumbel noise is an exact draw from their softmax (Maddison et al., "A*
+    Sampling", 2014). The noise depends on seed and position only, so the batch around a request does not matter.
+    """
+
+    tensors_required = 0
+    do_processing = True
+
+    def __init__(self) -> None:
+        import torch
+
+        self._generator = torch.Generator()
+        self._rows: list[tuple[int, _Draw, int]] = []
+
+    def check_kwargs(self, kwargs: dict[str, Any]) -> None:
+        pass  # they are `_submit`'s own
+
+    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
+        pass  # no per-request tensors: the engine's batches are synchronous, so `_rows` is of the batch at hand
+
+    def prepare_tensor_args(self, requests_in_batch: Sequence[Any], arg_storage: torch.Tensor) -> torch.Tensor:
+        states = [request.state for request in requests_in_batch if request.has_new_token]
+        self._rows = [
+            (row, draw, len(state.initial_tokens) + len(state.generated_tokens))
+            for row, state in enumerate(states)
+            if (draw := state.logit_processor_kwargs.get("draw"))
+        ]
+        return arg_storage
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, args: torch.Tensor) -> torch.Tensor:
+        for row, draw, position in self._rows:
+            scores[row] = self._perturbed(scores[row] / draw.temperature, draw, position)
+        return scores
+
+    def _perturbed(self, logits: torch.Tensor, draw: _Draw, position: int) -> torch.Tensor:
+        """`logits` [vocabulary] without what top-k and top-p exclude, plus noise."""
+        import torch
+
+        if 0 < draw.top_k < len(logits):
+            logits = logits.masked_fill(logits < logits.topk(draw.top_k).values[-1], -math.inf)
+        if draw.top_p < 1:
+            ordered, index = logits.sort(descending=True)
+            chances = ordered.softmax(dim=-1)
+            excluded = chances.cumsum(dim=-1) - chances >= draw.top_p  # what comes before it is enough already
+            excluded[0] = False
+            logits = logits.masked_fill(torch.zeros_like(excluded).scatter(0, index, excluded), -math.inf)
+        digest = hashlib.blake2b(f"{draw.seed}:{position}".encode(), digest_size=8).digest()
+        self._generator.manual_seed(int.from_bytes(digest[:4], "big"))  # its state has 32 bits of seed
+        exponential = torch.empty(len(logits)).exponential_(generator=self._generator)
+        return logits - exponential.clamp_min(1e-30).log().to(logits.device)
+
+
+# ---- loading -------------------------------------------------------------------------------------------------------
+
+
+class _Nowhere(queue.Queue[Any]):
+    """Where tokens go that arrive for a request that has left: kept, they would pile up."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        pass
+
+
+def _load(entry: ModelEntry, folder: str, threads: int | None, device: str) -> tuple[Any, Any]:
+    """Tokenizer and model, ready to run."""
+    import torch
+    import transformers
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its warnings show token ids of prompts
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=entry.dtype, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelUnavailable(
+            f"Model '{entry.name}' cannot be loaded from '{folder}' ({str(error).splitlines()[0]}); set `source` to a "
+            "whole checkpoint of a causal language model."
+        ) from error
+    if tokenizer.chat_template is None and entry.chat_template is None:
+        raise ModelUnavailable(f"Model '{entry.name}' has no chat template; set `chat_template` in its entry.")
+    longest = getattr(model.config, "max_position_embeddings", entry.context_tokens)
+    if entry.context_tokens > longest:
+        raise ModelUnavailable(
+            f"Model '{entry.name}' reads {longest} tokens; set `context_tokens` to no more than that."
+        )
+    return tokenizer, model.eval().to(device)
+
+
+def _start(model: Any, entry: ModelEntry, kv_cache_gb: float, max_batch_tokens: int, eos: frozenset[int]) -> Any:
+    """The engine, with its memory taken, its thread running and its first step behind it."""
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    manager = model.init_continuous_batching(
+        generation_config=GenerationConfig(eos_token_id=sorted(eos) or -1),  # type: ignore[no-untyped-call]
+        continuous_batching_config=ContinuousBatchingConfig(
+            page_size=_PAGE_TOKENS,
+            num_blocks=_pages(model, entry, kv_cache_gb),
+            max_batch_tokens=max_batch_tokens,
+            max_requests_per_batch=entry.max_batch,
+            allow_block_sharing=False,  # its prefix cache does not know tenants: a hit's speed would tell on another
+            use_async_batching=False,
+            use_cuda_graph=False,
+            auto_switch_to_flash=False,
+        ),
+    )
+    manager.logit_processor = _Sampler()
+    manager.warmup()  # takes the memory now, in this thread, so that too little of it is an error here
+    manager.start()
+    manager.add_request([0], max_new_tokens=2)
+    if manager.get_result(timeout=600) is None:
+        manager.stop(timeout=_STOP_TIMEOUT_S, hard_stop=True)
+        raise ModelUnavailable(f"The engine of model '{entry.name}' does not start; its replica's log says why.")
+    manager.output_router.output_queue = _Nowhere()
+    return manager
+
+
+def _pages(model: Any, entry: ModelEntry, kv_cache_gb: float) -> int:
+    """Pages of KV cache: what `kv_cache_gb` holds, not more than a batch of full contexts needs, nor less than one."""
+    config = model.config.get_text_config()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    token_bytes = 2 * config.num_hidden_layers * heads * head * model.dtype.itemsize
+    # one page more than the context: the last one may be begun
+    context_pages = math.ceil(entry.context_tokens / _PAGE_TOKENS) + 1
+    affordable = int(kv_cache_gb * 1024**3 / (token_bytes * _PAGE_TOKENS))
+    return max(context_pages, min(affordable, context_pages * entry.max_batch))
