@@ -12,6 +12,7 @@ import hashlib
 import math
 import queue
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -325,7 +326,10 @@ def _start(model: Any, entry: ModelEntry, kv_cache_gb: float, max_batch_tokens: 
     )
     manager.logit_processor = _Sampler()
     manager.warmup()  # takes the memory now, in this thread, so that too little of it is an error here
-    manager.start()
+    # A thread is daemonic as its creator is: a process that has to go does not wait for the engine.
+    starter = threading.Thread(target=manager.start, daemon=True)
+    starter.start()
+    starter.join()
     manager.add_request([0], max_new_tokens=2)
     if manager.get_result(timeout=600) is None:
         manager.stop(timeout=_STOP_TIMEOUT_S, hard_stop=True)
