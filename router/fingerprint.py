@@ -1,23 +1,19 @@
 """Which stored answer may answer a request: the same question, asked by the same tenant.
 
 `exact` is a digest of the whole request. `scope` is a digest of everything but the text of the last user turn; only
-requests of one scope are compared by meaning. Both digest a rendering that is one-to-one (strings are quoted and escaped,
-nothing is joined) and goes over the fields that the dataclasses have, so that a new field of `ChatRequest` counts without
-being told. The tenant goes in as a field of its own, so no text can reach over into another partition.
+requests of one scope are compared by meaning. Both digest Python's `repr` of the frozen request, which is one-to-one
+for dataclasses of plain values (strings are quoted and escaped, nothing is joined) and takes in a new field of
+`ChatRequest` without being told. The tenant is a field of its own, so no text can reach over into another partition.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
-from dataclasses import fields, replace
-from functools import cache
+from dataclasses import replace
 from hashlib import blake2b
-from operator import attrgetter
-from typing import Any
 
-from models.messages import ChatRequest, Message, TextPart
+from models.messages import ChatRequest, ImagePart, Message, TextPart
 from router.config import IngressSettings
 from router.ports import CacheKey
 
@@ -30,7 +26,7 @@ _TIME_SENSITIVE = re.compile(
     r"|so far|these days|at the moment|right away|up[- ]to[- ]date|as of|what time|what day|which day|what date"
     r"|(?:this|last|next|past|coming) (?:\w+ )?(?:second|minute|hour|day|week|weekend|month|quarter|year|season|monday"
     r"|tuesday|wednesday|thursday|friday|saturday|sunday|morning|afternoon|evening|night|spring|summer|autumn|fall|winter)s?"
-    r"|\w+ (?:days?|weeks?|months?|years?|hours?|minutes?) ago"
+    r"|(?:days?|weeks?|months?|years?|hours?|minutes?) ago"
     r"|heute|gestern|morgen|jetzt|aktuell\w*|neueste\w*|aujourd'hui|hier|demain|maintenant|actuel\w*"
     r"|hoy|ayer|mañana|ahora|actual\w*|oggi|ieri|domani|adesso|attual\w*|hoje|ontem|amanhã|agora|vandaag|gisteren|nu)\b",
     re.IGNORECASE,
@@ -44,47 +40,34 @@ def cache_key(request: ChatRequest, org: str, namespace: str, settings: IngressS
     tenant = f"{len(org)}:{org}/{namespace}"
     last = request.messages[-1] if request.messages else None
     if last is None or not _plain_user_turn(last):
-        return CacheKey(tenant, _digest("exact", tenant, _render(replace(request, user=None))))
+        return CacheKey(tenant, _Digest(tenant, repr(replace(request, user=None))).of("whole"))
     bare = replace(request, user=None, messages=(*request.messages[:-1], replace(last, parts=())))
-    question = _render(bare)
-    exact = _digest("exact", tenant, question, _render(last.parts))
+    digest = _Digest(tenant, repr(bare))
+    exact = digest.of("question", repr(last.parts))
     if not (settings.semantic_cache and _similar_may_answer(request, last.text, settings)):
         return CacheKey(tenant, exact)
-    return CacheKey(tenant, exact, _digest("scope", tenant, question), last.text)
+    return CacheKey(tenant, exact, digest.of("scope"), last.text)
 
 
-def _render(value: object) -> str:
-    """A text that no other value of the same types has. `repr` of builtins is C code, that of dataclasses is not."""
-    return repr(_plain(value))
+class _Digest:
+    """BLAKE2b over fields, each preceded by its length in bytes. What several digests begin with is hashed once."""
 
+    def __init__(self, *fields: str) -> None:
+        self._hash = blake2b(digest_size=32)
+        self._add(fields)
 
-def _plain(value: Any) -> object:
-    """Tuples as lists, dataclasses as tuples of their class's name and every field."""
-    kind = type(value)
-    if kind is str or value is None or kind is int or kind is float or kind is bool:
-        return value
-    if kind is tuple:
-        return [_plain(item) for item in value]
-    name, values_of = _layout(kind)
-    return (name, *[_plain(item) for item in values_of(value)])
+    def of(self, *fields: str) -> str:
+        """256 bits in hex over the first fields and then `fields`."""
+        longer = _Digest()
+        longer._hash = self._hash.copy()
+        longer._add(fields)
+        return longer._hash.hexdigest()
 
-
-@cache
-def _layout(kind: type) -> tuple[str, Callable[[object], tuple[object, ...]]]:
-    """Raises TypeError for what is no dataclass, rather than leave a value out of a digest."""
-    names = [field.name for field in fields(kind)]
-    values_of: Any = attrgetter(*names)
-    return kind.__qualname__, values_of if len(names) > 1 else lambda value: (values_of(value),)
-
-
-def _digest(*fields: str) -> str:
-    """256 bits in hex over the fields, each preceded by its length in bytes."""
-    digest = blake2b(digest_size=32)
-    for field in fields:
-        data = field.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
-    return digest.hexdigest()
+    def _add(self, fields: tuple[str, ...]) -> None:
+        for field in fields:
+            data = field.encode("utf-8", "surrogatepass")
+            self._hash.update(len(data).to_bytes(8, "big"))
+            self._hash.update(data)
 
 
 def _cacheable(request: ChatRequest, settings: IngressSettings) -> bool:
@@ -92,7 +75,7 @@ def _cacheable(request: ChatRequest, settings: IngressSettings) -> bool:
     if request.sampling.temperature is not None and request.sampling.temperature > settings.exact_cache.max_temperature:
         return False
     return not any(
-        not isinstance(part, TextPart) and getattr(part, "url", "data:")[:5].lower() != "data:"
+        isinstance(part, ImagePart) and part.url[:5].lower() != "data:"
         for message in request.messages
         for part in message.parts
     )
