@@ -1,0 +1,20 @@
+"""The environment of every test: nothing from the shell may change what is tested, and no test changes the home folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+for name in [*os.environ]:
+    # Keys would enable cloud providers, and Ray's variables lead to somebody else's cluster.
+    if name.startswith(("RAY_", "SWITCHYARD_")) or name.endswith("_API_KEY"):
+        del os.environ[name]
+
+# Before the first import of ray, which reads them once. Without a token of its own Ray would write one into ~/.ray.
+os.environ |= {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_urlsafe(32),
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_OFFLINE": "1",
+}

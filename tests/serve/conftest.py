@@ -1,0 +1,56 @@
+"""Real clusters. `cluster` is the product as `switchyard up` starts it; `local_ray` is Ray alone, in this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray import serve
+
+from cluster.runtime import running
+from cluster.state import Cluster
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The whole graph of serve_config.test.yaml, on free ports."""
+    data_dir = tmp_path_factory.mktemp("cluster")
+    with running(HERE / "serve_config.test.yaml", data_dir=data_dir, port=0, num_cpus=8, report=print) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def run_driver(cluster: Cluster) -> Callable[..., str]:
+    """Runs Python source, or a file of it, as another program that finds `cluster` by its environment: what it prints.
+
+    A process can be a driver of one Ray cluster only, and this one may be that of `local_ray`.
+    """
+
+    def run(source: str | Path, *arguments: str, timeout_s: float = 120.0) -> str:
+        environment = {**os.environ, **cluster.driver_environment, "SWITCHYARD_API_KEY": cluster.api_key}
+        del environment["RAY_AUTH_TOKEN"]  # it would stand before the path of the cluster's own
+        command = ["-c", source] if isinstance(source, str) else [str(source)]
+        done = subprocess.run(
+            [sys.executable, *command, *arguments], env=environment, capture_output=True, text=True, timeout=timeout_s
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """For tests of single deployments by their handles. Without an HTTP door, which would take port 8000."""
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    serve.start(proxy_location="Disabled")
+    yield
+    serve.shutdown()
+    ray.shutdown()

