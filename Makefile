@@ -52,13 +52,13 @@ lint: .venv/.dev
 # A stamp is as new as the lock it installed. dev.lock names the versions of cpu.lock and more, and nothing is ever
 # removed, so `make test` changes no file that a running `make serve` has open.
 .venv/.cpu: requirements/cpu.lock pyproject.toml | .venv/bin/python
-	@echo "Installing requirements/cpu.lock into .venv (about 1.5 GB, once)"
+	@echo "Installing requirements/cpu.lock into .venv (about 2 GB, once)"
 	@$(INSTALL) --require-hashes -r requirements/cpu.lock
 	@$(INSTALL) --editable .
 	@touch $@
 
 .venv/.dev: requirements/dev.lock .venv/.cpu
-	@echo "Installing requirements/dev.lock into .venv (about 1 GB more, once)"
+	@echo "Installing requirements/dev.lock into .venv (about 2 GB more, once)"
 	@$(INSTALL) --require-hashes -r requirements/dev.lock
 	@touch $@
 

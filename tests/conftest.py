@@ -1,4 +1,4 @@
-"""The environment of every test: nothing from the shell may change what is tested, and no test changes the home folder."""
+"""The environment of every test: nothing from the shell may change what is tested, and no test changes a home."""
 
 from __future__ import annotations
 
