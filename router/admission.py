@@ -35,6 +35,7 @@ UNKNOWN_RETRY_AFTER_S = 5.0
 class BackendLoad:
     """One backend at one moment, for metrics and autoscaling. `grants`, `refusals` and `expired_leases` only grow.
 
+    capacity: requests that may run now; half of the places while the start is cautious.
     refusals: by reason: `queue_full`, `tenant_share`, `deadline`, `left` (the client went away while it waited).
     """
 
@@ -260,7 +261,7 @@ class Admission:
         return {
             name: BackendLoad(
                 replicas=backend.replicas,
-                capacity=backend.capacity,
+                capacity=self._open_places(backend, now_s),
                 running=backend.running,
                 queued=len(backend.waiting),
                 oldest_wait_s=max((now_s - lane.oldest_s() for lane in backend.lanes.values()), default=0.0),

@@ -122,15 +122,15 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def elastic(cluster: object) -> Iterator[Stack]:
+def elastic(local_ray: None) -> Iterator[Stack]:
     scale = Scale(min_replicas=0, max_replicas=2, upscale_delay_s=0.5, downscale_delay_s=1.0)
     yield Stack("elastic", scale, ttft_ms=300)
     serve.delete("elastic")
 
 
 @pytest.fixture(scope="module")
-def fixed(cluster: object) -> Iterator[Stack]:
-    yield Stack("fixed", Scale(), ttft_ms=200)
+def fixed(local_ray: None) -> Iterator[Stack]:
+    yield Stack("fixed", Scale(), ttft_ms=200)  # one replica
     serve.delete("fixed")
 
 
@@ -159,7 +159,7 @@ async def test_a_model_scales_from_zero_to_one_to_two_and_back_without_losing_a_
 
 
 async def test_lower_priority_numbers_go_first(fixed: Stack) -> None:
-    await fixed.until(10, replicas=1)
+    await fixed.until(10, capacity=PLACES)  # the cautious start is over
     ordinary, urgent = tickets(12), tickets(4, priority=-1)
     answers = await fixed.door.burst.remote(ordinary + urgent)
     ended_s = [answer["ended_s"] for answer in answers]
@@ -167,6 +167,7 @@ async def test_lower_priority_numbers_go_first(fixed: Stack) -> None:
 
 
 async def test_a_full_queue_is_503_and_a_full_share_429_with_retry_after(fixed: Stack) -> None:
+    await fixed.until(10, capacity=PLACES)
     bounds = BatcherSettings(max_queue=3, max_queue_per_tenant=2)
     await fixed.batcher.reconfigure.remote(bounds.model_dump())
     try:
@@ -186,9 +187,9 @@ async def test_clients_that_leave_free_their_places_at_once(fixed: Stack) -> Non
 
 
 async def test_a_killed_batcher_loses_no_request_and_no_place(fixed: Stack) -> None:
+    await fixed.until(10, capacity=PLACES)
     running = asyncio.ensure_future(_ask(fixed, 40))
-    await fixed.until(5, running=PLACES)
-    await asyncio.sleep(0.3)
+    await fixed.until(5, running=PLACES, queued=36)
     kill_batcher(fixed.app)
     answers = await running
     assert Counter(answer["outcome"] for answer in answers) == {"ok": 40}

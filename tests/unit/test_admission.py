@@ -200,6 +200,7 @@ async def test_a_restart_takes_over_what_is_renewed_and_gives_out_half_until_the
     core.recover()
     tasks = [await waiting(core, ticket(), str(i)) for i in range(3)]
     assert [task.done() for task in tasks] == [True, True, False]
+    assert core.snapshot()["m"].capacity == 2
     core.renew({"old-1": "m", "old-2": "m", "old-3": "m", "of-a-removed-backend": "gone"})
     assert core.snapshot()["m"].running == 5
     clock.now_s = SETTINGS.lease_ttl_s / 2
