@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ray import serve
 from ray.serve import Application
 
 from deployments.batcher import batcher_deployment
@@ -13,18 +14,17 @@ from deployments.classifier import classifier_deployment
 from deployments.cloud import cloud_deployment
 from deployments.ingress import BackendBinding, Ingress
 from deployments.ledger import ledger_deployment
-from deployments.model import simulated_deployment, transformers_deployment
+from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
 from router.accounting.tenants import hash_key, new_key
 from router.config import KeySettings, Topology
-
-DRAIN_S = 660
-"""How long a replica that leaves may finish its streams: the longest request and a minute."""
 
 
 def build(args: dict[str, Any]) -> Application:
     """The application for `args` (see `router.config.Topology`). Raises ValueError saying what is wrong with them."""
     topology = Topology.model_validate(args)
-    data_dir = Path(topology.data_dir or "~/.switchyard").expanduser().resolve()
+    data_dir = (
+        Path(topology.data_dir or os.environ.get("SWITCHYARD_DATA_DIR") or "~/.switchyard").expanduser().resolve()
+    )
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     bindings = {**_local_backends(topology, data_dir), **_cloud_backends(topology)}
     if not bindings:
@@ -96,7 +96,8 @@ def _kept_key(path: Path) -> str:
 
 def _ingress_deployment(topology: Topology) -> Any:
     scale = topology.ingress
-    return Ingress.options(
+    return serve.deployment(
+        Ingress,
         name="Ingress",
         # Mostly waiting for models: bounded by memory for open streams, not by work.
         max_ongoing_requests=1024,

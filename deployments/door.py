@@ -99,7 +99,7 @@ def unexpected(error: Exception, request_id: str) -> InternalError:
 
 
 def error_response(error: SwitchyardError, dialect: Dialect, request_id: str) -> Response:
-    headers = {"x-request-id": request_id}
+    headers = {"x-switchyard-request-id": request_id}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     if error.http_status == 401:
@@ -109,7 +109,7 @@ def error_response(error: SwitchyardError, dialect: Dialect, request_id: str) ->
 
 def answer_headers(head: Head) -> dict[str, str]:
     return {
-        "x-request-id": head.request_id,
+        "x-switchyard-request-id": head.request_id,
         "x-switchyard-model": head.model,
         "x-switchyard-cache": head.verdict,
         "x-switchyard-overhead-ms": f"{head.overhead_ms:.2f}",

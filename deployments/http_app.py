@@ -18,6 +18,7 @@ from deployments.door import Answer, error_response, read_body, unexpected
 from deployments.openai_api import OpenAIChat, models_body
 from deployments.openai_schema import ChatBody, parse_chat
 from models.errors import NotFound, SwitchyardError
+from router.accounting.usage import parse_usage_query, usage_answer
 from router.events import Principal, Stopwatch
 from router.run import new_request_id
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-HEADERS = ["x-request-id", "retry-after"] + [
+HEADERS = ["x-switchyard-request-id", "x-request-id", "retry-after"] + [
     f"x-switchyard-{name}"
     for name in ("model", "cache", "cost-microusd", "expected-cost-microusd", "overhead-ms", "encoder-ms")
 ]
@@ -64,8 +65,9 @@ class Routes:
 
     async def usage(self, request: Request) -> Response:
         principal = self._principal(request, "usage")
-        query = usage_query(dict(request.query_params), int(time.time() * 1000))
-        return JSONResponse(usage_body(query, await self.ingress.ledger.usage(principal.org, query)))
+        query = parse_usage_query(dict(request.query_params), int(time.time() * 1000))
+        rows = await self.ingress.ledger.usage(principal.org, query.since_unix_ms, query.until_unix_ms, query.group_by)
+        return JSONResponse(usage_answer(query, rows))
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -90,6 +92,7 @@ def build_http_app(ingress: Ingress) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await ingress.startup()
         yield
+        await ingress.shutdown()
 
     app = FastAPI(title="Switchyard", lifespan=lifespan, default_response_class=JSONResponse)
     routes = Routes(ingress)

@@ -7,21 +7,18 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
-from router.accounting.budget import Budgets
-from router.accounting.journal import Journal
 
 from deployments.batcher import BatcherHandle
 from deployments.cache import CacheHandle
 from deployments.classifier import ClassifierHandle, InlineClassifier
 from deployments.hop import call
 from deployments.http_app import build_http_app
-from deployments.ledger import LedgerHandle, Shipper
+from deployments.ledger import LedgerHandle, journal_folder
 from deployments.metrics import Metrics, summed
 from deployments.model import ModelHandle
 from deployments.openai_schema import ParsedChat, parse_chat
@@ -29,6 +26,9 @@ from deployments.reply import Reply
 from models.catalog import ModelEntry
 from models.errors import ModelUnavailable, NotFound, SwitchyardError
 from models.messages import ChatRequest, Event
+from router.accounting.budget import Budgets
+from router.accounting.journal import Journal
+from router.accounting.shipper import Shipper
 from router.accounting.tenants import Tenants
 from router.config import ClassifierSettings, IngressSettings, KeySettings, Topology
 from router.events import Principal, Stopwatch
@@ -37,6 +37,7 @@ from router.pipeline import Backend, Options, Pipeline, Stages
 APP_NAME = "switchyard"
 READY_TIMEOUT_S = 2.0
 RECEIPT_WAIT_S = 2.0
+SHIP_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +69,23 @@ class Ingress:
         self._control = {"Batcher": batcher, "Ledger": ledger}
         if classifier is not None:
             self._control["ComplexityClassifier"] = classifier
-        replica = serve.get_replica_context().replica_id.unique_id
-        self.journal = Journal(Path(data_dir) / "journal", f"ingress-{replica}")
-        self.shipper = Shipper(self.journal, self.ledger)
+        holder = f"ingress-{serve.get_replica_context().replica_id.unique_id}-{time.time_ns():x}"
+        self.shipper = Shipper(Journal(journal_folder(data_dir), holder), self.ledger)
+        self.tenants = Tenants((bootstrap_key,) if bootstrap_key else (), IngressSettings(), topology.auth)
+        self.budgets = Budgets(holder, self.tenants.budget_microusd, self.ledger.lease)
+        self.batcher = BatcherHandle(batcher)
         stages = Stages(
             backends={
                 name: Backend(name, ModelHandle(bound.handle, name), bound.entries) for name, bound in backends.items()
             },
-            classifier=ClassifierHandle(classifier)
-            if classifier is not None
-            else InlineClassifier(ClassifierSettings()),
-            batcher=BatcherHandle(batcher),
-            budgets=Budgets(replica, self.ledger.lease),
+            classifier=ClassifierHandle(classifier) if classifier else InlineClassifier(ClassifierSettings()),
+            batcher=self.batcher,
+            budgets=self.budgets,
             semantic_cache=CacheHandle(list(caches)) if caches else None,
-            sinks=[self.journal.append, self.shipper.wake, self.metrics],
+            sinks=[self.shipper.sink, self.metrics],
         )
-        settings = IngressSettings()
-        self.tenants = Tenants((bootstrap_key,) if bootstrap_key else (), settings, topology.auth)
-        self.pipeline = Pipeline(stages, settings, self.tenants)
-        self._background: set[asyncio.Task[None]] = set()
+        self.pipeline = Pipeline(stages, IngressSettings(), self.tenants)
+        self._background: list[asyncio.Task[None]] = []
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """New `user_config`, from now on. Raises on a wrong one, which keeps the old."""
@@ -146,7 +145,7 @@ class Ingress:
         self.metrics.exact_bytes.set(exact.used_bytes)
         self.metrics.evictions.set(exact.evicted)
         self.metrics.open.set(self.pipeline.running)
-        self.metrics.unshipped.set(self.shipper.pending)
+        self.metrics.unshipped.set(self.shipper.backlog_bytes)
         return self.metrics.text()
 
     async def all_metrics(self) -> str:
@@ -168,13 +167,20 @@ class Ingress:
         return dict(await asyncio.gather(*(check(*item) for item in self._control.items())))
 
     async def check_health(self) -> None:
-        if self.journal.broken:
-            raise ModelUnavailable("The journal cannot be written; check the disk of the data folder.")
+        """Unhealthy when what runs beside the requests has stopped."""
+        if any(task.done() for task in self._background):
+            raise ModelUnavailable("The ingress no longer delivers its records; this replica is to be replaced.")
 
     async def startup(self) -> None:
-        """Start what runs beside requests. Called by the HTTP app once the event loop serves."""
-        self.shipper.start()
+        """Start what runs beside the requests. The HTTP app calls it once its event loop serves."""
+        loop = asyncio.get_running_loop()
+        self._background = [loop.create_task(self.shipper.run()), loop.create_task(self.budgets.run())]
 
-    async def __del__(self) -> None:
-        with suppress(Exception):
-            await self.shipper.close()
+    async def shutdown(self) -> None:
+        """Leave nothing behind: places and leases go back, records go to the ledger."""
+        with suppress(SwitchyardError):
+            await self.batcher.close()
+            await self.budgets.close()
+        await self.shipper.close(SHIP_TIMEOUT_S)
+        for task in self._background:
+            task.cancel()

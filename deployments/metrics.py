@@ -45,7 +45,7 @@ class Metrics:
         self.open = gauge("open_requests", "Requests under way")
         self.exact_bytes = gauge("exact_cache_bytes", "Size of the exact cache")
         self.evictions = gauge("exact_cache_evicted", "Answers that had to go since the start")
-        self.unshipped = gauge("journal_unshipped", "Records the ledger has not taken yet")
+        self.unshipped = gauge("journal_unshipped_bytes", "Records the ledger has not taken yet")
 
     def __call__(self, record: Record) -> None:
         if not isinstance(record, RequestClosed):

@@ -1,7 +1,7 @@
 """What tokens cost. A provider's price list or, for a local model, its machine: USD per hour over tokens per hour.
 
 Exact: a price vector is integers over one common denominator, so a cost is integer arithmetic and is rounded once,
-settled costs half to even, reservations up, both to whole micro-USD (USD per million tokens is micro-USD per token).
+up, to whole micro-USD (USD per million tokens is micro-USD per token): nothing that took tokens is free.
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ class PriceBook:
             usage.reasoning_tokens,
         )
         total = sum(count * price for count, price in zip(tokens, quote.numerators, strict=True))
-        whole, rest = divmod(total, quote.denominator)
-        return whole + (2 * rest > quote.denominator or (2 * rest == quote.denominator and whole % 2))
+        return -(-total // quote.denominator)
 
     def worst_case_microusd(self, model: str, input_tokens: int, max_output_tokens: int) -> int:
         """The most that so many tokens can cost: all input of the dearest input kind, all output of the dearer one."""

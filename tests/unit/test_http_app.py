@@ -66,7 +66,7 @@ async def test_a_unary_answer_with_its_headers(door):
     assert body["model"] == response.headers["x-switchyard-model"] == "small-1"
     assert response.headers["x-switchyard-cache"] == "miss"
     assert int(response.headers["x-switchyard-cost-microusd"]) > 0
-    assert response.headers["x-request-id"] == door.world.closes()[0].request_id
+    assert response.headers["x-switchyard-request-id"] == door.world.closes()[0].request_id
     again = await door.chat()
     assert again.headers["x-switchyard-cache"] == "hit-exact"
     assert again.headers["x-switchyard-cost-microusd"] == "0"
