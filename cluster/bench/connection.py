@@ -21,10 +21,11 @@ class RequestFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """`first_ms` is until the first text of the answer, `total_ms` until its last byte."""
+    """`first_ms` is until the first text of the answer, `total_ms` until its last byte. `body` is as it came."""
 
     status: int
     headers: dict[str, str]
+    body: bytes
     first_ms: float
     total_ms: float
 
@@ -37,6 +38,11 @@ def post(url: str, body: bytes, key: str) -> bytes:
         f"Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def get(url: str, key: str) -> bytes:
+    address = urlsplit(url)
+    return f"GET {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
 
 
 class Connection(asyncio.Protocol):
@@ -75,7 +81,8 @@ class Connection(asyncio.Protocol):
         ended_s = time.perf_counter()
         status = int(self._received[9:12])
         first_s = self._first_s or ended_s
-        return Response(status, self._headers, (first_s - began_s) * 1000, (ended_s - began_s) * 1000)
+        body = bytes(self._received[self._body_at :])
+        return Response(status, self._headers, body, (first_s - began_s) * 1000, (ended_s - began_s) * 1000)
 
     # ---- asyncio.Protocol ------------------------------------------------------------------------------------------
 

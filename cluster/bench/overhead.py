@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.bench.connection import Connection, RequestFailed, post
+from cluster.bench.connection import Connection, RequestFailed, Response, get, post
 from cluster.checks import StartError
 from cluster.runtime import running
 
@@ -36,6 +36,7 @@ MODEL = "bench"
 CHUNKS = 64
 WARM_UP_REQUESTS = 30
 STORED_WITHIN_S = 20.0
+RECEIPTS = 20
 QUESTION = (
     "How does a railway switchyard sort the wagons of a freight train into new trains, and who decides where each goes?"
 )
@@ -180,7 +181,7 @@ class Bench:
 
     async def _ask(self, connection: Connection, route: Route, bare: bool, tally: Tally) -> str:
         answer = await connection.ask(self.request(route, bare))
-        verdict = answer.headers.get("x-switchyard-cache", "")
+        verdict = _verdict(answer)
         if answer.status != 200:
             tally.failed[str(answer.status)] += 1
         elif not bare and verdict != route.verdict:
@@ -209,6 +210,19 @@ class Bench:
         finally:
             await connection.close()
 
+    async def stages(self, route: Route) -> dict[str, float]:
+        """Where Switchyard's time goes with one client: the median milliseconds of each stage, from the receipts."""
+        connection = await Connection.open(self.url)
+        try:
+            answers = [await connection.ask(self.request(route, False)) for _ in range(RECEIPTS)]
+            ids = [answer.headers["x-request-id"] for answer in answers if _verdict(answer) == route.verdict]
+            receipts = [await connection.ask(get(f"{self.url}/v1/receipts/{id}", self.key)) for id in ids]
+        finally:
+            await connection.close()
+        timings = [json.loads(receipt.body)["stage_ms"] for receipt in receipts if receipt.status == 200]
+        stages = dict.fromkeys(stage for timing in timings for stage in timing)
+        return {stage: _percentile([timing.get(stage, 0.0) for timing in timings], 50) for stage in stages}
+
     async def compare(self, route: Route, clients: int) -> dict[str, Any]:
         """One row: both sides in turns, twice each."""
         ours, bare = Tally(), Tally()
@@ -228,20 +242,26 @@ class Bench:
         }
 
 
+def _verdict(answer: Response) -> str:
+    return answer.headers.get("x-switchyard-cache", "")
+
+
 def _ratio(ours: float, bare: float) -> float | None:
     return round(ours / bare, 2) if bare else None
 
 
-async def measure(url: str, key: str, clients: Sequence[int], seconds: float) -> list[dict[str, Any]]:
-    """A row for every path and number of clients, `seconds` a side."""
+async def measure(url: str, key: str, clients: Sequence[int], seconds: float) -> dict[str, Any]:
+    """`rows`: one for every path and number of clients, `seconds` a side. `stage_ms`: by path and stage."""
     bench = Bench(url, key, seconds, iter(range(1, sys.maxsize)))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    stages: dict[str, dict[str, float]] = {}
     for route in ROUTES:
         await bench.prepare(route)
+        stages[route.name] = await bench.stages(route)
         for number in clients:
             rows.append(await bench.compare(route, number))
             print(_line(rows[-1]), file=sys.stderr, flush=True)
-    return rows
+    return {"rows": rows, "stage_ms": stages}
 
 
 # ---- reporting -----------------------------------------------------------------------------------------------------
@@ -268,6 +288,16 @@ def _line(row: dict[str, Any]) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
+def report(figures: dict[str, Any]) -> str:
+    """Both tables in Markdown."""
+    stages = [
+        f"| {path} | {', '.join(f'{stage} {ms:.2f}' for stage, ms in timing.items())} |"
+        for path, timing in figures["stage_ms"].items()
+    ]
+    head = "| path, 1 client | median ms by stage inside the ingress |\n|---|---|"
+    return "\n".join([HEAD, *map(_line, figures["rows"]), "", head, *stages])
+
+
 def complaints(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What should make a reader distrust a row."""
     return [
@@ -279,13 +309,14 @@ def complaints(rows: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def machine() -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
+def machine(load: float) -> dict[str, Any]:
+    """`load` is the machine's own before the measurement: figures from a busy one are not worth keeping."""
     return {
         "cpus": os.cpu_count(),
-        "processor": model,
+        "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         "system": platform.system(),
+        "load_before": round(load, 2),
     }
 
 
@@ -295,19 +326,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="for each side of each row (default 3)")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args(argv)
+    load = os.getloadavg()[0]
     try:
         with (
             tempfile.TemporaryDirectory(prefix="switchyard-bench-") as folder,
             running(CONFIG, data_dir=Path(folder), port=0, report=lambda line: print(line, file=sys.stderr)) as cluster,
         ):
-            rows = asyncio.run(measure(cluster.base_url, cluster.api_key, options.clients, options.seconds))
+            figures = asyncio.run(measure(cluster.base_url, cluster.api_key, options.clients, options.seconds))
     except (StartError, RequestFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-    print("\n".join([HEAD, *map(_line, rows)]))
-    for complaint in complaints(rows):
+        options.json.write_text(json.dumps({"machine": machine(load), **figures}, indent=1) + "\n")
+    print(report(figures))
+    for complaint in complaints(figures["rows"]):
         print(f"note: {complaint}", file=sys.stderr)
     return 0
 
