@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ import pytest
 import ray
 from ray import serve
 
-from deployments.ledger import LedgerHandle, journal_folder, ledger_deployment
+from deployments.ledger import Ledger, LedgerHandle, journal_folder, ledger_deployment
 from models.errors import BudgetExceeded
 from router.accounting.budget import Budgets
 from router.accounting.journal import Journal, names
@@ -36,6 +37,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster() -> Iterator[None]:
     own = not ray.is_initialized()
     if own:
+        os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     if own:
@@ -77,12 +79,6 @@ async def shipping(data_dir: Path, name: str, ledger: LedgerHandle) -> AsyncIter
         await asyncio.wait({task})
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.05)
-
-
 async def test_a_receipt_can_be_read_by_whoever_asks_next(ledger: LedgerHandle, data_dir: Path) -> None:
     async with shipping(data_dir, "one", ledger) as shipper:
         shipper.sink(opened("r1"))
@@ -122,27 +118,39 @@ async def test_a_killed_ledger_loses_nothing_and_the_requests_go_on(ledger: Ledg
         assert _ledger_pid() != killed
 
 
-@ray.remote(num_cpus=0)
-class Process:
-    """Writes to a journal and is killed."""
-
-    def write(self, data_dir: str) -> int:
-        self.journal = Journal(journal_folder(data_dir), "killed")
-        self.journal.append(opened("o1"))
-        self.journal.append(closed("o1"))
-        self.journal.append(opened("o2", reserved=321))
-        return os.getpid()
+CHILD = """
+import sys
+from pathlib import Path
+from router.accounting.journal import Journal
+from tests.serve.test_ledger import closed, opened
+journal = Journal(Path(sys.argv[1]), "killed")
+for record in (opened("o1"), closed("o1"), opened("o2", reserved=321)):
+    journal.append(record)
+print("written", flush=True)
+sys.stdin.read()
+"""
 
 
 async def test_what_a_killed_process_left_is_taken_in(ledger: LedgerHandle, data_dir: Path) -> None:
-    process = Process.remote()
-    pid = await process.write.remote(str(data_dir))
-    assert "killed" in names(journal_folder(data_dir))
-    os.kill(pid, signal.SIGKILL)
+    folder = journal_folder(data_dir)
+    root = Path(__file__).parents[2]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", CHILD, str(folder)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert process.stdout is not None and await process.stdout.readline() == b"written\n"
+    assert "killed" in names(folder)
+    process.kill()
+    await process.communicate()
     finished, abandoned = await ledger.receipt("acme", "o1", 20), await ledger.receipt("acme", "o2", 20)
     assert finished is not None and finished["status"] == "ok"
     assert abandoned is not None and (abandoned["status"], abandoned["cost_microusd"]) == ("abandoned", 321)
-    await until(lambda: "killed" not in names(journal_folder(data_dir)))
+    async with asyncio.timeout(20):
+        while "killed" in names(folder):  # noqa: ASYNC110 - another process removes it
+            await asyncio.sleep(0.05)
 
 
 async def test_a_new_replica_waits_for_the_old_one_to_let_go(ledger: LedgerHandle, data_dir: Path) -> None:
@@ -164,9 +172,8 @@ async def test_a_new_replica_waits_for_the_old_one_to_let_go(ledger: LedgerHandl
 
 
 def _redeploy(data_dir: Path) -> None:
-    app = ledger_deployment(str(data_dir))
-    deployment = app._bound_deployment.options(version="2")
-    serve.run(deployment.bind(str(data_dir)), name="ledger-test", route_prefix=None)
+    changed = Ledger.options(ray_actor_options={"num_cpus": 0.2})
+    serve.run(changed.bind(str(data_dir)), name="ledger-test", route_prefix=None)
 
 
 def _ledger_pid() -> int:
