@@ -1,5 +1,5 @@
-"""The whole graph. `build` is what serve_config.yaml names: the only file that knows every deployment, and the only one
-that reads secrets from the environment."""
+"""The whole graph. `build` is what serve_config.yaml names: the only file that knows every deployment, and the only
+one that reads secrets from the environment."""
 
 import os
 from pathlib import Path
@@ -78,7 +78,7 @@ def _cloud_backends(topology: Topology) -> Backends:
 
 
 def _bootstrap_key(topology: Topology, data_dir: Path) -> KeySettings | None:
-    """The operator's key, as a digest: from SWITCHYARD_API_KEY, else from the data folder, made at the first start."""
+    """The operator's key, as a digest: SWITCHYARD_API_KEY, else the data folder's, made at the first start."""
     if not topology.auth:
         return None
     text = os.environ.get("SWITCHYARD_API_KEY") or _kept_key(data_dir / "api_key")

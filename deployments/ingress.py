@@ -74,11 +74,12 @@ class Ingress:
         self.tenants = Tenants((bootstrap_key,) if bootstrap_key else (), IngressSettings(), topology.auth)
         self.budgets = Budgets(holder, self.tenants.budget_microusd, self.ledger.lease)
         self.batcher = BatcherHandle(batcher)
+        self._inline_classifier = InlineClassifier(ClassifierSettings())
         stages = Stages(
             backends={
                 name: Backend(name, ModelHandle(bound.handle, name), bound.entries) for name, bound in backends.items()
             },
-            classifier=ClassifierHandle(classifier) if classifier else InlineClassifier(ClassifierSettings()),
+            classifier=ClassifierHandle(classifier) if classifier else self._inline_classifier,
             batcher=self.batcher,
             budgets=self.budgets,
             semantic_cache=CacheHandle(list(caches)) if caches else None,
@@ -89,7 +90,9 @@ class Ingress:
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """New `user_config`, from now on. Raises on a wrong one, which keeps the old."""
-        self.pipeline.reconfigure(IngressSettings.model_validate(config))
+        settings = IngressSettings.model_validate(config)
+        self._inline_classifier.reconfigure(settings.classifier)
+        self.pipeline.reconfigure(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http_app(self)

@@ -50,7 +50,7 @@ class ExactCacheSettings(Strict):
 class RoutingSettings(Strict):
     """Scores below `medium_from` go to a small model, up to `large_above` to a medium one, the rest to a large one."""
 
-    strategy: str = "complexity"
+    strategy: Literal["complexity"] = "complexity"
     medium_from: float = Field(0.3, ge=0, le=1)
     large_above: float = Field(0.6, ge=0, le=1)
 
@@ -59,32 +59,6 @@ class RoutingSettings(Strict):
         if self.medium_from > self.large_above:
             raise ValueError("medium_from must not be above large_above")
         return self
-
-
-class IngressSettings(Strict):
-    keys: tuple[KeySettings, ...] = ()
-    tenants: dict[str, TenantSettings] = {}
-    default_tenant: TenantSettings = TenantSettings()
-    exact_cache: ExactCacheSettings = ExactCacheSettings()
-    semantic_cache: bool = True
-    semantic_max_temperature: float = Field(
-        0.7, ge=0, description="an explicit temperature above this is not answered semantically"
-    )
-    routing: RoutingSettings = RoutingSettings()
-    prices: dict[str, Price] = Field({}, description="by model name; stands before the catalogue's")
-    node_prices: dict[str, NodePrice] = Field({}, description="by model name; stands before the catalogue's")
-    request_timeout_s: float = Field(600.0, gt=0)
-    queue_timeout_s: float = Field(30.0, gt=0)
-    default_max_output_tokens: int = Field(512, gt=0, description="when the caller sets none")
-    cache_timeout_s: float = Field(2.0, gt=0, description="a slower semantic cache counts as a miss")
-
-
-class CacheSettings(Strict):
-    """Of SemanticCache."""
-
-    threshold: float = Field(0.95, ge=0, le=1, description="cosine similarity from which a candidate may answer")
-    ttl_s: float = Field(3600.0, gt=0)
-    max_bytes: int = Field(256 * 1024**2, ge=0, description="answers and vectors, over all tenants of the shard")
 
 
 class ClassifierSettings(Strict):
@@ -102,6 +76,33 @@ class ClassifierSettings(Strict):
         if abs(total - 1) > 1e-6:
             raise ValueError(f"the four weights must sum to 1, not {total:g}")
         return self
+
+
+class IngressSettings(Strict):
+    keys: tuple[KeySettings, ...] = ()
+    tenants: dict[str, TenantSettings] = {}
+    default_tenant: TenantSettings = TenantSettings()
+    exact_cache: ExactCacheSettings = ExactCacheSettings()
+    semantic_cache: bool = True
+    semantic_max_temperature: float = Field(
+        0.7, ge=0, description="an explicit temperature above this is not answered semantically"
+    )
+    routing: RoutingSettings = RoutingSettings()
+    classifier: ClassifierSettings = Field(ClassifierSettings(), description="of a classifier that is placed inline")
+    prices: dict[str, Price] = Field({}, description="by model name; stands before the catalogue's")
+    node_prices: dict[str, NodePrice] = Field({}, description="by model name; stands before the catalogue's")
+    request_timeout_s: float = Field(600.0, gt=0)
+    queue_timeout_s: float = Field(30.0, gt=0)
+    default_max_output_tokens: int = Field(512, gt=0, description="when the caller sets none")
+    cache_timeout_s: float = Field(2.0, gt=0, description="a slower semantic cache counts as a miss")
+
+
+class CacheSettings(Strict):
+    """Of SemanticCache."""
+
+    threshold: float = Field(0.95, ge=0, le=1, description="cosine similarity from which a candidate may answer")
+    ttl_s: float = Field(3600.0, gt=0)
+    max_bytes: int = Field(256 * 1024**2, ge=0, description="answers and vectors, over all tenants of the shard")
 
 
 class BatcherSettings(Strict):
@@ -178,10 +179,7 @@ class CloudEndpoint(Strict):
 class Encoder(Strict):
     source: str = Field("all-MiniLM-L6-v2", description="the packaged model, a hub id or a local folder")
     max_batch: int = Field(32, ge=1)
-    batch_wait_s: float = Field(0.002, ge=0)
-
-
-Placement = Literal["inline", "deployment"]
+    batch_wait_s: float = Field(0.0, ge=0, description="0: a batch is what came while the last one was encoded")
 
 
 class Topology(Strict):
@@ -191,8 +189,8 @@ class Topology(Strict):
     local_models: tuple[LocalModel, ...] = ()
     cloud: tuple[CloudEndpoint, ...] = ()
     encoder: Encoder = Encoder()
-    semantic_cache: Placement | Literal["off"] = "deployment"
-    classifier: Placement = "deployment"
+    semantic_cache: Literal["deployment", "off"] = "deployment"
+    classifier: Literal["deployment", "inline"] = "deployment"
     ingress: Scale = Scale()
     cache_scale: Scale = Scale()
     classifier_scale: Scale = Scale()
