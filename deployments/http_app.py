@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -94,12 +95,12 @@ def build_http_app(ingress: Ingress) -> FastAPI:
         yield
         await ingress.shutdown()
 
-    app = FastAPI(title="Switchyard", lifespan=lifespan, default_response_class=JSONResponse)
+    app = FastAPI(title="Switchyard", lifespan=lifespan)
     routes = Routes(ingress)
-    chat_schema = _body_schema(ChatBody)
-    for method, path, handler, extra in (
-        ("POST", "/v1/chat/completions", routes.chat_completions, chat_schema),
-        ("POST", "/v1/route", routes.route, chat_schema),
+    described: dict[str, Any] = {}
+    for method, path, handler, body in (
+        ("POST", "/v1/chat/completions", routes.chat_completions, ChatBody),
+        ("POST", "/v1/route", routes.route, ChatBody),
         ("GET", "/v1/models", routes.models, None),
         ("GET", "/v1/receipts/{request_id}", routes.receipt, None),
         ("GET", "/v1/usage", routes.usage, None),
@@ -107,7 +108,15 @@ def build_http_app(ingress: Ingress) -> FastAPI:
         ("GET", "/ready", routes.ready, None),
         ("GET", "/metrics", routes.metrics, None),
     ):
-        app.add_api_route(path, _guarded(handler), methods=[method], openapi_extra=extra, summary=handler.__name__)
+        # Plain routes: the handlers read the request themselves, and FastAPI's own way would cost 0.1 ms of each.
+        app.add_route(path, _guarded(handler), methods=[method])
+        described[path] = {method.lower(): _operation(path, handler.__name__, body)}
+    app.openapi_schema = {
+        "openapi": "3.1.0",
+        "info": {"title": app.title, "version": version("switchyard")},
+        "paths": described,
+        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    }
     app.add_exception_handler(HTTPException, _unrouted)
     if ingress.topology.cors_allow_origins:
         app.add_middleware(
@@ -145,5 +154,17 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     return response
 
 
-def _body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+def _operation(path: str, name: str, body: type[BaseModel] | None) -> dict[str, Any]:
+    """An OpenAPI operation object."""
+    operation: dict[str, Any] = {
+        "operationId": name,
+        "security": [{"key": []}] if path.startswith("/v1/") else [],
+        "responses": {"200": {"description": "OK"}, "default": {"description": "an error in OpenAI's shape"}},
+    }
+    if body is not None:
+        schema = body.model_json_schema(ref_template=f"#/paths/{path.replace('/', '~1')}/post/x-types/{{model}}")
+        operation["x-types"] = schema.pop("$defs", {})
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if "{request_id}" in path:
+        operation["parameters"] = [{"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    return operation

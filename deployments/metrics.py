@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,20 +17,35 @@ from router.events import Record, RequestClosed
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
+Family = TypeVar("Family", Counter, Histogram)
+
+
+class _Children(dict[Any, Family]):
+    """The children of a family by their label values, looked up without the family's lock once they are there."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    def __missing__(self, values: str | tuple[str, ...]) -> Family:
+        child = self[values] = self._family.labels(*([values] if isinstance(values, str) else values))
+        return child
+
+
 class Metrics:
     """A sink of the pipeline. Names follow Prometheus' conventions (base units, `_total`)."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
 
-        def counter(name: str, what: str, *labels: str) -> Counter:
-            return Counter(f"switchyard_{name}", what, labels, registry=registry)
+        def counter(name: str, what: str, *labels: str) -> _Children[Counter]:
+            return _Children(Counter(f"switchyard_{name}", what, labels, registry=registry))
 
         def gauge(name: str, what: str) -> Gauge:
             return Gauge(f"switchyard_{name}", what, registry=registry)
 
-        def histogram(name: str, what: str, *labels: str) -> Histogram:
-            return Histogram(f"switchyard_{name}_seconds", what, labels, buckets=_SECONDS, registry=registry)
+        def histogram(name: str, what: str, *labels: str) -> _Children[Histogram]:
+            family = Histogram(f"switchyard_{name}_seconds", what, labels, buckets=_SECONDS, registry=registry)
+            return _Children(family)
 
         self.requests = counter("requests", "Requests by how they ended", "door", "model", "cache", "status")
         self.errors = counter("errors", "Failed requests by error code", "code")
@@ -51,25 +67,25 @@ class Metrics:
         if not isinstance(record, RequestClosed):
             return
         verdict, model = record.cache_verdict, record.model or "none"
-        self.requests.labels(record.door, model, verdict, record.status).inc()
+        self.requests[record.door, model, verdict, record.status].inc()
         if record.error_code:
-            self.errors.labels(record.error_code).inc()
+            self.errors[record.error_code].inc()
         for stage, ms in record.stage_ms.items():
-            self.stage.labels(stage).observe(ms / 1000)
-        self.total.labels(verdict).observe(record.total_ms / 1000)
-        self.overhead.labels(verdict).observe(record.overhead_ms / 1000)
+            self.stage[stage].observe(ms / 1000)
+        self.total[verdict].observe(record.total_ms / 1000)
+        self.overhead[verdict].observe(record.overhead_ms / 1000)
         if record.ttft_ms is not None:
-            self.ttft.labels(verdict).observe(record.ttft_ms / 1000)
+            self.ttft[verdict].observe(record.ttft_ms / 1000)
         for attempt in record.attempts:
-            self.attempts.labels(attempt.model, attempt.outcome).inc()
+            self.attempts[attempt.model, attempt.outcome].inc()
         for stage in record.degraded:
-            self.degraded.labels(stage).inc()
+            self.degraded[stage].inc()
         kind = "replayed" if record.cached_from else "output"
-        self.tokens.labels(model, kind).inc(record.usage.output_tokens)
+        self.tokens[model, kind].inc(record.usage.output_tokens)
         if not record.cached_from:
-            self.tokens.labels(model, "input").inc(record.usage.input_tokens)
-        self.cost.labels(model).inc(record.cost_microusd)
-        self.saved.labels(model).inc(record.saved_microusd)
+            self.tokens[model, "input"].inc(record.usage.input_tokens)
+        self.cost[model].inc(record.cost_microusd)
+        self.saved[model].inc(record.saved_microusd)
 
     def text(self) -> str:
         return generate_latest(self.registry).decode()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from models.base import Call
 from models.errors import DeadlineExceeded, ModelUnavailable, StreamInterrupted, SwitchyardError, UpstreamFailed
-from models.messages import ChatRequest, Completion, Event, Finish, TextDelta, Usage, UsageReport, fold
+from models.messages import ChatRequest, Completion, Event, TextDelta, Usage, UsageReport, fold
 from router import receipts
 from router.events import Attempt, Principal, Status, Stopwatch, Verdict
 from router.policy import Decision
@@ -94,6 +94,7 @@ class Run:
         self._first: Sequence[Event] = ()
         self._opened = False
         self._finished = False
+        self._folded: Completion | None = None
         self._failure: SwitchyardError | None = None
         self.ttft_ms: float | None = None
 
@@ -238,7 +239,8 @@ class Run:
                 break
             except TimeoutError:
                 raise self._too_late() from None
-        if not any(isinstance(event, Finish) for event in self.events):
+        self._folded = fold(self.events)
+        if self._folded.finish_reason is None:
             raise StreamInterrupted("The model's answer broke off; what came is incomplete. Send the request again.")
         self._finished = True
 
@@ -247,7 +249,7 @@ class Run:
         async with aclosing(self.batches()) as batches:  # type: ignore[type-var]
             async for _ in batches:
                 pass
-        return fold(self.events)
+        return self.folded
 
     def fail(self, error: SwitchyardError) -> None:
         """Close as failed although the block is left in peace: the door has told the client inside the stream."""
@@ -260,7 +262,7 @@ class Run:
         now_unix_ms = int(time.time() * 1000)
         self.watch.enter("close")
         status, code = self._status(error or self._failure)
-        completion = fold(self.events)
+        completion = self.folded
         usage, estimated = self._usage(completion)
         if self._live is not None:
             cost = self._cost(usage)
@@ -347,7 +349,12 @@ class Run:
     @property
     def usage(self) -> Usage:
         """Of the answer so far; the engine's own count once it has come."""
-        return self._usage(fold(self.events))[0]
+        return self._usage(self.folded)[0]
+
+    @property
+    def folded(self) -> Completion:
+        """The answer so far."""
+        return self._folded or fold(self.events)
 
     @property
     def model(self) -> str | None:
