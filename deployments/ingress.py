@@ -136,10 +136,16 @@ class Ingress:
     # ---- what operators ask ----------------------------------------------------------------------------------------
 
     async def receipt(self, org: str, request_id: str) -> dict[str, Any]:
-        """The receipt of a request of `org`, whichever replica served it. Raises `NotFound`."""
-        found = await self.ledger.receipt(org, request_id, RECEIPT_WAIT_S)
+        """The receipt of a request of `org`, whichever replica served it. Raises `NotFound`.
+
+        `request_id` is the header `x-switchyard-request-id` or the `id` of an answer, which contains it.
+        """
+        found = await self.ledger.receipt(org, request_id.removeprefix("chatcmpl-"), RECEIPT_WAIT_S)
         if found is None:
-            raise NotFound("No receipt with this id; it may be of another tenant, or its request has not ended.")
+            raise NotFound(
+                "No receipt with this id: give the 'id' of an answer of yours or its header x-switchyard-request-id; "
+                "a request that still runs has none yet."
+            )
         return found
 
     def metrics_text(self) -> str:
