@@ -8,6 +8,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from deployments.autoscaling import autoscaling
 from deployments.batcher import batcher_deployment
 from deployments.cache import cache_deployments
 from deployments.classifier import classifier_deployment
@@ -17,6 +18,9 @@ from deployments.ledger import ledger_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
 from router.accounting.tenants import hash_key, new_key
 from router.config import KeySettings, Topology
+
+STREAMS_PER_INGRESS = 256
+"""Requests under way from which another ingress is worth its memory."""
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -95,24 +99,16 @@ def _kept_key(path: Path) -> str:
 
 
 def _ingress_deployment(topology: Topology) -> Any:
-    scale = topology.ingress
+    scale = topology.ingress.model_copy(update={"min_replicas": max(1, topology.ingress.min_replicas)})
     return serve.deployment(
         Ingress,
         name="Ingress",
-        # Mostly waiting for models: bounded by memory for open streams, not by work.
+        # Mostly waiting for models: bounded by the memory of open streams, not by work.
         max_ongoing_requests=1024,
         max_queued_requests=1024,
-        autoscaling_config={
-            "min_replicas": max(1, scale.min_replicas),
-            "max_replicas": scale.max_replicas,
-            "target_ongoing_requests": 256,
-            "upscale_delay_s": scale.upscale_delay_s,
-            "downscale_delay_s": scale.downscale_delay_s,
-            "metrics_interval_s": 2.0,
-        },
+        autoscaling_config=autoscaling(scale, STREAMS_PER_INGRESS),
         health_check_period_s=5,
         health_check_timeout_s=10,
-        # Longer than the longest stream: a replica that leaves finishes what it began.
         graceful_shutdown_timeout_s=DRAIN_S,
         graceful_shutdown_wait_loop_s=0.5,
         ray_actor_options={"num_cpus": scale.num_cpus},

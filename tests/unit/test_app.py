@@ -1,0 +1,116 @@
+"""The builder: what it makes of a configuration, without starting anything."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve import Application
+
+from deployments.app import build
+
+ROOT = Path(__file__).parents[2]
+SIM = {"name": "sim", "entry": {"name": "sim", "engine": "simulated", "context_tokens": 100}}
+CLOUD = {
+    "name": "acme",
+    "dialect": "openai",
+    "base_url": "http://127.0.0.1:9/v1",
+    "api_key_env": "ACME_KEY",
+    "models": [{"name": "acme-1", "engine": "openai_compatible", "context_tokens": 100}],
+}
+
+
+@pytest.fixture
+def args(tmp_path: Path) -> dict:
+    return {"data_dir": str(tmp_path), "local_models": [SIM]}
+
+
+def deployments_of(app: Application) -> set[str]:
+    """The names of all deployments that `app` binds."""
+    found: set[str] = set()
+
+    def walk(value: object) -> None:
+        if isinstance(value, Application):
+            bound = value._bound_deployment
+            found.add(bound.name)
+            walk(list(bound.init_args) + list(bound.init_kwargs.values()))
+        elif isinstance(value, dict):
+            walk(list(value.values()))
+        elif isinstance(value, list | tuple):
+            for item in value:
+                walk(item)
+        elif hasattr(value, "handle"):
+            walk(value.handle)
+
+    walk(app)
+    return found
+
+
+def test_the_graph_has_every_stage_under_its_name(args):
+    graph = deployments_of(build(args))
+    assert graph == {"Ingress", "SemanticCache", "ComplexityClassifier", "Batcher", "Ledger", "SimulatedModel:sim"}
+
+
+def test_stages_can_be_placed_inline_or_left_out(args):
+    graph = deployments_of(build({**args, "classifier": "inline", "semantic_cache": "off"}))
+    assert graph == {"Ingress", "Batcher", "Ledger", "SimulatedModel:sim"}
+
+
+def test_a_provider_is_enabled_by_its_key_alone(args, monkeypatch):
+    assert "CloudModel:acme" not in deployments_of(build({**args, "cloud": [CLOUD]}))
+    monkeypatch.setenv("ACME_KEY", "secret")
+    assert "CloudModel:acme" in deployments_of(build({**args, "cloud": [CLOUD]}))
+    monkeypatch.delenv("ACME_KEY")
+    assert "CloudModel:acme" in deployments_of(build({**args, "cloud": [{**CLOUD, "api_key_env": None}]}))
+
+
+def test_the_operators_key_is_made_once_and_only_its_owner_reads_it(args, tmp_path):
+    build(args)
+    path = tmp_path / "api_key"
+    key = path.read_text()
+    assert key.startswith("sy-")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    build(args)
+    assert path.read_text() == key
+
+
+def test_a_key_from_the_environment_stands_before_the_file(args, tmp_path, monkeypatch):
+    monkeypatch.setenv("SWITCHYARD_API_KEY", "sy-mine")
+    build(args)
+    assert not (tmp_path / "api_key").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"local_models": []}, "no model to serve"),
+        ({"local_models": [{"name": "gpt-9"}]}, "not in the catalogue"),
+        ({"local_models": [SIM, SIM]}, "unique"),
+        ({"unknown": 1}, "unknown"),
+        ({"local_models": [{**SIM, "engine_args": {"warp": 9}}]}, "warp"),
+        ({"local_models": [{**SIM, "scale": {"min_replicas": 3}}]}, "min_replicas"),
+    ],
+)
+def test_a_wrong_configuration_is_told_what_is_wrong(args, change, said):
+    with pytest.raises((ValueError, ValidationError), match=said):
+        build({**args, **change})
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("serve_config*.yaml")), ids=lambda path: path.name)
+def test_every_profile_builds_and_names_only_deployments_it_has(path, tmp_path):
+    application = yaml.safe_load(path.read_text())["applications"][0]
+    graph = deployments_of(build({**application["args"], "data_dir": str(tmp_path)}))
+    assert {deployment["name"] for deployment in application.get("deployments", [])} <= graph
+
+
+def test_the_doors_process_loads_no_engine():
+    look = "import sys, deployments.ingress, deployments.app; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["torch", "vllm", "transformers", "sentence_transformers", "anthropic", "usearch"]
+    done = subprocess.run([sys.executable, "-c", look, *heavy], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
