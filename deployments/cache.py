@@ -1,8 +1,8 @@
 """`SemanticCache`: answers shared by all ingress replicas, found by the very question or by a similar one.
 
-`InlineCache` does the work wherever it is placed: encoding in dynamic batches off the event loop, then the search. The
-Serve deployment is a shell around it. A shard is one deployment of one replica, since an index has one owner; the caller
-picks it by the rendezvous hash of the tenant, which moves no tenant when replicas restart.
+`InlineCache` does the work wherever it is placed: encoding in dynamic batches off the event loop, then the search.
+The Serve deployment is a shell around it. A shard is one deployment of one replica, since an index has one owner; the
+caller picks it by the rendezvous hash of the tenant, which moves no tenant when replicas restart.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ Encoded = tuple[bytes | None, float]
 
 
 class InlineCache:
-    """Fills `router.ports.CachePort` in this process, which must be a Serve replica. Raises `ModelUnavailable` where the
-    encoder cannot be loaded."""
+    """Fills `router.ports.CachePort` in this process, which must be a Serve replica. Raises `ModelUnavailable` where
+    the encoder cannot be loaded."""
 
     def __init__(self, encoder: config.Encoder, settings: CacheSettings) -> None:
         self._encoder = Encoder(encoder.source)
@@ -135,6 +135,11 @@ class CacheHandle:
         self.stores_dropped = 0
         self.stores_failed = 0
 
+    @property
+    def in_flight(self) -> int:
+        """Answers on their way to a shard."""
+        return len(self._sending)
+
     async def lookup(self, key: CacheKey) -> Lookup:
         """Raises `SwitchyardError` when the shard is down or overloaded, which its caller takes for a miss."""
         found: Lookup = await call(self._lookups[self._shard(key.tenant)], key)
@@ -142,7 +147,7 @@ class CacheHandle:
 
     async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
         """Returns at once and never fails; what came of it is counted."""
-        if len(self._sending) >= MAX_STORES_IN_FLIGHT:
+        if self.in_flight >= MAX_STORES_IN_FLIGHT:
             self.stores_dropped += 1
             return
         task = asyncio.create_task(self._send(key, answer, embedding))
@@ -160,8 +165,8 @@ class CacheHandle:
 
 
 def rendezvous(tenant: str, shards: Sequence[str] | dict[str, Any]) -> str:
-    """The shard that has `tenant`: the highest random weight (Thaler and Ravishankar 1998), so that of n shards a new one
-    takes over 1/n of the tenants and the others stay where they are."""
+    """The shard that has `tenant`: the highest random weight (Thaler and Ravishankar 1998), so that of n shards a new
+    one takes over 1/n of the tenants and the others stay where they are."""
     return max(
         shards, key=lambda shard: blake2b(f"{shard}\0{tenant}".encode(errors="surrogatepass"), digest_size=8).digest()
     )

@@ -25,58 +25,58 @@ def _axes(table: str) -> dict[str, tuple[str, int]]:
 FUNCTION_WORDS: dict[str, frozenset[str]] = {
     "english": _words(
         """
-a about an and any are as at be been being but by can could did do does doing done for from get got had
-has have having he her here hers him his how i i'd i'll i'm i've if in into is it it'd it'll its it's
-just like may me might mine must my of on one ones onto or our ours out please shall she should so some
-such than that the their theirs them then there there's these they they're this those through to too
-upon us very was we were what what's whats when where where's which while who whom who's whose why will
-with would you you'd you'll you're you've your yours let's also really actually anyone someone somebody
-anybody something anything way ways
-"""
+        a about an and any are as at be been being but by can could did do does doing done for from get got had
+        has have having he her here hers him his how i i'd i'll i'm i've if in into is it it'd it'll its it's
+        like may me might mine must my of on one ones onto or our ours out please shall she should so some
+        such than that the their theirs them then there there's these they they're this those through to too
+        upon us very was we were what what's whats when where where's which while who whom who's whose why will
+        with would you you'd you'll you're you've your yours let's anyone someone somebody
+        anybody something anything way ways
+        """
     ),
     "german": _words(
         """
-der die das den dem ein eine einen einer ist sind und oder nicht wie was warum wer ich du wir mit für
-auf von zu im kann man bitte
-"""
+        der die das den dem ein eine einen einer ist sind und oder nicht wie was warum wer ich du wir mit für
+        auf von zu im kann man bitte
+        """
     ),
     "french": _words(
         """
-le la les un une des du de est sont et ou ne pas comment quoi pourquoi qui je tu nous vous avec pour sur
-dans peut quel quelle s'il
-"""
+        le la les un une des du de est sont et ou ne pas comment quoi pourquoi qui je tu nous vous avec pour sur
+        dans peut quel quelle s'il
+        """
     ),
     "spanish": _words(
         """
-el la los las un una unos de del es son y o no cómo qué por quién yo tú con para en puede cuál cuáles
-está
-"""
+        el la los las un una unos de del es son y o no cómo qué por quién yo tú con para en puede cuál cuáles
+        está
+        """
     ),
     "italian": _words(
         """
-il lo la gli le un una di del è sono e o non come cosa perché chi io tu con per su nel può quale
-"""
+        il lo la gli le un una di del è sono e o non come cosa perché chi io tu con per su nel può quale
+        """
     ),
     "portuguese": _words(
         """
-o a os as um uma de do da é são e ou não como que por quem eu você com para em no na pode qual
-"""
+        o a os as um uma de do da é são e ou não como que por quem eu você com para em no na pode qual
+        """
     ),
     "dutch": _words(
         """
-de het een is zijn en of niet hoe wat waarom wie ik jij wij met voor op van te in kan welke alstublieft
-"""
+        de het een is zijn en of niet hoe wat waarom wie ik jij wij met voor op van te in kan welke alstublieft
+        """
     ),
 }
 
 LANGUAGE_NAMES = _words(
     """
-english german french spanish italian portuguese dutch polish russian ukrainian turkish arabic hebrew
-hindi bengali urdu tamil telugu chinese mandarin cantonese japanese korean vietnamese thai indonesian
-swedish norwegian danish finnish greek czech hungarian romanian latin python java javascript typescript
-rust golang ruby php perl kotlin scala swift haskell fortran cobol matlab julia lua bash powershell sql
-html css json yaml xml csv toml latex markdown
-"""
+    english german french spanish italian portuguese dutch polish russian ukrainian turkish arabic hebrew
+    hindi bengali urdu tamil telugu chinese mandarin cantonese japanese korean vietnamese thai indonesian
+    swedish norwegian danish finnish greek czech hungarian romanian latin python java javascript typescript
+    rust golang ruby php perl kotlin scala swift haskell fortran cobol matlab julia lua bash powershell sql
+    html css json yaml xml csv toml latex markdown
+    """
 )
 
 SCRIPTS: tuple[tuple[int, str], ...] = (
@@ -230,11 +230,11 @@ DATES = _forms(
 
 NEGATIONS = _words(
     """
-not no never none nobody nothing nowhere neither nor cannot cant dont wont doesnt didnt isnt arent wasnt
-werent shouldnt couldnt wouldnt hasnt havent hadnt without except excluding unless unable impossible
-hardly barely lacking nicht kein keine keinen nie ohne pas jamais nunca nada ningún nessuno nenhum niet
-geen
-"""
+    not no never none nobody nothing nowhere neither nor cannot cant dont wont doesnt didnt isnt arent wasnt
+    werent shouldnt couldnt wouldnt hasnt havent hadnt without except excluding unless unable impossible
+    hardly barely lacking nicht kein keine keinen nie ohne pas jamais nunca nada ningún nessuno nenhum niet
+    geen
+    """
 )
 
 QUANTIFIERS = _forms(

@@ -5,8 +5,8 @@ It lives in memory and starts empty after a restart: a lost shard is a miss, not
 Nothing is ever compared across tenants, nor across scopes (`router.fingerprint`), so there is one index per tenant and
 scope, and most are tiny: every conversation has a scope of its own. An HNSW index takes 50 KB before its first vector,
 hence a scope starts as a plain matrix, which is searched exactly in microseconds, and becomes a usearch index when it
-has `PROMOTE_AT` vectors. usearch because it removes single vectors and uses their room again (10,000 searches and as
-many replacements later the recall was still .999), keeps vectors as 16-bit floats, and is one small native module.
+has `PROMOTE_AT` vectors. usearch because it removes single vectors and uses their room again (of 5,000 vectors, after
+15,000 replacements, recall@1 was still .999), keeps vectors as 16-bit floats, and is one small native module.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,8 +27,9 @@ _QUOTED = re.compile(
 _FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n)(?: {2,}|\t).*")
 _SYMBOLS = re.compile(r"[{}\[\]<>=+*/\\|&^~#@]|!=|--|::|->")
-_IDENTIFIER = re.compile(r"\b(?:\w+_\w*|_\w+|[a-z]+[A-Z]\w*|\w+\(|\w+\.\w+)")
+_IDENTIFIER = re.compile(r"\b(?:\w+_\w*|_\w+|[a-z]+[A-Z]\w*|\w+\(|[A-Za-z_]\w*\.\w+)")
 _NEGATED = re.compile(r"n['\u2019]t$")
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _SUFFIXES = ("ments", "ment", "ings", "ing", "ies", "ied", "ers", "er", "est", "ed", "es", "ly", "s", "d", "e", "y")
 
 
@@ -35,9 +37,9 @@ _SUFFIXES = ("ments", "ment", "ings", "ing", "ies", "ied", "ers", "er", "est", "
 class Facts:
     """What of a text must be the same in another one for both to ask the same.
 
-    words: in lower case and in order. content: the stems of those that are no function words, in order.
-    names: capitalised inside a sentence or written with inner capitals, in lower case. opposites: by axis, the sides
-    in order.
+    words: in lower case and in order, numbers, units and dates in one spelling. content: the stems of those that are
+    neither function words nor negations. names: the words capitalised inside a sentence or written with inner
+    capitals. opposites: by axis, the sides in order.
     """
 
     lowered: str
@@ -98,34 +100,25 @@ def facts(text: str) -> Facts:
     code, text = _code(text)
     matches = list(_TOKEN.finditer(text))
     raw = [match.group().removesuffix("'s").removesuffix("\u2019s") for match in matches]
-    words = tuple(word.lower() for word in raw)
-    stems = [_stem(word) for word in words]
-    spelled = [lexicon.NUMBER_WORDS.get(word) for word in words]
-    numbers = (_number(word) if word[-1].isdigit() else value for word, value in zip(words, spelled, strict=True))
-    sides: dict[str, list[int]] = {}
-    for word, stem in zip(words, stems, strict=True):
-        side = lexicon.OPPOSITES.get(word) or lexicon.OPPOSITES.get(stem)
-        if side:
-            sides.setdefault(side[0], []).append(side[1])
+    lower = [word.lower() for word in raw]
+    words = tuple(_one_spelling(word) for word in lower)
     lowered = text.lower()
     return Facts(
         lowered=lowered,
         words=words,
-        content=tuple(
-            stem for word, stem in zip(words, stems, strict=True) if word not in lexicon.FUNCTION_WORDS["english"]
-        ),
-        numbers=tuple(number for number in numbers if number is not None),
-        units=tuple(sorted(lexicon.UNITS[word] for word in words if word in lexicon.UNITS)),
-        dates=tuple(sorted(lexicon.DATES[word] for word in words if word in lexicon.DATES)),
+        content=tuple(_content(words)),
+        numbers=tuple(word for word in words if word[-1].isdigit() or word in lexicon.NUMBER_WORDS),
+        units=tuple(sorted(lexicon.UNITS[word] for word in lower if word in lexicon.UNITS)),
+        dates=tuple(sorted(lexicon.DATES[word] for word in lower if word in lexicon.DATES)),
         names=_names(text, matches, raw),
         quoted=tuple("".join(match).lower().strip() for match in _QUOTED.findall(text)),
-        negations=sum(word in lexicon.NEGATIONS or bool(_NEGATED.search(word)) for word in words),
-        quantifiers=_quantifiers(words, lowered),
-        opposites={axis: tuple(dict.fromkeys(found)) for axis, found in sides.items()},
+        negations=sum(_negates(word) for word in lower),
+        quantifiers=_quantifiers(lower, lowered),
+        opposites=_opposites(lower),
         code=code,
         script=frozenset(_script(char) for char in set(lowered) if char.isalpha()),
-        language=_language(words),
-        languages_named=frozenset(word for word in words if word in lexicon.LANGUAGE_NAMES),
+        language=_language(lower),
+        languages_named=frozenset(word for word in lower if word in lexicon.LANGUAGE_NAMES),
     )
 
 
@@ -137,10 +130,20 @@ def _stem(word: str) -> str:
     return word
 
 
-def _number(word: str) -> str:
-    """One spelling: `1,000` is 1000, a minus sign is a hyphen."""
+def _content(words: Sequence[str]) -> list[str]:
+    return [_stem(word) for word in words if word not in lexicon.FUNCTION_WORDS["english"] and not _negates(word)]
+
+
+def _negates(word: str) -> bool:
+    return word in lexicon.NEGATIONS or _NEGATED.search(word) is not None
+
+
+def _one_spelling(word: str) -> str:
+    """`1,000` and 1000, `five` and 5, `km` and `kilometres`, `sept` and `september`."""
+    if not word[-1].isdigit():
+        return lexicon.NUMBER_WORDS.get(word) or lexicon.UNITS.get(word) or lexicon.DATES.get(word) or word
     word = word.replace("\u2212", "-")
-    return word.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", word) else word
+    return word.replace(",", "") if _THOUSANDS.fullmatch(word) else word
 
 
 def _names(text: str, matches: list[re.Match[str]], raw: list[str]) -> frozenset[str]:
@@ -151,7 +154,7 @@ def _names(text: str, matches: list[re.Match[str]], raw: list[str]) -> frozenset
             continue
         inner = not word[1:].islower() and len(word) > 1
         if inner or not _SENTENCE_END.search(text, max(0, match.start() - 4), match.start()):
-            names.add(lowered)
+            names.add(_one_spelling(lowered))
     return frozenset(names)
 
 
@@ -182,9 +185,18 @@ def _kept(content: tuple[str, ...], common: Counter[str]) -> list[str]:
     return kept
 
 
-def _quantifiers(words: tuple[str, ...], lowered: str) -> frozenset[str]:
+def _quantifiers(words: list[str], lowered: str) -> frozenset[str]:
     found = {lexicon.QUANTIFIERS[word] for word in words if word in lexicon.QUANTIFIERS}
     return frozenset(found | {phrase for phrase in lexicon.QUANTIFIER_PHRASES if phrase in lowered})
+
+
+def _opposites(words: list[str]) -> dict[str, tuple[int, ...]]:
+    sides: dict[str, list[int]] = {}
+    for word in words:
+        side = lexicon.OPPOSITES.get(word) or lexicon.OPPOSITES.get(_stem(word))
+        if side:
+            sides.setdefault(side[0], []).append(side[1])
+    return {axis: tuple(dict.fromkeys(found)) for axis, found in sides.items()}
 
 
 def _code(text: str) -> tuple[tuple[str, ...], str]:
@@ -202,7 +214,7 @@ def _script(char: str) -> str:
     return next((name for last, name in lexicon.SCRIPTS if code <= last), "other")
 
 
-def _language(words: tuple[str, ...]) -> str | None:
+def _language(words: list[str]) -> str | None:
     """The language whose function words are clearly the most; None for short or mixed texts."""
     counts = sorted((sum(word in known for word in words), name) for name, known in lexicon.FUNCTION_WORDS.items())
     (second, _), (most, name) = counts[-2:]
@@ -219,7 +231,5 @@ def _substituted(a: Facts, b: Facts) -> bool:
     shared = min(len(a.words) - len(left), len(b.words) - len(right))
     if shared < max(len(left), len(right)):
         return False
-    english = lexicon.FUNCTION_WORDS["english"]
-    mine = {_stem(word) for word in left if word not in english}
-    other = {_stem(word) for word in right if word not in english}
+    mine, other = set(_content(left)), set(_content(right))
     return bool(mine - other) and bool(other - mine)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.encoder import Encoder
+from models.errors import ModelUnavailable
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder()
+
+
+def test_like_sentences_are_near_and_unlike_ones_far(encoder: Encoder) -> None:
+    vectors = encoder.encode(["How do I boil an egg?", "What's the way to boil eggs?", "Who is the king of Spain?"])
+    assert vectors.shape == (3, encoder.dimensions) == (3, 384)
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > 0.9 > 0.3 > vectors[0] @ vectors[2]
+
+
+def test_a_vector_does_not_depend_on_its_batch(encoder: Encoder) -> None:
+    texts = ["short", "a rather longer sentence about nothing much at all", "x"]
+    together = encoder.encode(texts)
+    assert np.allclose(together, np.concatenate([encoder.encode([text]) for text in texts]), atol=1e-5)
+
+
+def test_it_says_what_its_vectors_do_not_stand_for(encoder: Encoder) -> None:
+    fits, too_long = "word " * 254, "word " * 255
+    assert encoder.sees_all(["hello", fits, too_long, "an emoji \U0001f600"]) == [True, True, False, False]
+    tail = too_long + "and something else entirely"
+    assert np.allclose(*encoder.encode([too_long, tail]), atol=1e-5)
+
+
+def test_a_model_that_cannot_be_loaded_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelUnavailable, match=r"'/no/such/folder' .*encoder\.source"):
+        Encoder("/no/such/folder")
