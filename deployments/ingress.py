@@ -34,7 +34,6 @@ from router.config import ClassifierSettings, IngressSettings, KeySettings, Topo
 from router.events import Principal, Stopwatch
 from router.pipeline import Backend, Options, Pipeline, Stages
 
-APP_NAME = "switchyard"
 READY_TIMEOUT_S = 2.0
 RECEIPT_WAIT_S = 2.0
 SHIP_TIMEOUT_S = 5.0
@@ -159,7 +158,8 @@ class Ingress:
 
     async def all_metrics(self) -> str:
         """The sum over all ingress replicas."""
-        handle = serve.get_deployment_handle("Ingress", APP_NAME)
+        here = serve.get_replica_context()
+        handle = serve.get_deployment_handle(here.deployment, here.app_name)
         return summed(await handle.broadcast("metrics_text").results_async())
 
     async def readiness(self) -> dict[str, str]:
