@@ -9,6 +9,7 @@ import contextlib
 import copy
 import itertools
 import os
+import re
 import signal
 import tempfile
 import time
@@ -33,6 +34,10 @@ APPLICATIONS = "/api/serve/applications/"
 
 Config = dict[str, Any]
 """A Serve config, the content of the file that `serve deploy` takes too."""
+
+
+_ERROR = re.compile(r"^(?:\w+\.)*(?P<name>[A-Z]\w+): ", re.MULTILINE)
+"""The line of a traceback that names the exception: not indented, its class after the modules it is from."""
 
 
 class ClusterDied(Exception):
@@ -204,7 +209,7 @@ def _deploy(cluster: Cluster, ray: RayProcess, config: Mapping[str, Any], report
         described = applications(cluster)
         for name, application in described.items():
             if application["status"] == "DEPLOY_FAILED":
-                raise StartError(f"the application '{name}' cannot start: {_reason(application)}")
+                raise StartError(f"the application '{name}' cannot start: {reason(application)}")
         if all(application["status"] == "RUNNING" for application in described.values()) and is_ready(cluster):
             return
         waiting = _waiting_for(described)
@@ -224,13 +229,13 @@ def _waiting_for(described: Mapping[str, Mapping[str, Any]]) -> str:
     return f"starting {', '.join(sorted(names))}" if names else "starting the application"
 
 
-def _reason(application: Mapping[str, Any]) -> str:
-    """What went wrong, in one line: the last of a traceback that Serve hands on."""
+def reason(application: Mapping[str, Any]) -> str:
+    """What went wrong, in one line: the error at the end of the traceback in Serve's description of an application."""
     described = (*application.get("deployments", {}).values(), application)
     for message in (str(each.get("message", "")) for each in described):
-        errors = [line.strip() for line in message.splitlines() if "Error" in line]
-        if errors:
-            return errors[-1]
+        if errors := list(_ERROR.finditer(message)):
+            text = message[errors[-1].start("name") :].split("For further information")[0]  # a link of Pydantic's
+            return " ".join(text.split())[:600]
     return "it does not say why"
 
 
@@ -254,5 +259,5 @@ def watch(cluster: Cluster, report: Callable[[str], None]) -> None:
         for name, application in described.items():
             status = application["status"]
             if status != health.get(name, "RUNNING"):
-                report(f"{name} is {status}" + (f": {_reason(application)}" if status == "UNHEALTHY" else ""))
+                report(f"{name} is {status}" + (f": {reason(application)}" if status == "UNHEALTHY" else ""))
             health[name] = status

@@ -19,7 +19,7 @@ from cluster import checks, state
 from cluster.checks import StartError
 from cluster.cli import main
 from cluster.ray_process import Ports, kill_session
-from cluster.runtime import data_dir_of, load_config
+from cluster.runtime import data_dir_of, load_config, reason
 from cluster.state import Cluster
 
 
@@ -116,6 +116,28 @@ def test_ports_are_all_different_and_free() -> None:
     assert len(set(ports)) == len(ports)
     for port in ports:
         checks.check_port_is_free("127.0.0.1", port)
+
+
+def test_the_reason_of_a_failure_is_the_last_error_of_a_traceback() -> None:
+    traceback = """Deploying app 'switchyard' failed with exception:
+Traceback (most recent call last):
+  File "app.py", line 3, in build
+KeyError: 'x'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "app.py", line 5, in build
+pydantic_core._pydantic_core.ValidationError: 1 validation error for Topology
+local_models.0.engine
+  Input should be 'transformers' or 'vllm'
+    For further information visit https://errors.pydantic.dev/"""
+    said = reason({"message": traceback, "deployments": {}})
+    assert said.startswith("ValidationError: 1 validation error for Topology local_models.0.engine Input should be")
+    assert said.endswith("'transformers' or 'vllm'")
+    replica = "It failed 3 times.\nray::Replica.__init__() (pid=1)\n  raise\nmodels.errors.ModelUnavailable: set source"
+    assert reason({"message": "", "deployments": {"a": {"message": replica}}}) == "ModelUnavailable: set source"
+    assert reason({"message": ""}) == "it does not say why"
 
 
 # ---- state ---------------------------------------------------------------------------------------------------------
