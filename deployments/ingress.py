@@ -83,6 +83,7 @@ class Ingress:
             budgets=self.budgets,
             semantic_cache=CacheHandle(list(caches)) if caches else None,
             sinks=[self.shipper.sink, self.metrics],
+            forget_older=self._forget_everywhere,
         )
         self.pipeline = Pipeline(stages, IngressSettings(), self.tenants)
         self._background: list[asyncio.Task[None]] = []
@@ -158,9 +159,19 @@ class Ingress:
 
     async def all_metrics(self) -> str:
         """The sum over all ingress replicas."""
+        return summed(await self._everywhere().broadcast("metrics_text").results_async())
+
+    def forget(self, exact: str, newest_id: str) -> None:
+        """Drop this replica's own copy of an answer, unless it is the one with this id."""
+        self.pipeline.exact.forget(exact, newest_id)
+
+    async def _forget_everywhere(self, exact: str, newest_id: str) -> None:
+        await self._everywhere().broadcast("forget", exact, newest_id).results_async(return_exceptions=True)
+
+    def _everywhere(self) -> DeploymentHandle:
+        """All ingress replicas, this one among them."""
         here = serve.get_replica_context()
-        handle = serve.get_deployment_handle(here.deployment, here.app_name)
-        return summed(await handle.broadcast("metrics_text").results_async())
+        return serve.get_deployment_handle(here.deployment, here.app_name)
 
     async def readiness(self) -> dict[str, str]:
         """`ok`, or what is wrong, by control-plane deployment."""

@@ -101,6 +101,12 @@ class ExactCache:
         self._stats.stores += 1
         self._shrink()
 
+    def forget(self, exact: str, newest_id: str) -> None:
+        """Drop the answer to a question, unless it is the one with this id."""
+        found = self._entries.get(exact)
+        if found is not None and found[0].answer_id != newest_id:
+            self._drop(exact)
+
     def reconfigure(self, settings: ExactCacheSettings) -> None:
         self._settings = settings
         if not settings.enabled:

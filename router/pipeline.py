@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -72,6 +72,8 @@ class Stages:
     budgets: BudgetPort
     semantic_cache: CachePort | None = None
     sinks: list[Sink] = field(default_factory=list)
+    forget_older: Callable[[str, str], Awaitable[object]] | None = None
+    """Has every ingress drop its own copy of an answer (its exact key), unless it is the one with this id."""
 
 
 class Pipeline:
@@ -158,11 +160,17 @@ class Pipeline:
         wanted = request.sampling.max_tokens or self.settings.default_max_output_tokens
         return min(wanted, entry.max_output_tokens or entry.context_tokens)
 
-    def keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
+    def keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, refreshes: bool = False) -> None:
         """Store an answer here at once and in the shared cache in the background."""
         self.exact.put(key.exact, answer)
-        if self.stages.semantic_cache is not None and self.settings.semantic_cache:
-            self._spawn(self.stages.semantic_cache.store(key, answer, embedding))
+        self._spawn(self._share(key, answer, embedding, refreshes))
+
+    async def _share(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, refreshes: bool) -> None:
+        cache = self.stages.semantic_cache
+        if cache is not None and self.settings.semantic_cache:
+            await cache.store(key, answer, embedding)
+        if refreshes and self.stages.forget_older is not None:
+            await self.stages.forget_older(key.exact, answer.answer_id)  # they now find the new one in the shared cache
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -342,7 +342,8 @@ class Run:
             now_unix_ms / 1000,
             self.settings.exact_cache.ttl_s,
         )
-        self.pipeline.keep(key if not at_limit else key.exact_only(), answer, self._embedding)
+        refreshes = self.options.cache == "refresh"
+        self.pipeline.keep(key if not at_limit else key.exact_only(), answer, self._embedding, refreshes)
 
     # ---- small answers ---------------------------------------------------------------------------------------------
 
