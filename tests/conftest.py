@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.smoke import ensure_smoke_model
+from tests import vllm_server
 
 for name in [*os.environ]:
     # Keys would enable cloud providers, and Ray's variables lead to somebody else's cluster.
@@ -18,3 +25,15 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",
 }
+
+
+@pytest.fixture(scope="session")
+def smoke_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ensure_smoke_model("small", tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def vllm_url(smoke_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of vLLM's own server, started once for all tests that need it."""
+    with vllm_server.serving(smoke_folder, tmp_path_factory.mktemp("vllm") / "log") as url:
+        yield url

@@ -25,7 +25,8 @@ from models.messages import (
     UsageReport,
     fold,
 )
-from tests.contract.conftest import CONTEXT_TOKENS, Subject
+from tests.contract.conftest import Subject
+from tests.vllm_server import CONTEXT_TOKENS
 
 CALL = Call("request-1", tenant="acme", timeout_s=60.0)
 

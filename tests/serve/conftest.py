@@ -6,24 +6,45 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import ray
 from ray import serve
 
-from cluster.runtime import running
+from cluster.runtime import Config, load_config, running
 from cluster.state import Cluster
+from router.accounting.tenants import hash_key
+from tests.serve.product import TENANTS, Product, key_of
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(vllm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The whole graph of serve_config.test.yaml, on free ports."""
     data_dir = tmp_path_factory.mktemp("cluster")
-    with running(HERE / "serve_config.test.yaml", data_dir=data_dir, port=0, num_cpus=8, report=print) as started:
-        yield started
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ANTHROPIC_API_KEY", "sk-ant-of-the-tests")
+        with running(_config(vllm_url), data_dir=data_dir, port=0, num_cpus=8, report=print) as started:
+            yield started
+
+
+def _config(vllm_url: str) -> Config:
+    config = load_config(HERE / "serve_config.test.yaml")
+    application = config["applications"][0]
+    for endpoint in application["args"]["cloud"]:
+        endpoint["base_url"] = f"{vllm_url}/v1" if endpoint["dialect"] == "openai" else vllm_url
+    keys = [{"sha256": hash_key(key_of(org)), "org": org} for org in TENANTS]
+    application["deployments"][0]["user_config"]["keys"] = keys
+    return config
+
+
+@pytest.fixture(scope="session")
+def product(cluster: Cluster) -> Iterator[Product]:
+    with closing(Product(cluster)) as product:
+        yield product
 
 
 @pytest.fixture(scope="session")
