@@ -1,1 +1,1 @@
-"""What decides: fingerprints, cache, strategies, policy, admission, money. Imports `models` only, never Ray or torch."""
+"""What decides: fingerprints, cache, strategies, policy, admission, money. Imports only `models`, no Ray, no torch."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from models.base import Call
-from models.messages import ChatRequest, Event, Message, Usage
+from models.messages import ChatRequest, Completion, Event, Message, Usage, fold
 
 # ---- cache ---------------------------------------------------------------------------------------------------------
 
@@ -33,7 +34,7 @@ class CacheKey:
         return CacheKey(self.tenant, self.exact)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CachedAnswer:
     """A complete answer, as the events it came in, so that a replay is the same stream."""
 
@@ -44,6 +45,11 @@ class CachedAnswer:
     cost_microusd: int
     created_at_unix_s: float
     ttl_s: float
+
+    @cached_property
+    def completion(self) -> Completion:
+        """The events folded, once for all replays."""
+        return fold(self.events)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from models.messages import Completion, Usage
 from router.events import RequestClosed, RequestOpened, Status
+from router.policy import Decision
 
 if TYPE_CHECKING:
     from router.run import Run
@@ -57,10 +58,15 @@ def closed(
         price_version=quote.version if quote else "",
         price=quote.details if quote else {},
         attempts=tuple(run.attempts),
-        decision=asdict(run.decision) if run.decision else None,
+        decision=_shallow(run.decision) if run.decision else None,
         stage_ms={stage: round(ms, 3) for stage, ms in run.watch.stage_ms.items()},
         ttft_ms=run.ttft_ms,
         total_ms=round(run.watch.elapsed_ms, 3),
         overhead_ms=round(run.overhead_ms, 3),
         degraded=tuple(run.degraded),
     )
+
+
+def _shallow(decision: Decision) -> dict[str, Any]:
+    """Its fields as they are: none changes any more, so `asdict`'s deep copy is not needed."""
+    return {field.name: getattr(decision, field.name) for field in fields(decision)}

@@ -239,7 +239,7 @@ class Run:
                 break
             except TimeoutError:
                 raise self._too_late() from None
-        self._folded = fold(self.events)
+        self._folded = self.answer.completion if self.answer else fold(self.events)
         if self._folded.finish_reason is None:
             raise StreamInterrupted("The model's answer broke off; what came is incomplete. Send the request again.")
         self._finished = True

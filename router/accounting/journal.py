@@ -18,6 +18,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
+
 from models.errors import InternalError, Overloaded
 from router.accounting.lock import lock, try_lock
 from router.events import Record
@@ -121,7 +123,10 @@ class Journal:
 
 def encode(record: Record) -> bytes:
     """The line of a record: the JSON of `events.as_json`, written without the deep copy."""
-    text = json.dumps(record, default=_plain, separators=(",", ":")).encode()
+    try:
+        text = to_json(record)
+    except ValueError:  # a lone surrogate in a name, say, which only the slower encoder can write
+        text = json.dumps(record, default=_plain, separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
