@@ -49,6 +49,8 @@ class InlineCache:
         self._encode = serve.batch(max_batch_size=encoder.max_batch, batch_wait_timeout_s=encoder.batch_wait_s)(
             self._encode_batch
         )
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._batch_began_s: float | None = None
         self._counts: Counter[str] = Counter()
 
@@ -59,13 +61,13 @@ class InlineCache:
         found = self._store.exact(key)
         if found is not None:
             return found
-        embedding, encoder_ms = await self._encode(key.text) if key.scope else (None, 0.0)
+        embedding, encoder_ms = await self._embed(key.text) if key.scope else (None, 0.0)
         found = self._store.lookup(key, embedding)
         return Lookup(found.kind, found.answer, found.similarity, found.embedding, encoder_ms)
 
     async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
         if embedding is None and key.scope:
-            embedding, _ = await self._encode(key.text)
+            embedding, _ = await self._embed(key.text)
         self._store.store(key, answer, embedding)
 
     def stats(self) -> dict[str, int]:
@@ -78,13 +80,22 @@ class InlineCache:
         if began_s is not None and time.monotonic() - began_s > STUCK_AFTER_S:
             raise ModelUnavailable("The encoder hangs in a batch; its replica has to be replaced.")
 
+    async def _embed(self, text: str) -> Encoded:
+        """Serve closes a batch after its wait even while another runs, and the encoder would get crumbs one by one. So
+        a text joins only when the encoder is free: what came while a batch ran is the next batch."""
+        await self._idle.wait()
+        encoded: Encoded = await self._encode(text)
+        return encoded
+
     async def _encode_batch(self, texts: list[str]) -> list[Encoded]:
+        self._idle.clear()
         self._batch_began_s = time.monotonic()
         try:
             vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode_each, texts)
         finally:
             took_ms = (time.monotonic() - self._batch_began_s) * 1000
             self._batch_began_s = None
+            self._idle.set()
         self._counts.update(batches=1, encoded=len(texts), not_encodable=vectors.count(None))
         return [(vector, took_ms) for vector in vectors]
 
@@ -135,11 +146,6 @@ class CacheHandle:
         self.stores_dropped = 0
         self.stores_failed = 0
 
-    @property
-    def in_flight(self) -> int:
-        """Answers on their way to a shard."""
-        return len(self._sending)
-
     async def lookup(self, key: CacheKey) -> Lookup:
         """Raises `SwitchyardError` when the shard is down or overloaded, which its caller takes for a miss."""
         found: Lookup = await call(self._lookups[self._shard(key.tenant)], key)
@@ -147,12 +153,16 @@ class CacheHandle:
 
     async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
         """Returns at once and never fails; what came of it is counted."""
-        if self.in_flight >= MAX_STORES_IN_FLIGHT:
+        if len(self._sending) >= MAX_STORES_IN_FLIGHT:
             self.stores_dropped += 1
             return
         task = asyncio.create_task(self._send(key, answer, embedding))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
+
+    async def close(self) -> None:
+        """Wait for the answers that are on their way."""
+        await asyncio.gather(*self._sending)
 
     async def _send(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
         try:

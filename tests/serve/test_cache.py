@@ -35,14 +35,11 @@ def answer(name: str = "a") -> CachedAnswer:
 @pytest.fixture(scope="module")
 def handle(local_ray: None) -> Iterator[DeploymentHandle]:
     (app,) = cache_deployments(Topology())
-    yield serve.run(app, name=APP, route_prefix=None)
+    serve.run(app, name=APP, route_prefix=None)
+    handle = serve.get_deployment_handle(NAME, APP)
+    handle._init(_run_router_in_separate_loop=True)  # each test has a loop of its own
+    yield handle
     serve.delete(APP)
-
-
-async def stored(far: CacheHandle) -> None:
-    """Until the answers that are on their way have arrived."""
-    while far.in_flight:
-        await asyncio.sleep(0.01)
 
 
 async def test_a_stored_answer_is_found_by_the_question_and_by_a_similar_one(handle: DeploymentHandle) -> None:
@@ -52,7 +49,7 @@ async def test_a_stored_answer_is_found_by_the_question_and_by_a_similar_one(han
     assert missed.kind == "miss" and missed.embedding is not None and len(missed.embedding) == 384 * 4
     assert missed.encoder_ms > 0
     await far.store(asked, kept, missed.embedding)
-    await stored(far)
+    await far.close()
     exact = await far.lookup(asked)
     assert (exact.kind, exact.answer, exact.encoder_ms) == ("hit-exact", kept, 0.0)
     similar = await far.lookup(key("how long do i boil an egg"))
@@ -65,7 +62,7 @@ async def test_a_stored_answer_is_found_by_the_question_and_by_a_similar_one(han
 async def test_an_answer_stored_without_its_embedding_is_encoded_there(handle: DeploymentHandle) -> None:
     far = CacheHandle([handle])
     await far.store(key("Why is the sky blue?"), answer(), None)
-    await stored(far)
+    await far.close()
     assert (await far.lookup(key("why is the sky blue?"))).kind == "hit-semantic"
 
 
@@ -89,7 +86,7 @@ async def test_concurrent_lookups_are_encoded_in_batches(handle: DeploymentHandl
 async def test_an_exact_hit_does_not_wait_for_the_encoder(handle: DeploymentHandle) -> None:
     far = CacheHandle([handle])
     await far.store(key("quick"), answer(), None)
-    await stored(far)
+    await far.close()
     long = [asyncio.create_task(far.lookup(key(f"{number} " + "many words of text " * 45))) for number in range(32)]
     await asyncio.sleep(0.05)
     assert (await far.lookup(key("quick"))).kind == "hit-exact"
@@ -100,7 +97,7 @@ async def test_an_exact_hit_does_not_wait_for_the_encoder(handle: DeploymentHand
 async def test_settings_change_without_a_restart(handle: DeploymentHandle) -> None:
     far = CacheHandle([handle])
     await far.store(key("Where is the airport?"), answer(), None)
-    await stored(far)
+    await far.close()
     await handle.reconfigure.remote({"threshold": 1.0})
     try:
         assert (await far.lookup(key("where's the airport"))).kind == "miss"
@@ -124,7 +121,7 @@ async def test_a_killed_shard_is_an_error_of_ours_and_comes_back_empty(handle: D
                 await far.store(key("lost"), answer(), None)
                 await asyncio.sleep(0.2)
     assert found.kind == "miss"
-    await stored(far)
+    await far.close()
     assert far.stores_failed <= failures
 
 
