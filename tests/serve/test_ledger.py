@@ -7,14 +7,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray import serve
 
 from deployments.ledger import Ledger, LedgerHandle, journal_folder, ledger_deployment
@@ -34,28 +33,11 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    own = not ray.is_initialized()
-    if own:
-        os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    yield
-    if own:
-        serve.shutdown()
-        ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def make_ledger(cluster: None, data_dir: Path) -> Iterator[Callable[[], LedgerHandle]]:
+def ledger(local_ray: None, data_dir: Path) -> Iterator[LedgerHandle]:
     handle = serve.run(ledger_deployment(str(data_dir)), name="ledger-test", route_prefix=None)
-    handle._init(_run_router_in_separate_loop=True)
-    yield lambda: LedgerHandle(handle)
+    handle._init(_run_router_in_separate_loop=True)  # each test has a loop of its own
+    yield LedgerHandle(handle)
     serve.delete("ledger-test")
-
-
-@pytest.fixture
-def ledger(make_ledger: Callable[[], LedgerHandle]) -> LedgerHandle:
-    return make_ledger()
 
 
 def opened(request_id: str, reserved: int = 500) -> RequestOpened:
@@ -106,7 +88,7 @@ async def test_a_killed_ledger_loses_nothing_and_the_requests_go_on(ledger: Ledg
     budgets = Budgets("one-killed", lambda org: 10_000, ledger.lease)
     async with shipping(data_dir, "one-killed", ledger) as shipper:
         await budgets.reserve("acme", "k0", 100)
-        killed = _ledger_pid()
+        killed = _ledger_pid(data_dir)
         os.kill(killed, signal.SIGKILL)
         for number in range(10):
             await budgets.reserve("acme", f"k{number + 1}", 100)
@@ -115,7 +97,7 @@ async def test_a_killed_ledger_loses_nothing_and_the_requests_go_on(ledger: Ledg
         assert await shipper.drain(60)
         for number in range(10):
             assert await ledger.receipt("acme", f"k{number}", 0) is not None
-        assert _ledger_pid() != killed
+        assert _ledger_pid(data_dir) != killed
 
 
 CHILD = """
@@ -155,7 +137,7 @@ async def test_what_a_killed_process_left_is_taken_in(ledger: LedgerHandle, data
 
 async def test_a_new_replica_waits_for_the_old_one_to_let_go(ledger: LedgerHandle, data_dir: Path) -> None:
     """A roll-out with nothing lost on the way."""
-    before = _ledger_pid()
+    before = _ledger_pid(data_dir)
     async with shipping(data_dir, "rolling", ledger) as shipper:
         update = asyncio.create_task(asyncio.to_thread(_redeploy, data_dir))
         number = 0
@@ -166,7 +148,7 @@ async def test_a_new_replica_waits_for_the_old_one_to_let_go(ledger: LedgerHandl
         await update
         assert await shipper.drain(60)
         assert await ledger.receipt("acme", f"u{number - 1}", 5) is not None
-    assert _ledger_pid() != before
+    assert _ledger_pid(data_dir) != before
     (row,) = await ledger.usage("acme", NOW - 1, NOW + 1, ())
     assert row["requests"] >= number
 
@@ -176,11 +158,12 @@ def _redeploy(data_dir: Path) -> None:
     serve.run(changed.bind(str(data_dir)), name="ledger-test", route_prefix=None)
 
 
-def _ledger_pid() -> int:
+def _ledger_pid(data_dir: Path) -> int:
     """Of the process that has the database open."""
+    database = str(data_dir / "ledger.sqlite3")
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and any("ledger.sqlite3" in os.readlink(fd) for fd in (entry / "fd").iterdir()):
+            if entry.name.isdigit() and any(os.readlink(fd) == database for fd in (entry / "fd").iterdir()):
                 return int(entry.name)
         except OSError:
             continue
