@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -99,6 +101,11 @@ class Product:
         """Process ids by replica id, of those that run."""
         replicas = self.deployments()[deployment]["replicas"]
         return {replica["replica_id"]: replica["pid"] for replica in replicas if replica["state"] == "RUNNING"}
+
+    def metrics_addresses(self) -> list[str]:
+        """Where Ray exports the metrics of its processes, as `host:port`."""
+        listed = Path(self.cluster.scratch_dir, "ray", "prom_metrics_service_discovery.json")
+        return [address for group in json.loads(listed.read_text()) for address in group["targets"]]
 
     def kill_a_replica(self, deployment: str) -> str:
         """Its id."""

@@ -15,8 +15,8 @@ OFF = {"switchyard": {"cache": "off"}}
 
 EASY = "Hi"
 MIDDLING = "Explain step by step why quicksort is O(n log n) on average and compare it with merge sort."
-HARD = """Prove that there are infinitely many primes, then design and implement a distributed algorithm in Rust that finds
-them, analyse its complexity, and compare the trade-offs of three architectures. 1) proof 2) code 3) analysis
+HARD = """Prove that there are infinitely many primes, then design and implement a distributed algorithm in Rust that
+finds them, analyse its complexity, and compare the trade-offs of three architectures. 1) proof 2) code 3) analysis
 ```rust
 fn sieve(n: usize) -> Vec<usize> { let mut v = vec![]; for i in 2..n { v.push(i); } v }
 ```"""
@@ -88,7 +88,7 @@ def test_the_headers_say_what_the_receipt_does(product: Product) -> None:
     assert (headers["x-switchyard-cache"], receipt["cache_verdict"]) == ("miss", "miss")
     assert int(headers["x-switchyard-cost-microusd"]) == receipt["cost_microusd"] > 0
     assert 0 < float(headers["x-switchyard-overhead-ms"]) <= receipt["overhead_ms"] + 0.01
-    assert 0 < float(headers["x-switchyard-encoder-ms"])
+    assert float(headers["x-switchyard-encoder-ms"]) > 0
     assert receipt["usage"]["output_tokens"] == answer.json()["usage"]["completion_tokens"]
     assert sum(receipt["stage_ms"].values()) == pytest.approx(receipt["total_ms"], abs=1.0)
     assert receipt["degraded"] == []

@@ -1,4 +1,4 @@
-"""What goes wrong reaches OpenAI's own client as the exception it has for that, over every hop, and tells no secrets."""
+"""What goes wrong reaches OpenAI's own client as the exception that it has for that, and tells no secrets."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def test_what_is_not_json_is_400(product: Product) -> None:
 
 @pytest.mark.parametrize("key", ["sy-wrong", "sk-another-kind", key_of("acme")[:-1]])
 def test_an_unknown_key_is_401(product: Product, key: str) -> None:
-    with OpenAI(base_url=product.sdk().base_url, api_key=key, max_retries=0) as sdk:
-        with pytest.raises(openai.AuthenticationError) as caught:
-            ask(sdk)
+    stranger = OpenAI(base_url=product.sdk().base_url, api_key=key, max_retries=0)
+    with stranger, pytest.raises(openai.AuthenticationError) as caught:
+        ask(stranger)
     assert caught.value.code == "invalid_api_key"
     check_discreet(caught.value)
 
@@ -112,7 +112,8 @@ def test_a_spent_budget_is_402(product: Product) -> None:
                 model="gpt", messages=user("Hello"), max_tokens=20, extra_body=OFF
             )
             spent += int(answer.headers["x-switchyard-cost-microusd"])
-    assert (caught.value.status_code, caught.value.code, caught.value.type) == (402, "budget_exceeded", "insufficient_quota")
+    assert (caught.value.status_code, caught.value.code) == (402, "budget_exceeded")
+    assert caught.value.type == "insufficient_quota"
     assert 0 < spent <= 100
     check_discreet(caught.value)
 
