@@ -28,7 +28,7 @@ from models.errors import ModelUnavailable, NotFound, SwitchyardError
 from models.messages import ChatRequest, Event
 from router.accounting.budget import Budgets
 from router.accounting.journal import Journal
-from router.accounting.shipper import Shipper
+from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.tenants import Tenants
 from router.config import ClassifierSettings, IngressSettings, KeySettings, Topology
 from router.events import Principal, Stopwatch
@@ -69,7 +69,8 @@ class Ingress:
         if classifier is not None:
             self._control["ComplexityClassifier"] = classifier
         holder = f"ingress-{serve.get_replica_context().replica_id.unique_id}-{time.time_ns():x}"
-        self.shipper = Shipper(Journal(journal_folder(data_dir), holder), self.ledger)
+        self._journals = journal_folder(data_dir)
+        self.shipper = Shipper(Journal(self._journals, holder), self.ledger)
         self.tenants = Tenants((bootstrap_key,) if bootstrap_key else (), IngressSettings(), topology.auth)
         self.budgets = Budgets(holder, self.tenants.budget_microusd, self.ledger.lease)
         self.batcher = BatcherHandle(batcher)
@@ -195,6 +196,12 @@ class Ingress:
         """Start what runs beside the requests. The HTTP app calls it once its event loop serves."""
         loop = asyncio.get_running_loop()
         self._background = [loop.create_task(self.shipper.run()), loop.create_task(self.budgets.run())]
+        self._taking_in = loop.create_task(self._take_in_orphans())
+
+    async def _take_in_orphans(self) -> None:
+        """Deliver what dead processes of this node left; the Ledger looks after its own node only."""
+        with suppress(SwitchyardError):  # it comes with the next ingress that starts here
+            await take_in_orphans(self._journals, self.ledger)
 
     async def shutdown(self) -> None:
         """Leave nothing behind: places and leases go back, records go to the ledger."""
