@@ -90,7 +90,7 @@ class VllmModel:
     async def _generate(self, request: ChatRequest, call: Call, streamed: bool) -> AsyncGenerator[list[Event], None]:
         check_supported(request, self._entry.capabilities, self._entry.name)
         deadline_s = asyncio.get_running_loop().time() + call.timeout_s
-        reader = _Reader(self._token_logprobs(request.sampling.top_logprobs))
+        reader = OutputReader(self._token_logprobs(request.sampling.top_logprobs))
         with self._errors() as progress:
             async with asyncio.timeout_at(deadline_s):
                 prompt, sampling = await self._render(request, streamed)
@@ -165,7 +165,7 @@ class _Progress:
     started = False
 
 
-class _Reader:
+class OutputReader:
     """Makes events of vLLM's `RequestOutput`s. `logprobs` makes ours of one `CompletionOutput`'s."""
 
     def __init__(self, logprobs: Callable[[Any], tuple[TokenLogprob, ...]]) -> None:
