@@ -152,13 +152,17 @@ class CacheHandle:
         return found
 
     async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
-        """Returns at once and never fails; what came of it is counted."""
+        """Returns when the shard has the answer or never will, and never fails; what came of it is counted.
+
+        Leaving earlier does not stop it: what is on its way arrives.
+        """
         if len(self._sending) >= MAX_STORES_IN_FLIGHT:
             self.stores_dropped += 1
             return
         task = asyncio.create_task(self._send(key, answer, embedding))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
+        await asyncio.wait({task})
 
     async def close(self) -> None:
         """Wait for the answers that are on their way."""

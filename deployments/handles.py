@@ -72,6 +72,7 @@ def connect(api_key: str | None = None, app_name: str = "switchyard") -> Switchy
     Raises ValueError when the cluster runs no such application.
     """
     handle = serve.get_app_handle(app_name)
-    # Without its own loop the handle's sync calls fail where Serve is set up for throughput ("No event loop running").
-    handle._init(_run_router_in_separate_loop=True)
+    if not handle.is_initialized:  # Serve keeps one handle per application and process
+        # Without its own loop its sync calls fail where Serve is set up for throughput ("No event loop running").
+        handle._init(_run_router_in_separate_loop=True)
     return Switchyard(handle, api_key or os.environ.get("SWITCHYARD_API_KEY"))
