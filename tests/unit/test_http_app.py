@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -205,3 +206,13 @@ async def test_a_dead_backend_is_503_when_nothing_else_can_answer():
     assert response.status_code == 503
     assert response.json()["error"]["switchyard"]["retryable"] is True
     await door.client.aclose()
+
+
+async def test_the_openapi_document_describes_every_route_and_resolves(door):
+    document = (await door.client.get("/openapi.json")).json()
+    assert set(document["paths"]) >= {"/v1/chat/completions", "/v1/route", "/v1/models", "/v1/usage", "/metrics"}
+    schemas = document["components"]["schemas"]
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert "ChatBody" in references
+    assert references <= set(schemas)
+    assert (await door.client.get("/docs")).status_code == 200
