@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from deployments.metrics import Metrics, summed
 from prometheus_client.parser import text_string_to_metric_families
 
+from deployments.metrics import Metrics, summed
 from tests.unit.test_pipeline import ask, make_world, unary
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
 from deployments.openai_api import OpenAIChat, error_body
 from models.errors import RateLimited
 from models.messages import (
@@ -16,7 +18,6 @@ from models.messages import (
     ToolCallDelta,
     Usage,
 )
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from router.run import Head
 
 HEAD = Head("req_1", "small-1", "miss", 5, 0.1, 0.0)
