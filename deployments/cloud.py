@@ -20,6 +20,10 @@ class CloudModel(InlineModel):
     def __init__(self, endpoint: CloudEndpoint, api_key: SecretStr | None) -> None:
         super().__init__(adapter(endpoint, api_key.get_secret_value() if api_key else None))
 
+    async def check_health(self) -> None:
+        """This process answers, that is all: a provider that is down or refuses the key is not cured by a new replica,
+        and must not keep the rest of the graph from starting."""
+
 
 def adapter(endpoint: CloudEndpoint, api_key: str | None) -> ChatModel:
     """The adapter for the dialect that `endpoint` speaks."""

@@ -72,7 +72,7 @@ class TransformersModel(InlineModel):
     async def __init__(self, model: LocalModel, data_dir: str) -> None:
         def load() -> ChatModel:
             entry = model.resolve()
-            engine_args: dict[str, Any] = {"device": "cuda" if model.device == "gpu" else "cpu", **model.engine_args}
+            engine_args: dict[str, Any] = model.engine_args
             return TransformersChatModel(entry, resolve_source(entry, Path(data_dir)), **engine_args)
 
         super().__init__(await asyncio.to_thread(load))  # takes seconds to minutes: Serve's own calls go on meanwhile
@@ -87,11 +87,11 @@ class SimulatedModel(InlineModel):
 
 
 def transformers_deployment(model: LocalModel, data_dir: str) -> Application:
-    """`TransformersModel:<name>`. Raises ValueError for `engine_args` that the engine does not have."""
+    """`TransformersModel:<name>`. Raises ValueError for a device or `engine_args` that the engine does not have."""
     _check_engine_args(model, TransformersChatModel)
-    gpus = model.scale.num_gpus or 1.0 if model.device == "gpu" else 0.0
-    scale = model.scale.model_copy(update={"num_gpus": gpus})
-    shell = model_deployment(TransformersModel, model.name, scale, model.resolve().max_batch)
+    if model.device == "gpu":
+        raise ValueError(f"model '{model.name}': the transformers engine runs on the CPU; set `engine: vllm` for a GPU")
+    shell = model_deployment(TransformersModel, model.name, model.scale, model.resolve().max_batch)
     return shell.bind(model, data_dir)
 
 

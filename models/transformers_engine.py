@@ -15,7 +15,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from models.base import Call, Capabilities, check_supported
 from models.catalog import ModelEntry
@@ -41,7 +41,7 @@ _STOP_TIMEOUT_S = 10.0
 
 
 class TransformersChatModel:
-    """A `ChatModel` on the checkpoint in `folder` (a path or hub id, see `models.registry`).
+    """A `ChatModel` on the CPU, on the checkpoint in `folder` (a path or hub id, see `models.registry`).
 
     kv_cache_gb: memory for the KV cache; one whole context always fits.
     max_batch_tokens: prompt tokens of one step; longer prompts are taken in pieces, between other requests' tokens.
@@ -57,7 +57,6 @@ class TransformersChatModel:
         kv_cache_gb: float = 0.5,
         max_batch_tokens: int = 512,
         threads: int | None = None,
-        device: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
         for field in fields(Capabilities):
             if getattr(entry.capabilities, field.name) and not getattr(_ABLE, field.name):
@@ -65,7 +64,7 @@ class TransformersChatModel:
                     f"model '{entry.name}': the transformers engine has no {field.name}; take it out of `capabilities`"
                 )
         self._entry = entry
-        self._tokenizer, model = _load(entry, folder, threads, device)
+        self._tokenizer, model = _load(entry, folder, threads)
         self._default = model.generation_config
         eos = self._default.eos_token_id
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
@@ -264,7 +263,7 @@ class _Sampler:
         digest = hashlib.blake2b(f"{draw.seed}:{position}".encode(), digest_size=8).digest()
         self._generator.manual_seed(int.from_bytes(digest[:4], "big"))  # its state has 32 bits of seed
         exponential = torch.empty(len(logits)).exponential_(generator=self._generator)
-        return logits - exponential.clamp_min(1e-30).log().to(logits.device)
+        return logits - exponential.clamp_min(1e-30).log()
 
 
 # ---- loading -------------------------------------------------------------------------------------------------------
@@ -277,7 +276,7 @@ class _Nowhere(queue.Queue[Any]):
         pass
 
 
-def _load(entry: ModelEntry, folder: str, threads: int | None, device: str) -> tuple[Any, Any]:
+def _load(entry: ModelEntry, folder: str, threads: int | None) -> tuple[Any, Any]:
     """Tokenizer and model, ready to run."""
     import torch
     import transformers
@@ -304,7 +303,7 @@ def _load(entry: ModelEntry, folder: str, threads: int | None, device: str) -> t
         raise ModelUnavailable(
             f"Model '{entry.name}' reads {longest} tokens; set `context_tokens` to no more than that."
         )
-    return tokenizer, model.eval().to(device)
+    return tokenizer, model.eval()
 
 
 def _start(model: Any, entry: ModelEntry, kv_cache_gb: float, max_batch_tokens: int, eos: frozenset[int]) -> Any:
