@@ -219,9 +219,9 @@ def kill_session(leader: int, scratch: Path) -> None:
 def _session_members(leader: int, scratch: Path) -> Iterator[int]:
     """Their ids. The system gives a session's id to no other process while the session has a member, so only a living
     leader can be somebody else: ours names its scratch folder."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError):
         command = Path(f"/proc/{leader}/cmdline").read_bytes()
-        if command and str(scratch).encode() not in command:
+        if is_running(leader) and str(scratch).encode() not in command:
             return
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
