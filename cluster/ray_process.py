@@ -219,9 +219,10 @@ def kill_session(leader: int, scratch: Path) -> None:
 def _session_members(leader: int, scratch: Path) -> Iterator[int]:
     """Their ids. The system gives a session's id to no other process while the session has a member, so only a living
     leader can be somebody else: ours names its scratch folder."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         command = Path(f"/proc/{leader}/cmdline").read_bytes()
-        if is_running(leader) and str(scratch).encode() not in command:
+        # Empty of one that has ended and waits to be collected, but also of one that is just being loaded: not ours.
+        if (command or is_running(leader)) and str(scratch).encode() not in command:
             return
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -166,8 +166,11 @@ def test_a_cluster_is_found_while_its_owner_lives(tmp_path: Path) -> None:
 def test_what_a_dead_owner_left_is_ended(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    with subprocess.Popen([sys.executable, "-c", code, str(scratch)], start_new_session=True) as left:
+    child = "import time; print('up', flush=True); time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    command = [sys.executable, "-c", code, str(scratch)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as left:
+        assert left.stdout is not None and left.stdout.readline() == b"up\n"
         dead = cluster(tmp_path, left.pid, str(scratch))
         (tmp_path / state.STATE_FILE).write_text(json.dumps(asdict(dead)))
         assert state.find(tmp_path) is None
