@@ -2,6 +2,8 @@
 one that reads secrets from the environment."""
 
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +87,18 @@ def _bootstrap_key(topology: Topology, data_dir: Path) -> KeySettings | None:
     """The operator's key, as a digest: SWITCHYARD_API_KEY, else the data folder's, made at the first start."""
     if not topology.auth:
         return None
-    text = os.environ.get("SWITCHYARD_API_KEY") or _kept_key(data_dir / "api_key")
+    text = os.environ.get("SWITCHYARD_API_KEY", "").strip() or _kept_key(data_dir / "api_key")
     return KeySettings(sha256=hash_key(text), org="default", scopes=("infer", "admin", "usage", "audit"))
 
 
 def _kept_key(path: Path) -> str:
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    """Who makes the file makes it whole, so nobody reads half a key."""
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".api_key-") as file:  # mode 0600
             file.write(new_key() + "\n")
-    except FileExistsError:
-        pass
+            file.flush()
+            with suppress(FileExistsError):
+                os.link(file.name, path)
     return path.read_text().strip()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from collections.abc import Sequence
 from typing import Protocol
@@ -44,6 +45,7 @@ class Answer(Response):
     def __init__(self, run: Run, dialect: Dialect, stream: bool) -> None:
         self.run, self.dialect, self.stream = run, dialect, stream
         self.background = None
+        self._status_sent = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         run = self.run
@@ -52,10 +54,10 @@ class Answer(Response):
                 await self._send_stream(send)
             else:
                 await self._send_unary(scope, receive, send)
-        except SwitchyardError as error:
-            await error_response(error, self.dialect, run.request_id)(scope, receive, send)
         except Exception as error:
-            await error_response(unexpected(error, run.request_id), self.dialect, run.request_id)(scope, receive, send)
+            known = error if isinstance(error, SwitchyardError) else unexpected(error, run.request_id)
+            if not self._status_sent:
+                await error_response(known, self.dialect, run.request_id)(scope, receive, send)
 
     async def _send_unary(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self.run as run:
@@ -75,6 +77,7 @@ class Answer(Response):
                 "x-accel-buffering": "no",
             }
             raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+            self._status_sent = True
             await send({"type": "http.response.start", "status": 200, "headers": raw})
             try:
                 opening = self.dialect.first(head)
@@ -83,6 +86,8 @@ class Answer(Response):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                     opening = b""
                 ending = self.dialect.last(run)
+            except OSError:
+                return  # the client has gone, so the run closes as cancelled
             except Exception as error:
                 # The status is sent: all that is left is to say so in the stream.
                 known = error if isinstance(error, SwitchyardError) else unexpected(error, run.request_id)
@@ -101,7 +106,7 @@ def unexpected(error: Exception, request_id: str) -> InternalError:
 def error_response(error: SwitchyardError, dialect: Dialect, request_id: str) -> Response:
     headers = {"x-switchyard-request-id": request_id}
     if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(dialect.error(error, request_id), error.http_status, headers, "application/json")
@@ -121,16 +126,17 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """The body, refused with 413 as soon as it is known to be over the limit."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def _too_large(max_bytes: int) -> BodyTooLarge:
+def too_large(max_bytes: int) -> BodyTooLarge:
+    """For whoever sent more than `max_bytes`."""
     return BodyTooLarge(f"The body is larger than {max_bytes} bytes; send less or raise max_body_bytes.")

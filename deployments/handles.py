@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.hop import call, hop_errors, stream
 from deployments.reply import Reply
 from models.messages import ChatRequest, Event
+from router.pipeline import Options
 
 Question = ChatRequest | dict[str, Any]
 """A `ChatRequest`, or the body that POST /v1/chat/completions takes."""
@@ -33,36 +34,36 @@ class Switchyard:
         self._explain = handle.options(method_name="explain")
         self._stream = handle.options(method_name="stream", stream=True)
 
-    def chat(self, question: Question) -> Reply:
-        """A whole answer. Raises `models.errors`."""
+    def chat(self, question: Question, options: Options | None = None) -> Reply:
+        """A whole answer. `options` go with a `ChatRequest`; a body has a `switchyard` object."""
         with hop_errors("Ingress"):
-            reply: Reply = self._chat.remote(question, self._api_key).result()
+            reply: Reply = self._chat.remote(question, self._api_key, options).result()
         return reply
 
-    def stream(self, question: Question) -> Iterator[list[Event]]:
+    def stream(self, question: Question, options: Options | None = None) -> Iterator[list[Event]]:
         """Batches of events as they come. Closing the iterator stops the model. Raises `models.errors`."""
-        batches = self._stream.remote(question, self._api_key)
+        batches = self._stream.remote(question, self._api_key, options)
         try:
             with hop_errors("Ingress"):
                 yield from batches
         finally:
             batches.cancel()
 
-    def explain(self, question: Question) -> dict[str, Any]:
+    def explain(self, question: Question, options: Options | None = None) -> dict[str, Any]:
         """What would be done, and why; nothing is executed."""
         with hop_errors("Ingress"):
-            told: dict[str, Any] = self._explain.remote(question, self._api_key).result()
+            told: dict[str, Any] = self._explain.remote(question, self._api_key, options).result()
         return told
 
-    async def achat(self, question: Question) -> Reply:
-        reply: Reply = await call(self._chat, question, self._api_key)
+    async def achat(self, question: Question, options: Options | None = None) -> Reply:
+        reply: Reply = await call(self._chat, question, self._api_key, options)
         return reply
 
-    def astream(self, question: Question) -> AsyncIterator[list[Event]]:
-        return stream(self._stream, question, self._api_key)
+    def astream(self, question: Question, options: Options | None = None) -> AsyncIterator[list[Event]]:
+        return stream(self._stream, question, self._api_key, options)
 
-    async def aexplain(self, question: Question) -> dict[str, Any]:
-        told: dict[str, Any] = await call(self._explain, question, self._api_key)
+    async def aexplain(self, question: Question, options: Options | None = None) -> dict[str, Any]:
+        told: dict[str, Any] = await call(self._explain, question, self._api_key, options)
         return told
 
 

@@ -109,5 +109,8 @@ def _gone(deployment: str) -> ModelUnavailable:
 
 
 def _being_cancelled() -> bool:
-    task = asyncio.current_task()
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # a synchronous caller
+        return False
     return task is not None and task.cancelling() > 0

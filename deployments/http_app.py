@@ -21,6 +21,7 @@ from models.errors import NotFound, SwitchyardError
 from router.accounting.usage import parse_usage_query, usage_answer
 from router.events import Principal, Stopwatch
 from router.run import new_request_id
+from router.validation import check_priority
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
@@ -45,6 +46,7 @@ class Routes:
         self.ingress.tenants.check_rate(principal)
         watch.enter("parse")
         parsed = parse_chat(await read_body(request, self.ingress.topology.max_body_bytes))
+        check_priority(parsed.options.priority, principal)
         run = self.ingress.pipeline.run(parsed.request, principal, parsed.options, "openai-chat", watch)
         return Answer(run, OpenAIChat(parsed.include_usage), parsed.stream)
 

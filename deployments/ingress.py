@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.batcher import BatcherHandle
 from deployments.cache import CacheHandle
 from deployments.classifier import ClassifierHandle, InlineClassifier
+from deployments.door import too_large
 from deployments.hop import call
 from deployments.http_app import build_http_app
 from deployments.ledger import LedgerHandle, journal_folder
@@ -33,6 +34,7 @@ from router.accounting.tenants import Tenants
 from router.config import ClassifierSettings, IngressSettings, KeySettings, Topology
 from router.events import Principal, Stopwatch
 from router.pipeline import Backend, Options, Pipeline, Stages
+from router.validation import check_priority, check_request, size_chars
 
 READY_TIMEOUT_S = 2.0
 RECEIPT_WAIT_S = 2.0
@@ -92,47 +94,70 @@ class Ingress:
     def reconfigure(self, config: dict[str, Any]) -> None:
         """New `user_config`, from now on. Raises on a wrong one, which keeps the old."""
         settings = IngressSettings.model_validate(config)
+        self._check_names(settings)
         self._inline_classifier.reconfigure(settings.classifier)
         self.pipeline.reconfigure(settings)
+
+    def _check_names(self, settings: IngressSettings) -> None:
+        """A name that is nobody's would silently price or allow nothing. Raises ValueError."""
+        known = {name for name in self.topology.model_names()}
+        named = {
+            *settings.prices,
+            *settings.node_prices,
+            *(m for t in settings.tenants.values() for m in t.models or ()),
+        }
+        if unknown := named - known:
+            raise ValueError(f"user_config of Ingress names models that are not served: {', '.join(sorted(unknown))}")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http_app(self)
 
     # ---- the handle doors ------------------------------------------------------------------------------------------
 
-    async def chat(self, request: ChatRequest | dict[str, Any], api_key: str | None = None) -> Reply:
-        """A whole answer. `request` is a `ChatRequest` or an OpenAI-shaped body. Raises `models.errors`."""
-        parsed, principal, watch = self._admitted(request, api_key)
+    async def chat(
+        self, request: ChatRequest | dict[str, Any], api_key: str | None = None, options: Options | None = None
+    ) -> Reply:
+        """A whole answer. `request` is an OpenAI-shaped body (with a `switchyard` object in place of `options`), or a
+        `ChatRequest`. Raises `models.errors`."""
+        parsed, principal, watch = self._admitted(request, api_key, options)
         async with self.pipeline.run(parsed.request, principal, parsed.options, "handle", watch) as run:
             head = await run.begin(stream=False)
             completion = await run.completion()
         return Reply(head.request_id, head.model, head.verdict, run.cost_microusd, completion)
 
     async def stream(
-        self, request: ChatRequest | dict[str, Any], api_key: str | None = None
+        self, request: ChatRequest | dict[str, Any], api_key: str | None = None, options: Options | None = None
     ) -> AsyncIterator[list[Event]]:
         """The answer as batches of events; needs `handle.options(stream=True)`. Raises `models.errors`."""
-        parsed, principal, watch = self._admitted(request, api_key)
+        parsed, principal, watch = self._admitted(request, api_key, options)
         async with self.pipeline.run(parsed.request, principal, parsed.options, "handle", watch) as run:
             await run.begin(stream=True)
             async for batch in run.batches():
                 yield list(batch)
 
-    async def explain(self, request: ChatRequest | dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
+    async def explain(
+        self, request: ChatRequest | dict[str, Any], api_key: str | None = None, options: Options | None = None
+    ) -> dict[str, Any]:
         """What would be done with a request, and why. Nothing is executed."""
-        parsed, principal, _ = self._admitted(request, api_key)
+        parsed, principal, _ = self._admitted(request, api_key, options)
         return await self.pipeline.explain(parsed.request, principal, parsed.options)
 
     def _admitted(
-        self, request: ChatRequest | dict[str, Any], api_key: str | None
+        self, request: ChatRequest | dict[str, Any], api_key: str | None, options: Options | None
     ) -> tuple[ParsedChat, Principal, Stopwatch]:
         watch = Stopwatch(time.perf_counter)
         principal = self.tenants.authenticate(None, api_key)
         self.tenants.check_rate(principal)
         watch.enter("parse")
         if isinstance(request, ChatRequest):
-            return ParsedChat(request, Options(), False, False), principal, watch
-        return parse_chat(request), principal, watch
+            check_request(request)
+            parsed = ParsedChat(request, options or Options(), False, False)
+        else:
+            parsed = parse_chat(request)
+        if size_chars(parsed.request) > self.topology.max_body_bytes:
+            raise too_large(self.topology.max_body_bytes)
+        check_priority(parsed.options.priority, principal)
+        return parsed, principal, watch
 
     # ---- what operators ask ----------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from models.messages import (
     ToolChoice,
 )
 from router.pipeline import Options
+from router.validation import check_request
 
 
 class _Body(BaseModel):
@@ -87,7 +88,6 @@ class NamedTool(_Body):
 
 class JsonSchema(_Body):
     name: str
-    description: str | None = None
     schema_: dict[str, Any] = Field({}, alias="schema")
     strict: bool | None = None
 
@@ -105,7 +105,7 @@ class StreamOptions(_Body):
 class SwitchyardBody(_Body):
     """What Switchyard takes besides OpenAI's own fields."""
 
-    strategy: Literal["complexity"] | None = None
+    strategy: Literal["complexity"] | None = Field(None, description="for `auto`; there is this one")
     cache: Literal["on", "off", "refresh"] = "on"
     namespace: str = Field("", max_length=128)
     priority: int = Field(0, ge=-100, le=100, description="lower goes first")
@@ -162,7 +162,7 @@ def parse_chat(body: bytes | dict[str, Any]) -> ParsedChat:
     extra = parsed.switchyard
     return ParsedChat(
         _chat_request(parsed),
-        Options(extra.strategy, extra.cache, extra.namespace, extra.priority, extra.deadline_s, extra.domain),
+        Options(extra.cache, extra.namespace, extra.priority, extra.deadline_s, extra.domain),
         bool(parsed.stream),
         bool(parsed.stream_options and parsed.stream_options.include_usage),
     )
@@ -185,9 +185,7 @@ def _chat_request(body: ChatBody) -> ChatRequest:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    if any(not text for text in stop):
-        raise InvalidRequest("A 'stop' string must not be empty.", "stop")
-    return ChatRequest(
+    request = ChatRequest(
         model=body.model,
         messages=tuple(_message(message, index) for index, message in enumerate(body.messages)),
         sampling=Sampling(
@@ -211,6 +209,8 @@ def _chat_request(body: ChatBody) -> ChatRequest:
         reasoning_effort=body.reasoning_effort,
         user=body.user,
     )
+    check_request(request)
+    return request
 
 
 def _message(body: MessageBody, index: int) -> Message:
@@ -229,10 +229,6 @@ def _message(body: MessageBody, index: int) -> Message:
     if body.refusal:
         parts.append(TextPart(body.refusal))
     calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in body.tool_calls or ())
-    if not parts and not calls:
-        raise InvalidRequest(f"'messages.{index}.content' is empty; say something.", f"messages.{index}.content")
-    if body.role == "tool" and not body.tool_call_id:
-        raise InvalidRequest("A 'tool' message needs 'tool_call_id'.", f"messages.{index}.tool_call_id")
     return Message(body.role, tuple(parts), calls, body.tool_call_id, body.name)
 
 

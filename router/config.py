@@ -183,7 +183,7 @@ class Encoder(Strict):
 
 
 class Topology(Strict):
-    """What runs where. `data_dir` None: `.switchyard` in the folder Ray was started in, or SWITCHYARD_DATA_DIR."""
+    """What runs where. `data_dir` None: SWITCHYARD_DATA_DIR, else `~/.switchyard`."""
 
     data_dir: str | None = None
     local_models: tuple[LocalModel, ...] = ()
@@ -198,9 +198,13 @@ class Topology(Strict):
     cors_allow_origins: tuple[str, ...] = ()
     max_body_bytes: int = Field(8 * 1024**2, gt=0)
 
+    def model_names(self) -> list[str]:
+        """Of all models there may be: those of providers without a key too."""
+        return [m.name for m in self.local_models] + [e.name for c in self.cloud for e in c.models]
+
     @model_validator(mode="after")
     def _names(self) -> Topology:
-        names = [m.name for m in self.local_models] + [e.name for c in self.cloud for e in c.models]
+        names = self.model_names()
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
             raise ValueError(f"model names must be unique, these are not: {', '.join(sorted(doubled))}")

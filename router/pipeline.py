@@ -6,6 +6,7 @@ Pure asyncio over the ports of `router.ports`: the same code runs in the ingress
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,7 @@ from router.run import Run
 from router.tokens import PromptTokens, prompt_tokens
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,6 @@ class Options:
     cache: `off` neither reads nor stores; `refresh` stores without reading. priority: lower goes first.
     """
 
-    strategy: str | None = None
     cache: Literal["on", "off", "refresh"] = "on"
     namespace: str = ""
     priority: int = 0
@@ -108,8 +109,23 @@ class Pipeline:
         return self._backend_of[model]
 
     def emit(self, record: Record) -> None:
+        """Tell all sinks. Raises what one of them raises: a request whose books cannot be opened is not begun."""
         for sink in self.stages.sinks:
             sink(record)
+
+    def emit_close(self, record: Record) -> None:
+        """Tell all sinks that a request is over. What one cannot take must not disturb the others, nor the answer: the
+        open record is there, and the ledger closes it at its worst case when this process has gone."""
+        for sink in self.stages.sinks:
+            try:
+                sink(record)
+            except SwitchyardError as error:
+                log.error("the close of request %s was not written (%s)", record.request_id, error.code)
+
+    def may_use(self, principal: Principal, model: str) -> bool:
+        """Whether an answer of `model`, made earlier, may be given now: the model is still served, and allowed."""
+        allowed = self.tenants.allowed_models(principal.org)
+        return model in self.entries and (allowed is None or model in allowed)
 
     # ---- the stages, each with what happens when it fails ----------------------------------------------------------
 

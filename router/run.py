@@ -12,13 +12,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from models.base import Call
-from models.errors import DeadlineExceeded, ModelUnavailable, StreamInterrupted, SwitchyardError, UpstreamFailed
-from models.messages import ChatRequest, Completion, Event, TextDelta, Usage, UsageReport, fold
+from models.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    ModelUnavailable,
+    StreamInterrupted,
+    SwitchyardError,
+    UpstreamFailed,
+)
+from models.messages import ChatRequest, Completion, Event, Usage, UsageReport, fold
 from router import receipts
 from router.events import Attempt, Principal, Status, Stopwatch, Verdict
 from router.policy import Decision
-from router.ports import CachedAnswer, CacheKey, Grant, Ticket
-from router.tokens import PromptTokens, prompt_tokens
+from router.ports import CachedAnswer, CacheKey, Grant, Lookup, Ticket
+from router.tokens import PromptTokens, output_tokens, prompt_tokens
 
 if TYPE_CHECKING:
     from router.pipeline import Options, Pipeline
@@ -91,8 +98,7 @@ class Run:
         self.tokens = PromptTokens(0, 0, 0)
         self._encoder_ms = 0.0
         self._live: _Live | None = None
-        self._first: Sequence[Event] = ()
-        self._opened = False
+        self._batch: Sequence[Event] = ()
         self._finished = False
         self._folded: Completion | None = None
         self._failure: SwitchyardError | None = None
@@ -105,11 +111,12 @@ class Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        source = self._live.source if self._live else None
         self.pipeline.running -= 1
-        self._close(error)
-        if source is not None:
-            await source.aclose()  # type: ignore[attr-defined]
+        try:
+            if self._live is not None and self._live.source is not None:
+                await self._live.source.aclose()  # type: ignore[attr-defined]
+        finally:
+            self._close(error)
 
     # ---- beginning -------------------------------------------------------------------------------------------------
 
@@ -141,21 +148,20 @@ class Run:
         self.verdict = "miss"
         if self.options.cache == "refresh":
             return False
-        self.answer = pipeline.exact.get(self.key.exact)
-        if self.answer is not None:
-            self.verdict = "hit-exact"
+        answer = pipeline.exact.get(self.key.exact)
+        if answer is not None:
+            found = Lookup("hit-exact", answer)
         else:
             self.watch.enter("cache_semantic")
             found = await pipeline.lookup(self.key, self.degraded)
             self.watch.split("cache_semantic", "encode", found.encoder_ms)
             self._embedding, self._encoder_ms = found.embedding, found.encoder_ms
-            if found.answer is not None and found.kind != "miss":
-                self.answer, self.verdict, self.similarity = found.answer, found.kind, found.similarity
-                if found.kind == "hit-exact":
-                    pipeline.exact.put(self.key.exact, found.answer)
-        if self.answer is None:
+            if found.kind == "hit-exact" and found.answer is not None:
+                pipeline.exact.put(self.key.exact, found.answer)
+        if found.answer is None or found.kind == "miss" or not pipeline.may_use(self.principal, found.answer.model):
             return False
-        self._first = self.answer.events
+        self.answer, self.verdict, self.similarity = found.answer, found.kind, found.similarity
+        self._arrive(found.answer.events)
         return True
 
     async def _generate(self, stream: bool) -> None:
@@ -166,20 +172,27 @@ class Run:
         self.watch.enter("decide")
         self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens)
         plan = [self.decision.model, *self.decision.fallbacks]
-        failed: SwitchyardError | None = None
-        while plan:
+        pipeline.emit(receipts.opened(self, self.decision.model, max(map(self._worst_case, plan))))
+        while True:
             model = plan.pop(0)
             try:
                 return await self._attempt(model, stream)
             except SwitchyardError as error:
                 self._end_attempt(error.code, 0)
-                if not error.retryable:
+                plan = self._rest_of(plan, model, error)
+                if not plan:
                     raise
-                if isinstance(error, ModelUnavailable) and not any(a.model == model for a in self.attempts[:-1]):
-                    plan.insert(0, model)  # its replica died: another one, or its successor, may take it
-                failed = error
-        assert failed is not None
-        raise failed
+
+    def _rest_of(self, plan: list[str], model: str, error: SwitchyardError) -> list[str]:
+        """The models worth trying after `model` failed with `error` before its first byte."""
+        if isinstance(error, ContextLengthExceeded):
+            room = self.pipeline.entries[model].context_tokens
+            return [other for other in plan if self.pipeline.entries[other].context_tokens > room]
+        if not error.retryable:
+            return []
+        if isinstance(error, ModelUnavailable) and not any(a.model == model for a in self.attempts[:-1]):
+            return [model, *plan]  # its replica died: another one, or its successor, may take it
+        return plan
 
     async def _attempt(self, model: str, stream: bool) -> None:
         """One try at one model, up to its first batch."""
@@ -188,53 +201,49 @@ class Run:
         self.watch.enter("reserve")
         unary = not stream and entry.price is None  # a provider's tokens are counted as they come
         live = _Live(model, backend.name, f"{self.request_id}/{len(self.attempts)}", self.watch.elapsed_ms, unary)
-        worst = self._worst_case(model)
-        await pipeline.stages.budgets.reserve(principal.org, live.reservation_id, worst)
+        await pipeline.stages.budgets.reserve(principal.org, live.reservation_id, self._worst_case(model))
         self._live = live
         self.watch.enter("admit")
         wait_s = min(self.settings.queue_timeout_s, self._time_left_s())
         live.grant = await pipeline.stages.batcher.admit(
             Ticket(self.request_id, backend.name, principal.org, self.options.priority, wait_s, self.tokens.expected)
         )
-        if not self._opened:
-            self._opened = True
-            pipeline.emit(receipts.opened(self, model, worst))
         self.watch.enter("prefill")
         call = Call(self.request_id, principal.org, self._time_left_s(), self.options.priority)
         request = self._for_model(model)
         live.called = True
         if unary:
-            self._first = await backend.port.complete(request, call)
+            self._arrive(await backend.port.complete(request, call))
         else:
             live.source = backend.port.stream(request, call)
             try:
-                self._first = await anext(live.source)
+                self._arrive(await anext(live.source))
             except StopAsyncIteration:
                 raise UpstreamFailed(f"Model '{model}' ended without an answer; send the request again.") from None
         live.ttft_ms = self.watch.elapsed_ms - live.started_ms
 
     def _for_model(self, model: str) -> ChatRequest:
-        sampling = self.request.sampling
-        if sampling.max_tokens is None:
-            sampling = replace(
-                sampling, max_tokens=self.pipeline.max_output_tokens(self.pipeline.entries[model], self.request)
-            )
-        return replace(self.request, model=model, sampling=sampling)
+        """The question as the model gets it, never with more output than was reserved for it."""
+        limit = self.pipeline.max_output_tokens(self.pipeline.entries[model], self.request)
+        return replace(self.request, model=model, sampling=replace(self.request.sampling, max_tokens=limit))
+
+    def _arrive(self, batch: Sequence[Event]) -> None:
+        self._batch = batch
+        self.events.extend(batch)
 
     # ---- the answer ------------------------------------------------------------------------------------------------
 
     async def batches(self) -> AsyncIterator[Sequence[Event]]:
         """The answer as it comes. Raises `SwitchyardError` when it breaks off: nothing is retried by then."""
         self.watch.enter("stream")
-        batch, source = self._first, self._live.source if self._live else None
+        source = self._live.source if self._live else None
         while True:
-            self.events.extend(batch)
-            yield batch
+            yield self._batch
             if source is None:
                 break
             try:
                 async with asyncio.timeout_at(self.deadline):
-                    batch = await anext(source)
+                    self._arrive(await anext(source))
             except StopAsyncIteration:
                 break
             except TimeoutError:
@@ -270,7 +279,7 @@ class Run:
         if status == "ok" and self.answer is None:
             self._store(completion, usage, now_unix_ms)
         self.watch.enter("end")
-        self.pipeline.emit(receipts.closed(self, status, code, completion, usage, estimated, now_unix_ms))
+        self.pipeline.emit_close(receipts.closed(self, status, code, completion, usage, estimated, now_unix_ms))
 
     def _status(self, error: BaseException | None) -> tuple[Status, str | None]:
         if isinstance(error, SwitchyardError):
@@ -289,8 +298,7 @@ class Run:
             return completion.usage, completion.estimated
         if self._live is None or not self._live.called:
             return Usage(), True
-        tokens = sum(event.tokens or 1 for event in self.events if isinstance(event, TextDelta))
-        return Usage(self.tokens.expected, tokens), True
+        return Usage(self.tokens.expected, output_tokens(self.events)), True
 
     def _cost(self, usage: Usage) -> int:
         """Micro-USD of the attempt that is under way. A unary one that was left before its end is charged its worst
@@ -302,8 +310,8 @@ class Run:
 
     def _worst_case(self, model: str) -> int:
         entry = self.pipeline.entries[model]
-        output_tokens = self.pipeline.max_output_tokens(entry, self.request)
-        return self.prices.worst_case_microusd(model, min(self.tokens.at_most, entry.context_tokens), output_tokens)
+        output = self.pipeline.max_output_tokens(entry, self.request) * self.request.sampling.n
+        return self.prices.worst_case_microusd(model, min(self.tokens.at_most, entry.context_tokens), output)
 
     def _end_attempt(self, outcome: str, cost_microusd: int) -> None:
         live, self._live = self._live, None

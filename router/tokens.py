@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from models.messages import ChatRequest
+from models.messages import ChatRequest, Event, ImagePart, ReasoningDelta, ReasoningPart, TextDelta, ToolCallDelta
 
 CHARS_PER_TOKEN = 4
 MAX_CHARS_PER_TOKEN = 16
@@ -26,14 +27,29 @@ class PromptTokens:
 def prompt_tokens(request: ChatRequest) -> PromptTokens:
     texts = [message.text for message in request.messages]
     texts += [call.arguments for message in request.messages for call in message.tool_calls]
+    texts += [part.text for m in request.messages for part in m.parts if isinstance(part, ReasoningPart)]
     texts += [tool.name + tool.description + tool.parameters for tool in request.tools]
     if request.response_format and request.response_format.schema:
         texts.append(request.response_format.schema)
     chars = sum(map(len, texts))
     size_bytes = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
-    images = TOKENS_PER_IMAGE if request.has_images else 0
+    images = sum(isinstance(part, ImagePart) for message in request.messages for part in message.parts)
     return PromptTokens(
         chars // MAX_CHARS_PER_TOKEN,
         chars // CHARS_PER_TOKEN + 1,
-        size_bytes + TOKENS_PER_MESSAGE * (len(request.messages) + len(request.tools) + 1) + images,
+        size_bytes + TOKENS_PER_MESSAGE * (len(request.messages) + len(request.tools) + 1) + TOKENS_PER_IMAGE * images,
     )
+
+
+def output_tokens(events: Iterable[Event]) -> int:
+    """What an answer that broke off before its usage came has taken: what the engine counted, or by its length."""
+    counted = chars = 0
+    for event in events:
+        if isinstance(event, TextDelta):
+            counted += event.tokens
+            chars += len(event.text)
+        elif isinstance(event, ReasoningDelta):
+            chars += len(event.text)
+        elif isinstance(event, ToolCallDelta):
+            chars += len(event.arguments) + len(event.name or "")
+    return max(counted, -(-chars // CHARS_PER_TOKEN))

@@ -14,15 +14,31 @@ from models.base import Call, merged
 from models.catalog import ModelEntry, NodePrice
 from models.errors import (
     BudgetExceeded,
+    ContextLengthExceeded,
     DeadlineExceeded,
     InvalidRequest,
     ModelNotFound,
     ModelUnavailable,
     Overloaded,
+    PermissionDenied,
     StreamInterrupted,
     SwitchyardError,
+    UnsupportedFeature,
 )
-from models.messages import ChatRequest, Event, Message, Sampling, TextDelta, TextPart, fold
+from models.messages import (
+    ChatRequest,
+    Event,
+    ImagePart,
+    Message,
+    ReasoningDelta,
+    ReasoningPart,
+    Sampling,
+    TextDelta,
+    TextPart,
+    ToolCallDelta,
+    ToolChoice,
+    fold,
+)
 from models.simulated import SimulatedModel
 from router.accounting.tenants import Tenants
 from router.config import ClassifierSettings, IngressSettings, TenantSettings
@@ -30,6 +46,8 @@ from router.events import Principal, Record, RequestClosed, RequestOpened
 from router.pipeline import Backend, Options, Pipeline, Stages
 from router.ports import Assessment, Grant, Ticket
 from router.strategies import STRATEGIES
+from router.tokens import output_tokens, prompt_tokens
+from router.validation import check_priority, check_request
 
 ME = Principal("acme")
 PLAIN = Options()
@@ -392,3 +410,105 @@ async def test_many_at_once_all_end_and_all_are_counted():
     await asyncio.gather(*tasks, return_exceptions=True)
     assert len(world.closes()) == 50
     world.books_are_shut()
+
+
+async def test_when_the_books_cannot_be_opened_no_model_is_called():
+    world = make_world()
+
+    def full(record: Record) -> None:
+        if isinstance(record, RequestOpened):
+            raise Overloaded("the disk is full")
+
+    world.pipeline.stages.sinks.insert(0, full)
+    with pytest.raises(Overloaded):
+        await unary(world, ask())
+    assert world.small.calls == world.medium.calls == 0
+    world.books_are_shut()
+
+
+async def test_a_close_that_cannot_be_written_disturbs_nobody():
+    world = make_world(tokens_per_s=200.0)
+
+    def full(record: Record) -> None:
+        if isinstance(record, RequestClosed):
+            raise Overloaded("the disk is full")
+
+    world.pipeline.stages.sinks.insert(0, full)
+    _, completion = await unary(world, ask(max_tokens=4))
+    assert completion.usage.output_tokens == 4
+    async with world.pipeline.run(ask("another"), ME, PLAIN, "test") as run:
+        await run.begin(stream=True)
+    assert world.small.closed == 2
+    world.books_are_shut()
+
+
+async def test_a_prompt_that_one_model_has_no_room_for_goes_to_one_that_has():
+    world = make_world()
+    world.small.failures = [ContextLengthExceeded("too long for small-1")]
+    with pytest.raises(ContextLengthExceeded):  # both have the same room, so nothing else is tried
+        await unary(world, ask("one"))
+    assert world.medium.calls == 0
+    roomy = world.pipeline.entries["medium-1"].model_copy(update={"context_tokens": 100_000})
+    world.pipeline.entries["medium-1"] = roomy
+    world.small.failures = [ContextLengthExceeded("too long for small-1")]
+    head, _ = await unary(world, ask("two"))
+    assert head.model == "medium-1"
+    world.books_are_shut()
+
+
+async def test_an_answer_of_a_model_no_longer_allowed_is_not_replayed():
+    world = make_world()
+    await unary(world, ask())
+    only_medium = IngressSettings(tenants={"acme": TenantSettings(models=("medium-1",))})
+    world.pipeline.reconfigure(only_medium)
+    head, _ = await unary(world, ask())
+    assert (head.model, head.verdict) == ("medium-1", "miss")
+    with pytest.raises(PermissionDenied):
+        await unary(world, ask(model="small-1"))
+
+
+async def test_the_model_never_gets_more_output_than_was_reserved():
+    world = make_world(IngressSettings(tenants={}))
+    capped = world.pipeline.entries["small-1"].model_copy(update={"max_output_tokens": 7})
+    world.pipeline.entries["small-1"] = capped
+    _, completion = await unary(world, ask(max_tokens=100_000, model="small-1"))
+    assert completion.usage.output_tokens == 7
+
+
+def test_what_broke_off_is_counted_by_its_length_when_nobody_counted_it():
+    events = [TextDelta("x" * 40), ReasoningDelta("y" * 40), ToolCallDelta(0, "id", "f", "z" * 39)]
+    assert output_tokens(events) == 30
+    assert output_tokens([TextDelta("a", 9)]) == 9
+
+
+def test_the_worst_case_counts_bytes_images_and_earlier_reasoning():
+    plain = prompt_tokens(ask("hi")).at_most
+    assert prompt_tokens(ask("日本")).at_most == plain - 2 + 6
+    parts = (TextPart("hi"), ReasoningPart("r" * 100), *(ImagePart("data:image/png;base64,A"),) * 3)
+    rich = prompt_tokens(ChatRequest("auto", (Message("user", parts),)))
+    assert rich.at_most == plain + 100 + 3 * 1600
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"messages": ()}, InvalidRequest),
+        ({"sampling": Sampling(max_tokens=-5)}, InvalidRequest),
+        ({"sampling": Sampling(n=2)}, UnsupportedFeature),
+        ({"sampling": Sampling(stop=("",))}, InvalidRequest),
+        ({"tool_choice": ToolChoice("required")}, InvalidRequest),
+        ({"messages": (Message("user", (TextPart("\ud800"),)),)}, InvalidRequest),
+        ({"messages": (Message("tool", (TextPart("x"),)),)}, InvalidRequest),
+    ],
+)
+def test_a_typed_question_is_checked_like_a_body(change, error):
+    check_request(ask())
+    with pytest.raises(error):
+        check_request(replace(ask(), **change))
+
+
+def test_only_an_admin_goes_before_everybody_else():
+    check_priority(5, ME)
+    check_priority(-5, Principal("acme", scopes=frozenset({"infer", "admin"})))
+    with pytest.raises(PermissionDenied):
+        check_priority(-5, ME)
