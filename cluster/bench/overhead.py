@@ -218,11 +218,13 @@ class Bench:
         connection = await Connection.open(self.url)
         try:
             answers = [await connection.ask(self.request(route, False)) for _ in range(RECEIPTS)]
-            ids = [answer.headers["x-request-id"] for answer in answers if _verdict(answer) == route.verdict]
+            ids = [answer.headers["x-switchyard-request-id"] for answer in answers if _verdict(answer) == route.verdict]
             receipts = [await connection.ask(get(f"{self.url}/v1/receipts/{id}", self.key)) for id in ids]
         finally:
             await connection.close()
-        timings = [json.loads(receipt.body)["stage_ms"] for receipt in receipts if receipt.status == 200]
+        if any(receipt.status != 200 for receipt in receipts):
+            raise RequestFailed(f"{route.name}: a request has no receipt: {receipts[-1].body.decode()}")
+        timings = [json.loads(receipt.body)["stage_ms"] for receipt in receipts]
         stages = dict.fromkeys(stage for timing in timings for stage in timing)
         return {stage: _percentile([timing.get(stage, 0.0) for timing in timings], 50) for stage in stages}
 
