@@ -29,7 +29,7 @@ def build(args: dict[str, Any]) -> Application:
     """The application for `args` (see `router.config.Topology`). Raises ValueError saying what is wrong with them."""
     topology = Topology.model_validate(args)
     data_dir = (
-        Path(topology.data_dir or os.environ.get("SWITCHYARD_DATA_DIR") or "~/.switchyard").expanduser().resolve()
+        Path(os.environ.get("SWITCHYARD_DATA_DIR") or topology.data_dir or "~/.switchyard").expanduser().resolve()
     )
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     bindings = {**_local_backends(topology, data_dir), **_cloud_backends(topology)}
@@ -115,5 +115,11 @@ def _ingress_deployment(topology: Topology) -> Any:
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=DRAIN_S,
         graceful_shutdown_wait_loop_s=0.5,
-        ray_actor_options={"num_cpus": scale.num_cpus},
+        ray_actor_options={"num_cpus": scale.num_cpus, "runtime_env": {"env_vars": _no_provider_keys(topology)}},
     )
+
+
+def _no_provider_keys(topology: Topology) -> dict[str, str]:
+    """Ray's processes inherit the environment of their node. The public door's has no provider's key in it."""
+    names = [endpoint.api_key_env for endpoint in topology.cloud]
+    return {name: "" for name in names if name and os.environ.get(name)}

@@ -35,7 +35,7 @@ HEADERS = ["x-switchyard-request-id", "x-request-id", "retry-after"] + [
 
 
 class Routes:
-    """One method a route. Every one but the probes needs a key."""
+    """One method a route. Those under /v1 need a key."""
 
     def __init__(self, ingress: Ingress) -> None:
         self.ingress = ingress

@@ -1,7 +1,7 @@
 """The one conversation model between all dialects: what is asked (`ChatRequest`) and what is answered (`Event`s).
 
-Everything here is a frozen dataclass of plain values, so it crosses a Serve hop, hashes and compares. JSON of a caller
-(tool parameters, tool-call arguments, schemas) stays the text the caller wrote, so it is never re-serialised.
+Everything here is a frozen dataclass of plain values, so it crosses a Serve hop, hashes and compares. JSON inside it
+(tool parameters, tool-call arguments, schemas) is text; a model's arguments stay byte for byte what it wrote.
 """
 
 from __future__ import annotations
