@@ -187,7 +187,7 @@ def rendezvous(tenant: str, shards: Sequence[str] | dict[str, Any]) -> str:
 
 
 def cache_deployments(topology: Topology) -> list[Application]:
-    """One for each shard, `cache_scale.max_replicas` in number; none where the cache is off or inline."""
+    """One for each shard, `cache_scale.max_replicas` in number; none where the cache is off."""
     if topology.semantic_cache != "deployment":
         return []
     shards = topology.cache_scale.max_replicas
