@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-import uuid
 from bisect import insort
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -331,19 +330,6 @@ class Admission:
         backend.remove(waiter)
         del self._queued_in[waiter.lease_id]
         backend.refusals[reason] += 1
-
-
-class InlineBatcher:
-    """`BatcherPort` in the caller's process, for a cluster with one ingress: no hop, and no lease to renew."""
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-
-    async def admit(self, ticket: Ticket) -> Grant:
-        return await self._admission.admit(ticket, uuid.uuid4().hex)
-
-    def release(self, grant: Grant) -> None:
-        self._admission.release((grant.lease_id,))
 
 
 def _too_late(ticket: Ticket) -> SwitchyardError:

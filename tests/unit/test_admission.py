@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from models.errors import DeadlineExceeded, ModelNotFound, Overloaded, RateLimited
-from router.admission import UNKNOWN_RETRY_AFTER_S, Admission, InlineBatcher
+from router.admission import UNKNOWN_RETRY_AFTER_S, Admission
 from router.config import BatcherSettings
 from router.ports import Grant, Ticket
 
@@ -225,18 +225,6 @@ async def test_snapshot_of_a_waiting_queue() -> None:
     core.release(["0", "a"])
     await asyncio.gather(*tasks)
     assert core.snapshot()["m"].grants == 3
-
-
-async def test_inline_batcher_fills_the_port() -> None:
-    core = admission()
-    batcher = InlineBatcher(core)
-    first = await batcher.admit(ticket())
-    second = asyncio.create_task(batcher.admit(ticket()))
-    await asyncio.sleep(0)
-    batcher.release(first)
-    batcher.release(await second)
-    batcher.release(first)
-    assert core.snapshot()["m"].running == 0
 
 
 class AdmissionMachine(RuleBasedStateMachine):
