@@ -36,7 +36,7 @@ DIFFERENT = [
     ("code", "Explain this:\nif a:\n    b()\nc()", "Explain this:\nif a:\n    b()\n    c()"),
     ("code", "What is my_value?", "What is my_Value?"),
     ("quantifier", "Did all of them leave?", "Did most of them leave?"),
-    ("quantifier", "Name the smallest country.", "Name the second smallest country."),
+    ("quantifier", "Which river is the longest here?", "Which river is the second longest here?"),
     ("opposite", "Sort them in ascending order.", "Sort them in descending order."),
     ("opposite", "What are the pros of it?", "What are the cons of it?"),
     ("order", "Does the dog bite the cat?", "Does the cat bite the dog?"),
