@@ -277,7 +277,7 @@ def _translate(error: Exception, model: str, started: bool) -> SwitchyardError:
 
 
 def _invalid(error: Exception, model: str) -> InvalidRequest:
-    """vLLM's own words about a wrong request, less the values it quotes."""
+    """vLLM's own words about a wrong request, less the values that Pydantic and vLLM's own errors quote."""
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):

@@ -263,14 +263,15 @@ async def test_what_the_entry_does_not_offer_is_refused(server: Server) -> None:
     assert caught.value.param == "tools"
 
 
-async def test_what_vllm_refuses_is_the_callers_fault_and_quotes_nothing(server: Server) -> None:
-    secret = "a-secret-schema"
-    wrong = replace(ask(), response_format=ResponseFormat("json_schema", "answer", json.dumps({"type": secret})))
-    with pytest.raises(InvalidRequest) as caught:
+async def test_what_vllm_refuses_is_the_callers_fault_and_quotes_no_prompt(server: Server) -> None:
+    secret = "a-secret-in-the-prompt"
+    wrong = replace(ask(secret), response_format=ResponseFormat("json_schema", "answer", '{"type": "no-such-type"}'))
+    with pytest.raises(InvalidRequest, match="no-such-type") as caught:
         await server.batches(wrong)
     assert secret not in caught.value.message
-    with pytest.raises(InvalidRequest):
-        await server.batches(ask(top_p=7.0))
+    with pytest.raises(InvalidRequest, match="top_p") as caught:
+        await server.call("complete", ask(secret, top_p=7.0), CALL)
+    assert secret not in caught.value.message
 
 
 # ---- the end -------------------------------------------------------------------------------------------------------
