@@ -255,7 +255,7 @@ class Budgets:
 
     async def close(self) -> None:
         """Give everything back that no request under way holds."""
-        for account in self._accounts.values():
+        for account in list(self._accounts.values()):  # a request that still comes in may add one meanwhile
             async with account.lock:
                 account.give_back()
                 with suppress(

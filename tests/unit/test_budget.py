@@ -182,6 +182,14 @@ async def test_close_gives_back_what_no_request_holds() -> None:
         await two.reserve("acme", "c", 1)
 
 
+async def test_a_request_of_a_new_organisation_may_come_in_during_the_close() -> None:
+    budgets = World().budgets()
+    await budgets.reserve("acme", "a", 10)
+    closing = asyncio.create_task(budgets.close())
+    await asyncio.sleep(0)
+    await asyncio.gather(budgets.reserve("other", "b", 10), closing)
+
+
 async def test_the_next_month_starts_anew_and_the_old_one_is_settled() -> None:
     world = World(limit=100)
     budgets = world.budgets()
