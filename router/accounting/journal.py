@@ -61,7 +61,10 @@ class Journal:
         self._begin_segment(1)
 
     def append(self, record: Record) -> None:
-        """Keep `record`. Raises `Overloaded` when the disk cannot or, for an open, should not take more."""
+        """Keep `record`. Raises `Overloaded` when the disk cannot or, for an open, should not take more, or when the
+        journal is closed."""
+        if self._file < 0:
+            raise Overloaded("This process is shutting down and keeps no more records; try again.", None, 1.0)
         if record.kind == "open" and self.unshipped_bytes > self._max_bytes:
             raise Overloaded("The books are not being written and their journal is full; try again later.", None, 5.0)
         segment = self._segments[-1]
@@ -109,6 +112,7 @@ class Journal:
     def close(self) -> None:
         """Let go of it. The ledger sees that its owner is gone, takes in what is left and removes it."""
         os.close(self._file)
+        self._file = -1  # the number may soon be another file's
         os.close(self._lock)
 
     def _begin_segment(self, number: int) -> _Segment:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,18 @@ def test_a_name_is_one_journals(tmp_path: Path) -> None:
     journal.close()
     with pytest.raises(InternalError):
         Journal(tmp_path, "a")
+
+
+def test_what_comes_after_the_end_is_refused_and_reaches_no_other_file(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "a")
+    journal.close()
+    others = [tmp_path / name for name in "bcd"]
+    with ExitStack() as opened:
+        for path in others:  # one of them gets the number that the journal's file had
+            opened.enter_context(path.open("wb"))
+        with pytest.raises(Overloaded):
+            journal.append(CLOSED)
+    assert [path.read_bytes() for path in others] == [b"", b"", b""]
 
 
 def test_torn_lines_are_skipped_and_counted() -> None:
