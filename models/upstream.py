@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from models.errors import (
 
 CONNECT_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0
+MAX_RETRY_AFTER_S = 3600.0
 
 _T = TypeVar("_T")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,63}")
@@ -124,16 +126,25 @@ def _identifier(value: object) -> str | None:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds from `retry-after-ms` or Retry-After (RFC 9110, section 10.2.3: seconds or a date); None: not said."""
+    """Seconds from `retry-after-ms` or Retry-After (RFC 9110, section 10.2.3: seconds or a date); None: not said.
+
+    Whatever a provider says, it is from 0 to `MAX_RETRY_AFTER_S`.
+    """
     try:
         if milliseconds := headers.get("retry-after-ms"):
-            return max(0.0, float(milliseconds) / 1000)
-        value = headers.get("retry-after") or ""
-        if value[:1].isdigit():
-            return float(value)
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+            seconds = float(milliseconds) / 1000
+        else:
+            seconds = _seconds(headers.get("retry-after") or "")
+    except (ValueError, TypeError, OverflowError):
         return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def _seconds(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
 
 
 def parse_json(text: str, param: str) -> Any:

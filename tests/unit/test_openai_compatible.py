@@ -325,6 +325,13 @@ def test_an_event_that_never_ends_is_cut_off():
         ({"retry-after": "soon"}, None),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after": "1e999"}, 3600.0),
+        ({"retry-after": "86400"}, 3600.0),
+        ({"retry-after": "-5"}, 0.0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 3600.0),
+        ({"retry-after-ms": "1e999"}, 3600.0),
+        ({"retry-after-ms": "-1e999"}, 0.0),
     ],
 )
 def test_retry_after(headers, expected):
