@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterator
 
@@ -36,21 +35,13 @@ CONVERSATIONS = [
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    os.environ |= {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    serve.shutdown()
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def handle(cluster: None) -> DeploymentHandle:
+def handle(local_ray: None) -> Iterator[DeploymentHandle]:
     topology = Topology(classifier_scale=Scale(num_cpus=0.1))
     serve.run(classifier_deployment(topology), name=APP, route_prefix=None)
     handle = serve.get_deployment_handle(NAME, APP)
     handle._init(_run_router_in_separate_loop=True)  # each test has a loop of its own
-    return handle
+    yield handle
+    serve.delete(APP)
 
 
 async def test_behind_a_hop_and_inline_it_says_the_same(handle: DeploymentHandle) -> None:
