@@ -63,10 +63,12 @@ class Routes:
 
     async def receipt(self, request: Request) -> Response:
         principal = self._principal(request)
+        self.ingress.tenants.check_rate(principal)
         return JSONResponse(await self.ingress.receipt(principal.org, request.path_params["request_id"]))
 
     async def usage(self, request: Request) -> Response:
         principal = self._principal(request, "usage")
+        self.ingress.tenants.check_rate(principal)
         query = parse_usage_query(dict(request.query_params), int(time.time() * 1000))
         rows = await self.ingress.ledger.usage(principal.org, query.since_unix_ms, query.until_unix_ms, query.group_by)
         return JSONResponse(usage_answer(query, rows))

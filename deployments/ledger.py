@@ -70,7 +70,7 @@ class Ledger:
         return await self._books.lease(ask)
 
     async def check_health(self) -> None:
-        """Unhealthy when a database thread hangs or nobody looks after orphaned journals any more."""
+        """Unhealthy when nothing gets written any more or nobody looks after orphaned journals any more."""
         if self._sweeper.done():
             raise ModelUnavailable("The ledger's sweeper has stopped; this replica is to be replaced.")
         async with asyncio.timeout(20):

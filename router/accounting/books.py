@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from models.errors import Overloaded
 from models.messages import Usage
 from router.accounting import journal
 from router.accounting.budget import LEASE_VALID_S, Balances, LeaseAnswer, LeaseAsk, month_of, month_span_unix_ms
@@ -30,17 +32,22 @@ ABANDONED_AFTER_S = 3600.0
 """An open request of a process that cannot be seen from here (another node's) counts as abandoned after this long."""
 _SILENT_HOLDER_S = 3 * LEASE_VALID_S
 _MAX_WAITERS = 1024
+_MAX_READS = {"receipt": 2 * _MAX_WAITERS, "usage": 16}
+"""How many of each may wait for the thread that reads. A sum may take seconds, a receipt takes microseconds."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """Since this process began. `torn`: lines that a crash cut short. `waits_refused`: receipts answered at once since
-    too many others were being waited for."""
+    """Since this process began. `torn`: lines that a crash cut short. `rejected`: records that are not ours, set aside
+    in the database. `waits_refused`: receipts answered at once since too many others were being waited for.
+    `reads_refused`: receipts and sums not looked up since too many others were."""
 
     records: int = 0
     torn: int = 0
+    rejected: int = 0
     abandoned: int = 0
     waits_refused: int = 0
+    reads_refused: int = 0
 
 
 class Books:
@@ -54,9 +61,10 @@ class Books:
         self._reader = ThreadPoolExecutor(1, "ledger-read")
         self._waiters: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
         self._waiting = 0
+        self._reading: Counter[str] = Counter()
         self._heard_s: dict[str, float] = {}
         self._balances = Balances(month_of(_now_unix_ms()))
-        self.counts = Counts()
+        self._counts = Counts()
 
     @classmethod
     async def open(cls, make_store: Callable[[], Store], journals: Path) -> Books:
@@ -73,7 +81,7 @@ class Books:
         """Take in lines of `holder`'s journal. Returns how many records were new; they are in the database then."""
         records, torn = await self._write(lambda: journal.decode(chunk))
         if torn:
-            self.counts.torn += torn
+            self._counts.torn += torn
             logger.warning("journal %s: %d lines were cut short by a crash and are skipped", holder, torn)
         return await self._take(holder, records)
 
@@ -106,20 +114,23 @@ class Books:
     # ---- what is asked ---------------------------------------------------------------------------------------------
 
     async def receipt(self, org: str, request_id: str, wait_s: float) -> dict[str, Any] | None:
-        """The close record. Waits up to `wait_s` for one that is still on its way from its journal."""
+        """The close record. Waits up to `wait_s` for one that is still on its way from its journal.
+
+        Raises `Overloaded`, as `usage` does.
+        """
         key = (org, request_id)
         if self._waiting >= _MAX_WAITERS:
-            self.counts.waits_refused += 1
+            self._counts.waits_refused += 1
             wait_s = 0
         arrival: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(key, []).append(arrival)
         self._waiting += 1
         try:
-            found = await self._read(lambda: self._store.receipt(org, request_id))
+            found = await self._read("receipt", lambda: self._store.receipt(org, request_id))
             if found is None and wait_s > 0:
                 await asyncio.wait({arrival}, timeout=wait_s)
                 if arrival.done():
-                    found = await self._read(lambda: self._store.receipt(org, request_id))
+                    found = await self._read("receipt", lambda: self._store.receipt(org, request_id))
             return found
         finally:
             self._waiting -= 1
@@ -133,7 +144,7 @@ class Books:
     ) -> list[dict[str, Any]]:
         """At most `MAX_ROWS` rows and one, see `usage.usage_answer`."""
         return await self._read(
-            lambda: self._store.usage(org, since_unix_ms, until_unix_ms, group_by, MAX_ROWS + 1),
+            "usage", lambda: self._store.usage(org, since_unix_ms, until_unix_ms, group_by, MAX_ROWS + 1)
         )
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
@@ -144,9 +155,14 @@ class Books:
             await self._write(lambda: self._store.save_lease(lease))
         return answer
 
+    @property
+    def counts(self) -> Counts:
+        return replace(self._counts, rejected=self._store.rejected)
+
     async def check(self) -> None:
-        """Returns once both threads have."""
-        await asyncio.gather(self._write(lambda: None), self._read(lambda: None))
+        """Returns once the thread that writes has. The other may be busy with somebody's sums; a new process would not
+        answer them sooner."""
+        await self._write(lambda: None)
 
     async def close(self) -> None:
         """Finish what is being written and let go of the files."""
@@ -174,7 +190,7 @@ class Books:
         accepted = await self._write(lambda: self._store.ingest(holder, records))
         for entry in accepted:
             self._book(entry)
-        self.counts.records += len(accepted)
+        self._counts.records += len(accepted)
         return len(accepted)
 
     def _book(self, entry: Accepted) -> None:
@@ -186,7 +202,7 @@ class Books:
 
     async def _abandon(self, requests: Sequence[OpenRequest]) -> None:
         for request in requests:
-            self.counts.abandoned += await self._take(request.holder, [asdict(_abandoned(request, _now_unix_ms()))])
+            self._counts.abandoned += await self._take(request.holder, [asdict(_abandoned(request, _now_unix_ms()))])
 
     async def _drop_leases(self, holder: str) -> None:
         self._heard_s.pop(holder, None)
@@ -196,8 +212,16 @@ class Books:
     async def _write(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, work)
 
-    async def _read(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+    async def _read(self, kind: str, work: Callable[[], T]) -> T:
+        """Whoever leaves while it waits leaves the queue too."""
+        if self._reading[kind] >= _MAX_READS[kind]:
+            self._counts.reads_refused += 1
+            raise Overloaded("Too many questions to the books wait already; try again.", None, 1.0)
+        self._reading[kind] += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+        finally:
+            self._reading[kind] -= 1
 
 
 def _abandoned(request: OpenRequest, now_unix_ms: int) -> RequestClosed:

@@ -46,7 +46,12 @@ class OpenRequest:
 
 
 class Store(Protocol):
-    """Synchronous. Writes come from one thread at a time; `receipt` and `usage` from another one."""
+    """Synchronous. Writes come from one thread at a time; `receipt` and `usage` from another one.
+
+    `rejected`: how many records since it was opened were none and were set aside.
+    """
+
+    rejected: int
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         """Take in records (as `events.as_json` makes them) in one transaction; those already known change nothing.
@@ -169,6 +174,7 @@ class SQLiteStore:
             self._reader = opened.enter_context(closing(_connect(path)))
             self._reader.execute("PRAGMA query_only = ON")
             self._opened = opened.pop_all()
+        self.rejected = 0
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         try:
@@ -180,6 +186,7 @@ class SQLiteStore:
             with self._transaction():
                 row = (holder, f"{type(error).__name__}: {error}", json.dumps(records[0]))
                 self._writer.execute(_insert("rejected_records", ("holder", "reason", "body")), row)
+            self.rejected += 1
             return []
 
     def receipt(self, org: str, request_id: str) -> dict[str, Any] | None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 import time
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import BudgetExceeded, ModelUnavailable
+from models.errors import BudgetExceeded, ModelUnavailable, Overloaded
 from router.accounting.books import Books
 from router.accounting.budget import Budgets, month_of
 from router.accounting.journal import Journal, encode, names
@@ -35,8 +38,8 @@ def closed(request_id: str, cost: int = 100) -> RequestClosed:
 
 
 @asynccontextmanager
-async def books_in(folder: Path) -> AsyncIterator[Books]:
-    books = await Books.open(lambda: SQLiteStore(folder / "ledger.sqlite3", lock_wait_s=5), folder / "journal")
+async def books_in(folder: Path, store: type[SQLiteStore] = SQLiteStore) -> AsyncIterator[Books]:
+    books = await Books.open(lambda: store(folder / "ledger.sqlite3", lock_wait_s=5), folder / "journal")
     try:
         yield books
     finally:
@@ -156,6 +159,37 @@ async def test_torn_lines_are_counted(tmp_path: Path) -> None:
     async with books_in(tmp_path) as books:
         assert await books.ingest("one", encode(closed("a")) + encode(closed("b"))[:50]) == 1
         assert books.counts.torn == 1
+
+
+async def test_slow_sums_are_bounded_and_do_not_make_the_books_look_dead(tmp_path: Path) -> None:
+    proceed = threading.Event()
+
+    class Slow(SQLiteStore):
+        def usage(self, *args: Any) -> list[dict[str, Any]]:
+            assert proceed.wait(10)
+            return super().usage(*args)
+
+    async with books_in(tmp_path, Slow) as books:
+        asked = [asyncio.create_task(spent(books)) for _ in range(16)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await spent(books)
+        asked.pop().cancel()
+        await asyncio.sleep(0.01)
+        asked.append(asyncio.create_task(spent(books)))
+        receipt = asyncio.create_task(books.receipt("acme", "r", 0))
+        async with asyncio.timeout(2):
+            await books.check()
+        proceed.set()
+        assert await asyncio.gather(*asked) == [(0, 0)] * 16 and await receipt is None
+        assert books.counts.reads_refused == 1 and not books._reading.total()
+
+
+async def test_what_is_no_record_is_set_aside_and_counted(tmp_path: Path) -> None:
+    async with books_in(tmp_path) as books:
+        text = b'{"kind":"close","org":"acme","request_id":"odd"}'
+        assert await books.ingest("one", encode(closed("a")) + b"%08x %s\n" % (zlib.crc32(text), text)) == 1
+        assert (books.counts.records, books.counts.rejected) == (1, 1)
 
 
 actions = st.one_of(

@@ -171,6 +171,9 @@ async def test_refusals_carry_retry_after():
     await limited.chat()
     response = await limited.chat()
     assert response.status_code == 429
+    for path in ("/v1/receipts/any", "/v1/usage"):
+        refused = await limited.client.get(path, headers={"authorization": f"Bearer {KEY}"})
+        assert refused.status_code == 429
     assert 1 <= int(response.headers["retry-after"]) <= 61
     await door.client.aclose()
     await limited.client.aclose()
