@@ -11,6 +11,7 @@ has `PROMOTE_AT` vectors. usearch because it removes single vectors and uses the
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -29,16 +30,35 @@ PROMOTE_AT = 256
 CANDIDATES = 8
 """How many near questions are looked at; the vetoes may rule out the first ones."""
 
+_ENTRY_BYTES = 192
+"""What an entry takes besides its answer and the texts of its key: the objects themselves, slots of three tables."""
+
+_PARTITION_BYTES = 384
+_INDEX_BYTES = 384
+_GRAPH_BYTES, _GRAPH_NODE_BYTES = 50_000, 256
+"""A usearch index, and each of its vectors besides its numbers. Measured: `memory_usage` says 16 MB from the first."""
+
 Vector = NDArray[np.float32]
 
 
 class ScopeIndex:
     """Vectors of unit length by entry number, of one tenant and one scope."""
 
+    __slots__ = ("_graph", "_ids", "_nodes", "_rows")
+
     def __init__(self, dimensions: int) -> None:
         self._ids: list[int] = []
-        self._rows: Vector = np.empty((4, dimensions), dtype=np.float32)
+        self._rows: Vector = np.empty((1, dimensions), dtype=np.float32)
         self._graph: Any = None  # a usearch Index, once there are many
+        self._nodes = 0  # of the graph at its largest: it uses room again, but gives none back
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in memory."""
+        if self._graph is None:
+            return _INDEX_BYTES + self._rows.nbytes
+        dimensions: int = self._rows.shape[1]
+        return _INDEX_BYTES + _GRAPH_BYTES + self._nodes * (2 * dimensions + _GRAPH_NODE_BYTES)
 
     def __len__(self) -> int:
         return len(self._ids) if self._graph is None else len(self._graph)
@@ -46,6 +66,7 @@ class ScopeIndex:
     def add(self, entry_id: int, vector: Vector) -> None:
         if self._graph is not None:
             self._graph.add(entry_id, vector, threads=1)
+            self._nodes = max(self._nodes, len(self._graph))
             return
         count = len(self._ids)
         if count == len(self._rows):
@@ -80,7 +101,8 @@ class ScopeIndex:
 
         self._graph = Index(ndim=self._rows.shape[1], metric="cos", dtype="f16")
         self._graph.add(np.array(self._ids, dtype=np.uint64), self._rows[: len(self._ids)], threads=1)
-        self._ids, self._rows = [], self._rows[:0]
+        self._nodes = len(self._ids)
+        self._ids, self._rows = [], np.empty((0, self._rows.shape[1]), dtype=np.float32)  # a slice would hold it all
 
 
 @dataclass(slots=True)
@@ -156,21 +178,19 @@ class SemanticStore:
     def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None = None) -> None:
         """Keep a complete `answer`; without scope or embedding only for the very question."""
         vector = np.frombuffer(embedding, dtype="<f4") if embedding and key.scope else None
-        size = answer_bytes(answer) + len(key.text) * 4 + (0 if vector is None else vector.nbytes)
-        if not is_complete(answer) or size > self._settings.max_bytes:
+        size = _entry_bytes(key, answer)
+        if not is_complete(answer) or size + len(embedding or b"") > self._settings.max_bytes:
             self._counts["refused"] += 1
             return
         partition = self._partitions.get(key.tenant)
         if partition and key.exact in partition.by_exact:
             self._remove(partition.by_exact[key.exact])
-        partition = self._partitions.setdefault(key.tenant, _Partition())
+        partition = self._partition(key.tenant)
         entry_id, self._next_id = self._next_id, self._next_id + 1
         self._entries[entry_id] = _Entry(key, answer, size, vector is not None)
         partition.by_exact[key.exact] = entry_id
         if vector is not None and key.scope:
-            if key.scope not in partition.by_scope:
-                partition.by_scope[key.scope] = ScopeIndex(len(vector))
-            partition.by_scope[key.scope].add(entry_id, vector)
+            self._index(partition, key.scope, entry_id, vector)
         self._used_bytes += size
         self._counts["stores"] += 1
         self._shrink()
@@ -200,6 +220,21 @@ class SemanticStore:
         self._entries.move_to_end(entry_id)
         return entry
 
+    def _partition(self, tenant: str) -> _Partition:
+        if tenant not in self._partitions:
+            self._partitions[tenant] = _Partition()
+            self._used_bytes += _PARTITION_BYTES
+        return self._partitions[tenant]
+
+    def _index(self, partition: _Partition, scope: str, entry_id: int, vector: Vector) -> None:
+        index = partition.by_scope.get(scope)
+        if index is None:
+            index = partition.by_scope[scope] = ScopeIndex(len(vector))
+        else:
+            self._used_bytes -= index.size_bytes
+        index.add(entry_id, vector)
+        self._used_bytes += index.size_bytes
+
     def _shrink(self) -> None:
         while self._used_bytes > self._settings.max_bytes:
             self._remove(next(iter(self._entries)))
@@ -212,8 +247,17 @@ class SemanticStore:
         del partition.by_exact[entry.key.exact]
         if entry.indexed and entry.key.scope:
             index = partition.by_scope[entry.key.scope]
+            self._used_bytes -= index.size_bytes
             index.remove(entry_id)
-            if not len(index):
+            if len(index):
+                self._used_bytes += index.size_bytes
+            else:
                 del partition.by_scope[entry.key.scope]
         if not partition.by_exact:
             del self._partitions[entry.key.tenant]
+            self._used_bytes -= _PARTITION_BYTES
+
+
+def _entry_bytes(key: CacheKey, answer: CachedAnswer) -> int:
+    texts = (key.tenant, key.exact, key.scope, key.text)
+    return answer_bytes(answer) + sum(map(sys.getsizeof, texts)) + _ENTRY_BYTES

@@ -259,7 +259,7 @@ def test_no_answer_crosses_a_tenant_or_a_scope() -> None:
     rng = random.Random(5)
     words = ["egg", "pot", "salt", "water", "the", "boiled", "please", "is", "i", "you", "of", "me"]
     vector = unit(1)
-    store = SemanticStore(CacheSettings(threshold=0, max_bytes=200_000), lambda: NOW_S)
+    store = SemanticStore(CacheSettings(threshold=0, max_bytes=320_000), lambda: NOW_S)
     hits = 0
     for step in range(8_000):
         tenant, scope = f"{rng.randrange(12)}", f"{rng.randrange(3)}"
@@ -273,6 +273,36 @@ def test_no_answer_crosses_a_tenant_or_a_scope() -> None:
         else:
             store.store(asked, answer(f"{tenant}/{scope}/{step}"), embedding)
     assert hits > 1_000 and store.stats()["evicted"] > 100
+
+
+@pytest.mark.parametrize(
+    ("entries", "scopes", "tenants"), [(250, 1, 1), (500, 500, 1), (500, 500, 500), (500, 100, 1), (600, 1, 1)]
+)
+def test_used_bytes_are_about_what_it_takes(entries: int, scopes: int, tenants: int) -> None:
+    """Whatever the shape: one scope of many questions, or conversations with a scope each."""
+    import usearch.index  # noqa: F401  (its own memory is not the entries')
+
+    dimensions, store = 384, SemanticStore(CacheSettings(), lambda: NOW_S)
+    embeddings = np.random.default_rng(1).standard_normal((entries, dimensions)).astype("<f4")
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    def fill() -> None:
+        for number in range(entries):
+            events = (*(TextDelta(f"word {number} {i}", 1) for i in range(10)), Finish("stop"))
+            kept = CachedAnswer(f"req {number}", "m", events, Usage(3, 10), 7, NOW_S, 3600.0)
+            text = f"what is the number {number} good for?"
+            asked = CacheKey(f"tenant {number % tenants}", f"{number:064x}", f"{number % scopes:064x}", text)
+            store.store(asked, kept, embeddings[number].tobytes())
+
+    tracemalloc.start()
+    fill()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    indexes = [index for part in store._partitions.values() for index in part.by_scope.values()]
+    unseen = sum(index.size_bytes for index in indexes if len(index) > PROMOTE_AT)  # usearch has its own memory
+    assert 0.8 < (store.stats()["used_bytes"] - unseen) / taken < 1.25
+    store.reconfigure(CacheSettings(max_bytes=0))
+    assert store.stats()["used_bytes"] == 0
 
 
 # ---- index ---------------------------------------------------------------------------------------------------------
