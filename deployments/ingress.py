@@ -17,12 +17,13 @@ from deployments.batcher import BatcherHandle
 from deployments.cache import CacheHandle
 from deployments.classifier import ClassifierHandle, InlineClassifier
 from deployments.door import too_large
-from deployments.hop import call
+from deployments.hop import call, hop_errors
 from deployments.http_app import build_http_app
 from deployments.ledger import LedgerHandle, journal_folder
 from deployments.metrics import Metrics, summed
 from deployments.model import ModelHandle
 from deployments.openai_schema import ParsedChat, parse_chat
+from deployments.part_metrics import PartMetrics, exposition, unsent_families
 from deployments.reply import Reply
 from models.catalog import ModelEntry
 from models.errors import ModelUnavailable, NotFound, SwitchyardError
@@ -38,6 +39,7 @@ from router.validation import check_priority, check_request, size_chars
 
 READY_TIMEOUT_S = 2.0
 RECEIPT_WAIT_S = 2.0
+BROADCAST_TIMEOUT_S = 2.0
 SHIP_TIMEOUT_S = 5.0
 
 
@@ -76,6 +78,8 @@ class Ingress:
         self.tenants = Tenants((bootstrap_key,) if bootstrap_key else (), IngressSettings(), topology.auth)
         self.budgets = Budgets(holder, self.tenants.budget_microusd, self.ledger.lease)
         self.batcher = BatcherHandle(batcher)
+        self._shared_cache = CacheHandle(list(caches)) if caches else None
+        self._parts = PartMetrics(batcher, ledger, caches)
         self._inline_classifier = InlineClassifier(ClassifierSettings())
         stages = Stages(
             backends={
@@ -84,7 +88,7 @@ class Ingress:
             classifier=ClassifierHandle(classifier) if classifier else self._inline_classifier,
             batcher=self.batcher,
             budgets=self.budgets,
-            semantic_cache=CacheHandle(list(caches)) if caches else None,
+            semantic_cache=self._shared_cache,
             sinks=[self.shipper.sink, self.metrics],
             forget_older=self._forget_everywhere,
         )
@@ -181,18 +185,37 @@ class Ingress:
         self.metrics.evictions.set(exact.evicted)
         self.metrics.open.set(self.pipeline.running)
         self.metrics.unshipped.set(self.shipper.backlog_bytes)
-        return self.metrics.text()
+        cache = self._shared_cache
+        unsent = unsent_families(cache.stores_dropped, cache.stores_failed) if cache else ()
+        return self.metrics.text() + exposition(unsent)
 
     async def all_metrics(self) -> str:
-        """The sum over all ingress replicas."""
-        return summed(await self._everywhere().broadcast("metrics_text").results_async())
+        """The sum over all ingress replicas that answer, and what the control plane counts."""
+        replicas, parts = await asyncio.gather(self._replicas_metrics(), self._parts.text())
+        return summed(replicas) + parts
+
+    async def _replicas_metrics(self) -> list[str]:
+        """Without those that are going; only this one's when another hangs."""
+        try:
+            with hop_errors("Ingress"):
+                answers = await (
+                    self._everywhere()
+                    .broadcast("metrics_text")
+                    .results_async(timeout_s=BROADCAST_TIMEOUT_S, return_exceptions=True)
+                )
+        except SwitchyardError:
+            answers = []
+        return [answer for answer in answers if isinstance(answer, str)] or [self.metrics_text()]
 
     def forget(self, exact: str, newest_id: str) -> None:
         """Drop this replica's own copy of an answer, unless it is the one with this id."""
         self.pipeline.exact.forget(exact, newest_id)
 
     async def _forget_everywhere(self, exact: str, newest_id: str) -> None:
-        await self._everywhere().broadcast("forget", exact, newest_id).results_async(return_exceptions=True)
+        """A copy that a replica which hangs still has ends with its time to live."""
+        forgotten = self._everywhere().broadcast("forget", exact, newest_id)
+        with suppress(SwitchyardError), hop_errors("Ingress"):
+            await forgotten.results_async(timeout_s=BROADCAST_TIMEOUT_S, return_exceptions=True)
 
     def _everywhere(self) -> DeploymentHandle:
         """All ingress replicas, this one among them."""

@@ -7,6 +7,7 @@ folder, in `ray_actor_options`), and a journal on another node is delivered by t
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,10 @@ class Ledger:
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return await self._books.lease(ask)
+
+    async def counts(self) -> dict[str, int]:
+        """`router.accounting.books.Counts` by name."""
+        return asdict(self._books.counts)
 
     async def check_health(self) -> None:
         """Unhealthy when nothing gets written any more or nobody looks after orphaned journals any more."""

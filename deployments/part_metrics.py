@@ -1,0 +1,167 @@
+"""Prometheus metrics of the control plane: what its deployments count, asked for when somebody looks.
+
+Labels are bounded: backends and cache shards come from the configuration, all else from fixed sets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from ray.serve.handle import DeploymentHandle
+
+from deployments.hop import call
+from models.errors import SwitchyardError
+from router.admission import BackendLoad
+
+PART_TIMEOUT_S = 1.0
+
+_CACHE_COUNTERS = {
+    "hits_exact": ("exact_hits", "Very same questions answered"),
+    "hits_semantic": ("semantic_hits", "Similar questions answered"),
+    "misses": ("misses", "Questions without an answer"),
+    "stores": ("stores", "Answers kept"),
+    "refused": ("refused_stores", "Answers not kept: incomplete or too large"),
+    "evicted": ("evictions", "Answers that had to go for others"),
+    "expired": ("expirations", "Answers that outlived their time"),
+    "encoded": ("encoded_texts", "Texts that went into the encoder"),
+    "batches": ("encoder_batches", "Batches that the encoder ran"),
+    "not_encodable": ("not_encodable_texts", "Texts without an embedding: too long or not valid"),
+}
+_CACHE_GAUGES = {
+    "entries": ("entries", "Answers held"),
+    "tenants": ("tenants", "Tenants with answers"),
+    "used_bytes": ("bytes", "Memory of the answers and their indexes"),
+}
+_LEDGER_COUNTERS = {
+    "records": ("records", "Records taken in"),
+    "torn": ("torn_lines", "Journal lines that a crash cut short"),
+    "rejected": ("rejected_records", "Records set aside since they are none"),
+    "abandoned": ("abandoned_requests", "Requests closed for processes that died"),
+    "waits_refused": ("refused_waits", "Receipts not waited for since too many others were"),
+    "reads_refused": ("refused_reads", "Receipts and sums refused since too many others waited"),
+}
+_BATCHER_GAUGES = {
+    "replicas": "Replicas that run",
+    "capacity": "Requests that may run now",
+    "running": "Requests with a place",
+    "queued": "Requests that wait for a place",
+}
+
+
+class PartMetrics:
+    """Asks each part once; one that does not answer in time is left out, and its `switchyard_part_up` is 0."""
+
+    def __init__(self, batcher: DeploymentHandle, ledger: DeploymentHandle, caches: Sequence[DeploymentHandle]) -> None:
+        self._methods = {
+            "Batcher": batcher.options(method_name="snapshot"),
+            "Ledger": ledger.options(method_name="counts"),
+        }
+        self._shards = {shard.deployment_name: shard.options(method_name="stats") for shard in caches}
+
+    async def text(self) -> str:
+        """In Prometheus' text format, after `PART_TIMEOUT_S` at most."""
+        methods = {**self._methods, **self._shards}
+        answers = dict(zip(methods, await asyncio.gather(*map(_asked, methods.values())), strict=True))
+        shards = {name: answers[name] for name in self._shards if answers[name] is not None}
+        families = [
+            *_up({name: answer is not None for name, answer in answers.items()}),
+            *batcher_families(answers["Batcher"] or {}),
+            *ledger_families(answers["Ledger"] or {}),
+            *cache_families(shards),
+        ]
+        return exposition(family for family in families if family.samples)
+
+
+class _Collected(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def exposition(families: Iterable[Metric]) -> str:
+    registry = CollectorRegistry()
+    registry.register(_Collected(families))
+    return generate_latest(registry).decode()
+
+
+def batcher_families(loads: Mapping[str, BackendLoad]) -> Iterator[Metric]:
+    for name, what in _BATCHER_GAUGES.items():
+        yield _gauge(f"batcher_{name}", what, "backend", {b: getattr(load, name) for b, load in loads.items()})
+    waits = {backend: load.oldest_wait_s for backend, load in loads.items()}
+    yield _gauge("batcher_oldest_wait_seconds", "How long the first in the queue has waited", "backend", waits)
+    grants = {backend: load.grants for backend, load in loads.items()}
+    yield _counter("batcher_grants", "Places given", "backend", grants)
+    expired = {backend: load.expired_leases for backend, load in loads.items()}
+    yield _counter("batcher_expired_leases", "Places taken back from holders that are gone", "backend", expired)
+    refusals = CounterMetricFamily(
+        "switchyard_batcher_refusals", "Requests that got no place", labels=("backend", "reason")
+    )
+    for backend, load in loads.items():
+        for reason, count in load.refusals.items():
+            refusals.add_metric((backend, reason), count)
+    yield refusals
+
+
+def ledger_families(counts: Mapping[str, int]) -> Iterator[Metric]:
+    for key, (name, what) in _LEDGER_COUNTERS.items():
+        if key in counts:
+            yield CounterMetricFamily(f"switchyard_ledger_{name}", what, value=counts[key])
+
+
+def cache_families(shards: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+    """`shards`: what `SemanticCache.stats` says, by shard."""
+    for key, (name, what) in _CACHE_COUNTERS.items():
+        yield _counter(f"semantic_cache_{name}", what, "shard", {shard: stats[key] for shard, stats in shards.items()})
+    for key, (name, what) in _CACHE_GAUGES.items():
+        yield _gauge(f"semantic_cache_{name}", what, "shard", {shard: stats[key] for shard, stats in shards.items()})
+    vetoes = CounterMetricFamily(
+        "switchyard_semantic_cache_vetoes", "Similar questions that a veto kept apart", labels=("shard", "veto")
+    )
+    for shard, stats in shards.items():
+        for key, count in stats.items():
+            if key.startswith("veto_"):
+                vetoes.add_metric((shard, key.removeprefix("veto_")), count)
+    yield vetoes
+
+
+def unsent_families(dropped: int, failed: int) -> Iterator[Metric]:
+    """What one ingress counts of its answers on their way to the shared cache."""
+    what = "Answers not sent to the shared cache since too many were on their way"
+    yield CounterMetricFamily("switchyard_semantic_cache_stores_dropped", what, value=dropped)
+    what = "Answers that did not reach the shared cache"
+    yield CounterMetricFamily("switchyard_semantic_cache_stores_failed", what, value=failed)
+
+
+def _up(parts: Mapping[str, bool]) -> Iterator[Metric]:
+    yield _gauge("part_up", "Whether a part of the control plane answered just now", "part", parts)
+
+
+def _gauge(name: str, what: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"switchyard_{name}", what, labels=(label,))
+    for value, number in values.items():
+        family.add_metric((value,), float(number))
+    return family
+
+
+def _counter(name: str, what: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(f"switchyard_{name}", what, labels=(label,))
+    for value, number in values.items():
+        family.add_metric((value,), float(number))
+    return family
+
+
+async def _asked(method: DeploymentHandle) -> Any:
+    """What a part says, None when it says nothing."""
+    try:
+        async with asyncio.timeout(PART_TIMEOUT_S):
+            return await call(method)
+    except (SwitchyardError, TimeoutError):
+        return None

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from deployments import part_metrics
+from deployments.metrics import summed
+from deployments.part_metrics import PartMetrics, exposition, unsent_families
+from models.errors import Overloaded, RateLimited
+from router.accounting.books import Counts
+from router.admission import Admission
+from router.config import BatcherSettings, CacheSettings
+from router.ports import CacheKey, Ticket
+from router.semantic_cache import SemanticStore
+from tests.unit.test_cache import answer, unit
+from tests.unit.test_metrics import samples
+
+
+class Part:
+    """Stands in for a handle: Serve is the border. `said` is what the part answers, or raises."""
+
+    def __init__(self, name: str, said: Any) -> None:
+        self.deployment_name, self._said = name, said
+        self.asked = 0
+
+    def options(self, method_name: str) -> Part:
+        return self
+
+    def remote(self) -> Part:
+        self.asked += 1
+        return self
+
+    def cancel(self) -> None: ...
+
+    def __await__(self):
+        return self._answer().__await__()
+
+    async def _answer(self) -> Any:
+        if self._said is None:
+            await asyncio.Event().wait()
+        if isinstance(self._said, Exception):
+            raise self._said
+        return self._said
+
+
+async def loads() -> Any:
+    core = Admission({"m": 2}, BatcherSettings(max_queue=8, max_queue_per_tenant=1))
+    for lease in "ab":
+        await core.admit(Ticket("r", "m", "t"), lease)
+    waiting = asyncio.create_task(core.admit(Ticket("r", "m", "t"), "c"))
+    await asyncio.sleep(0)
+    with pytest.raises(RateLimited):
+        await core.admit(Ticket("r", "m", "t"), "d")
+    snapshot = core.snapshot()
+    waiting.cancel()
+    return snapshot
+
+
+def cache_stats() -> dict[str, int]:
+    store = SemanticStore(CacheSettings(), lambda: 1_000_000.0)
+    vector = unit(1).tobytes()
+    store.store(CacheKey("t", "1", "s", "Add 2 and 3"), answer(), vector)
+    store.lookup(CacheKey("t", "1"))
+    store.lookup(CacheKey("t", "2", "s", "Add 2 and 4"), vector)
+    return {**store.stats(), "encoded": 1, "batches": 1, "not_encodable": 0}
+
+
+async def test_each_part_is_asked_once_and_its_counts_are_shown() -> None:
+    stats = cache_stats()
+    parts = [Part("Batcher", await loads()), Part("Ledger", asdict(Counts(records=5, torn=1, rejected=2)))]
+    shards = [Part("SemanticCache:0", stats), Part("SemanticCache:1", stats)]
+    found = samples(await PartMetrics(*parts, shards).text())
+    assert [part.asked for part in (*parts, *shards)] == [1, 1, 1, 1]
+    backend, shard = "[('backend', 'm')]", "[('shard', 'SemanticCache:1')]"
+    assert {
+        f"switchyard_batcher_running{backend}": 2,
+        f"switchyard_batcher_queued{backend}": 1,
+        f"switchyard_batcher_capacity{backend}": 2,
+        f"switchyard_batcher_grants_total{backend}": 2,
+        "switchyard_batcher_refusals_total[('backend', 'm'), ('reason', 'tenant_share')]": 1,
+        "switchyard_ledger_records_total[]": 5,
+        "switchyard_ledger_torn_lines_total[]": 1,
+        "switchyard_ledger_rejected_records_total[]": 2,
+        f"switchyard_semantic_cache_exact_hits_total{shard}": 1,
+        f"switchyard_semantic_cache_misses_total{shard}": 1,
+        f"switchyard_semantic_cache_evictions_total{shard}": 0,
+        f"switchyard_semantic_cache_entries{shard}": 1,
+        f"switchyard_semantic_cache_bytes{shard}": stats["used_bytes"],
+        "switchyard_semantic_cache_vetoes_total[('shard', 'SemanticCache:1'), ('veto', 'number')]": 1,
+        "switchyard_part_up[('part', 'Ledger')]": 1,
+        "switchyard_part_up[('part', 'SemanticCache:0')]": 1,
+    }.items() <= found.items()
+    assert found[f"switchyard_batcher_oldest_wait_seconds{backend}"] >= 0
+
+
+async def test_every_count_of_the_books_and_of_the_cache_is_shown() -> None:
+    counts, stats = asdict(Counts()), cache_stats()
+    assert counts.keys() == part_metrics._LEDGER_COUNTERS.keys()
+    shown = part_metrics._CACHE_COUNTERS.keys() | part_metrics._CACHE_GAUGES.keys()
+    assert {name for name in stats if not name.startswith("veto_")} == shown
+
+
+async def test_a_part_that_hangs_or_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_metrics, "PART_TIMEOUT_S", 0.02)
+    text = await PartMetrics(
+        Part("Batcher", None), Part("Ledger", Overloaded("full")), [Part("C", RuntimeError())]
+    ).text()
+    assert samples(text) == {f"switchyard_part_up[('part', '{part}')]": 0 for part in ("Batcher", "Ledger", "C")}
+
+
+def test_what_never_reached_the_shared_cache_is_summed_over_replicas() -> None:
+    texts = [exposition(unsent_families(1, 2)), exposition(unsent_families(3, 4))]
+    assert samples(summed(texts)) == {
+        "switchyard_semantic_cache_stores_dropped_total[]": 4,
+        "switchyard_semantic_cache_stores_failed_total[]": 6,
+    }
