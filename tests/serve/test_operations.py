@@ -143,9 +143,9 @@ def test_serve_deploy_takes_the_same_file_from_any_folder(
     dashboard, door = f"http://127.0.0.1:{ports.dashboard}", f"http://127.0.0.1:{ports.door}"
     until(lambda: answers(f"{dashboard}/api/version"), 60.0)
     command = [str(Path(sys.executable).with_name("serve")), "deploy", "--address", dashboard, "mine.yaml"]
-    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    until(lambda: answers(f"{door}/ready", 200), 90.0)
+    until(lambda: answers(f"{door}/ready", 200), 180.0)
 
     key = (tmp_path / "data" / "api_key").read_text().strip()
     with OpenAI(base_url=f"{door}/v1", api_key=key, max_retries=0) as sdk:

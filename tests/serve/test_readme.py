@@ -47,7 +47,7 @@ def test_shell_snippets_run(product: Product, tmp_path: Path, snippet: str) -> N
     shutil.copy(product.cluster.api_key_path, tmp_path / ".switchyard")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     command = ["bash", "-euo", "pipefail", "-c", here(snippet, product)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
     head, _, body = done.stdout.replace("\r", "").partition("\n\n")
     assert head.splitlines()[0].endswith("200 OK"), done
     assert json.loads(body)["choices"][0]["message"]["content"]

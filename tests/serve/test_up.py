@@ -37,7 +37,7 @@ applications:
           engine_args: {output_tokens: 4000, tokens_per_s: 20}
 """
 QUESTION = {"model": "sim", "max_tokens": 4, "messages": [{"role": "user", "content": "Where is the station?"}]}
-START_S, STOP_S = 120.0, 15.0
+START_S, STOP_S = 240.0, 15.0
 
 
 class Commands:
