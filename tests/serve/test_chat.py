@@ -248,6 +248,10 @@ def test_metrics_are_summed_over_both_ingresses(product: Product) -> None:
     for _ in range(4):
         assert product.metric("switchyard_requests_total", **labels) == before + 12
     assert product.metric("switchyard_stage_seconds_count", stage="admit") == stages + 12
+    for part in ("Batcher", "Ledger"):
+        assert product.metric("switchyard_part_up", part=part) == 1
+    assert product.metric("switchyard_batcher_grants_total") >= 12
+    assert product.metric("switchyard_ledger_records_total") > 0
 
 
 def test_a_page_of_an_allowed_origin_may_read_the_headers(product: Product) -> None:
