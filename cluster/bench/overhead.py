@@ -4,7 +4,8 @@
 
 Starts a cluster with a simulated model without think time, so that everything measured is overhead, and with the
 application of `deployments/bare.py`, which answers from memory or calls the same replica of the same model over one
-hop. Four paths (exact hit, semantic hit, miss unary, miss streamed in 64 chunks) at several numbers of clients.
+hop. The paths (exact hit, semantic hit, miss unary and streamed in 64 chunks, with and without the encoder) at several
+numbers of clients.
 Switchyard and the bare application take turns, so that a change of the machine's mood hits both. Each client keeps one
 connection and asks one question after the other.
 
@@ -103,6 +104,8 @@ class Route:
     bare: str
     prompt: Callable[[int], str]
     stream: bool = False
+    seeded: bool = False
+    """A question with a seed is answered by no similar one, so nothing is encoded: the path without the encoder."""
 
 
 ROUTES = (
@@ -110,6 +113,8 @@ ROUTES = (
     Route("semantic hit", "hit-semantic", "/bare/hop", _reworded),
     Route("miss, unary", "miss", "/bare/hop", _new),
     Route(f"miss, {CHUNKS}-chunk stream", "miss", "/bare/hop", _new, stream=True),
+    Route("miss, seeded, unary", "miss", "/bare/hop", _new, seeded=True),
+    Route(f"miss, seeded, {CHUNKS}-chunk stream", "miss", "/bare/hop", _new, stream=True, seeded=True),
 )
 
 
@@ -165,6 +170,8 @@ class Bench:
             "messages": [{"role": "user", "content": route.prompt(next(self.numbers))}],
             "stream": route.stream,
         }
+        if route.seeded:
+            body["seed"] = 1
         return post(self.url + path, json.dumps(body).encode(), self.key)
 
     async def turn(self, route: Route, bare: bool, clients: int, tally: Tally, seconds: float) -> None:
