@@ -64,8 +64,8 @@ def idle(product: Product) -> bool:
 
 LEAVES_S = 3.0
 LOOKS_S = 6.0
-"""Milliseconds on an idle machine, as the receipt's clock shows; with two clusters and two engines on two cores a second
-has been seen. An answer that nobody stopped would take longer than either."""
+"""Milliseconds on an idle machine, as the receipt's clock shows; with two clusters and two engines on two cores it took
+a second. An answer that nobody stopped would take longer than either."""
 
 
 @pytest.mark.parametrize("model", ["smoke-small", "smoke-vllm", "sim-slow", "gpt", "claude"])
