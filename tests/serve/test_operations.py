@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,13 +72,19 @@ def test_a_killed_ingress_loses_no_finished_request_and_counts_none_twice(produc
     before = product.replicas("Ingress")
     finished = [ask(number).headers["x-switchyard-request-id"] for number in range(10)]
     killed = product.kill_a_replica("Ingress")
-    for number in range(10, 30):
+    lost = 0
+    give_up_s = time.monotonic() + 60
+    for number in itertools.count(10):
         try:
             answer = ask(number)
-        except httpx.RemoteProtocolError:  # it was with the one that died
+        except httpx.TransportError:  # it was with the one that died
+            lost += 1
             continue
         if answer.status_code == 200:
             finished.append(answer.headers["x-switchyard-request-id"])
+        if len(finished) >= 20 or time.monotonic() > give_up_s:
+            break
+        time.sleep(0.02)
     assert len(finished) >= 20
 
     def counted() -> list[dict[str, Any]]:
@@ -84,7 +92,7 @@ def test_a_killed_ingress_loses_no_finished_request_and_counts_none_twice(produc
         return rows if sum(row["requests"] for row in rows) >= len(finished) else []
 
     (row,) = until(counted, 30.0)
-    assert row["requests"] == len(finished)
+    assert len(finished) <= row["requests"] <= len(finished) + lost
     for request_id in finished:
         assert product.receipt(request_id, OPERATOR)["status"] == "ok"
     until(lambda: len(product.replicas("Ingress")) == 2, 60.0)
