@@ -127,6 +127,11 @@ class Stopwatch:
         self.stage_ms[part] = self.stage_ms.get(part, 0.0) + part_ms
 
     @property
+    def entered_ms(self) -> float:
+        """When the stage that is under way began, since the start."""
+        return (self.entered_s - self.started_s) * 1000
+
+    @property
     def current_ms(self) -> float:
         """Time in the stage that is under way, since it was last entered."""
         return (self.clock() - self.entered_s) * 1000

@@ -61,7 +61,7 @@ def closed(
         decision=_shallow(run.decision) if run.decision else None,
         stage_ms={stage: round(ms, 3) for stage, ms in run.watch.stage_ms.items()},
         ttft_ms=run.ttft_ms,
-        total_ms=round(run.watch.elapsed_ms, 3),
+        total_ms=round(run.watch.entered_ms, 3),
         overhead_ms=round(run.overhead_ms, 3),
         degraded=tuple(run.degraded),
     )
