@@ -64,7 +64,7 @@ ENGINES = ["transformers", "openai_compatible", "anthropic"]
 
 @pytest.fixture(params=["simulated", *ENGINES])
 def subject(request: pytest.FixtureRequest) -> Subject:
-    """Every `ChatModel` there is."""
+    """Every `ChatModel` but vLLM's, which runs in a replica: `tests/serve/test_llm_server.py`."""
     return request.getfixturevalue(request.param)
 
 
