@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
-from models.base import Call, Capabilities, check_supported
+from models.base import Call, Capabilities
 from models.catalog import ModelEntry
-from models.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, ModelUnavailable
+from models.errors import DeadlineExceeded, InvalidRequest
 from models.messages import (
     ChatRequest,
     Event,
@@ -31,7 +31,7 @@ from models.messages import (
     Usage,
     UsageReport,
 )
-from models.upstream import CONNECT_TIMEOUT_S, HEALTH_TIMEOUT_S, UpstreamCall, parse_json
+from models.upstream import CONNECT_TIMEOUT_S, UpstreamCall, begin, begin_health_check, parse_json
 
 _BASE_URL = "https://api.anthropic.com"
 _DEFAULT_MAX_TOKENS = 4096  # the API wants a limit with every request
@@ -76,15 +76,8 @@ class AnthropicModel:
         )
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
-        entry = self._entries.get(request.model)
-        if entry is None:
-            raise ModelNotFound(
-                f"This provider has no model '{request.model}'; GET /v1/models lists what there is.", "model"
-            )
-        check_supported(request, entry.capabilities, entry.name)
-        self._check_open(entry.name)
+        entry, upstream = begin(self._entries, request, call, self._client.is_closed())
         arguments = encode(request, entry)
-        upstream = UpstreamCall(entry.name, call.timeout_s)
         with _translated(upstream):
             stream = await upstream.wait(self._client.messages.create(**arguments, stream=True))
             answer = _Answer()
@@ -105,9 +98,7 @@ class AnthropicModel:
         """Lists the provider's models, which costs nothing; an endpoint without that list is healthy if it answers."""
         import anthropic
 
-        name = ", ".join(self._entries)
-        self._check_open(name)
-        upstream = UpstreamCall(name, HEALTH_TIMEOUT_S)
+        upstream = begin_health_check(self._entries, self._client.is_closed())
         try:
             await upstream.wait(self._client.models.list(limit=1))
         except anthropic.APIStatusError as error:
@@ -120,10 +111,6 @@ class AnthropicModel:
 
     async def close(self) -> None:
         await self._client.close()
-
-    def _check_open(self, name: str) -> None:
-        if self._client.is_closed():
-            raise ModelUnavailable(f"Model '{name}' is shut down; send the request again in a moment.")
 
 
 def _within_dialect(capabilities: Capabilities) -> Capabilities:

@@ -12,9 +12,9 @@ from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from models.base import Call, check_supported
+from models.base import Call
 from models.catalog import ModelEntry
-from models.errors import DeadlineExceeded, ModelNotFound, ModelUnavailable
+from models.errors import DeadlineExceeded
 from models.messages import (
     ChatRequest,
     Event,
@@ -33,7 +33,7 @@ from models.messages import (
     UsageReport,
 )
 from models.sse import SSEDecoder
-from models.upstream import CONNECT_TIMEOUT_S, HEALTH_TIMEOUT_S, UpstreamCall, parse_json
+from models.upstream import CONNECT_TIMEOUT_S, UpstreamCall, begin, begin_health_check, parse_json
 
 if TYPE_CHECKING:
     import httpx
@@ -88,15 +88,8 @@ class OpenAICompatibleModel:
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
         import httpx
 
-        entry = self._entries.get(request.model)
-        if entry is None:
-            raise ModelNotFound(
-                f"This provider has no model '{request.model}'; GET /v1/models lists what there is.", "model"
-            )
-        check_supported(request, entry.capabilities, entry.name)
-        self._check_open(entry.name)
+        entry, upstream = begin(self._entries, request, call, self._client.is_closed)
         body = json.dumps(encode(request, entry, self._max_tokens_field), ensure_ascii=False)
-        upstream = UpstreamCall(entry.name, call.timeout_s)
         with _translated(upstream):
             post = self._client.build_request("POST", "chat/completions", content=body.encode())
             response = await upstream.wait(self._client.send(post, stream=True))
@@ -119,9 +112,7 @@ class OpenAICompatibleModel:
 
     async def check_health(self) -> None:
         """Lists the endpoint's models, which costs nothing; an endpoint without that list is healthy if it answers."""
-        name = ", ".join(self._entries)
-        self._check_open(name)
-        upstream = UpstreamCall(name, HEALTH_TIMEOUT_S)
+        upstream = begin_health_check(self._entries, self._client.is_closed)
         try:
             with _translated(upstream):
                 response = await upstream.wait(self._client.get("models"))
@@ -134,10 +125,6 @@ class OpenAICompatibleModel:
 
     async def close(self) -> None:
         await self._client.aclose()
-
-    def _check_open(self, name: str) -> None:
-        if self._client.is_closed:
-            raise ModelUnavailable(f"Model '{name}' is shut down; send the request again in a moment.")
 
 
 @contextmanager

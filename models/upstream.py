@@ -15,17 +15,21 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+from models.base import Call, check_supported
+from models.catalog import ModelEntry
 from models.errors import (
     BodyTooLarge,
     ContextLengthExceeded,
     DeadlineExceeded,
     InvalidRequest,
+    ModelNotFound,
     ModelUnavailable,
     RateLimited,
     StreamInterrupted,
     SwitchyardError,
     UpstreamFailed,
 )
+from models.messages import ChatRequest
 
 CONNECT_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0
@@ -119,6 +123,36 @@ class UpstreamCall:
                     param,
                 )
         return UpstreamFailed(f"{named} failed ({status}); send the request again.", None, retry_after_s(headers))
+
+
+def begin(
+    entries: Mapping[str, ModelEntry], request: ChatRequest, call: Call, is_closed: bool
+) -> tuple[ModelEntry, UpstreamCall]:
+    """What every stream at a provider starts with: the entry that `request` names, and the clock of its call.
+
+    entries: of the provider, by catalogue name. is_closed: the adapter's client is. Raises `ModelNotFound`,
+    `UnsupportedFeature`, `ModelUnavailable`; nothing has been sent then.
+    """
+    entry = entries.get(request.model)
+    if entry is None:
+        raise ModelNotFound(
+            f"This provider has no model '{request.model}'; GET /v1/models lists what there is.", "model"
+        )
+    check_supported(request, entry.capabilities, entry.name)
+    _check_open(entry.name, is_closed)
+    return entry, UpstreamCall(entry.name, call.timeout_s)
+
+
+def begin_health_check(entries: Mapping[str, ModelEntry], is_closed: bool) -> UpstreamCall:
+    """The clock of a question after a provider's health. Raises `ModelUnavailable`."""
+    names = ", ".join(entries)
+    _check_open(names, is_closed)
+    return UpstreamCall(names, HEALTH_TIMEOUT_S)
+
+
+def _check_open(names: str, is_closed: bool) -> None:
+    if is_closed:
+        raise ModelUnavailable(f"Model '{names}' is shut down; send the request again in a moment.")
 
 
 def _identifier(value: object) -> str | None:
