@@ -1,4 +1,4 @@
-"""The records of a run: what is written down when it opens and when it closes."""
+"""The records of a run: what is written down when it opens, when it closes, and when its process died in between."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from models.messages import Completion, Usage
 from router.events import RequestClosed, RequestOpened, Status
-from router.policy import Decision
 
 if TYPE_CHECKING:
+    from router.accounting.store import OpenRequest
+    from router.policy import Decision
     from router.run import Run
 
 
@@ -64,6 +65,42 @@ def closed(
         total_ms=round(run.watch.entered_ms, 3),
         overhead_ms=round(run.overhead_ms, 3),
         degraded=tuple(run.degraded),
+    )
+
+
+def abandoned(request: OpenRequest, now_unix_ms: int) -> RequestClosed:
+    """The close of a request whose process died. It may have cost up to what was reserved, so that is what it counts
+    for, marked as estimated: the books may say too much then, never too little."""
+    return RequestClosed(
+        request_id=request.request_id,
+        opened_at_unix_ms=request.opened_at_unix_ms,
+        closed_at_unix_ms=now_unix_ms,
+        org=request.org,
+        team=request.team,
+        key_id=request.key_id,
+        user=request.end_user,
+        door="",
+        status="abandoned",
+        error_code="abandoned",
+        requested_model=request.model,
+        model=request.model,
+        provider=None,
+        cache_verdict="miss",
+        cached_from=None,
+        cache_similarity=None,
+        finish_reason=None,
+        usage=Usage(),
+        estimated=True,
+        cost_microusd=request.reserved_microusd,
+        saved_microusd=0,
+        price_version="",
+        price={},
+        attempts=(),
+        decision=None,
+        stage_ms={},
+        ttft_ms=None,
+        total_ms=float(max(0, now_unix_ms - request.opened_at_unix_ms)),
+        overhead_ms=0.0,
     )
 
 

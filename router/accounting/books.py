@@ -11,18 +11,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from models.errors import Overloaded
-from models.messages import Usage
+from router import receipts
 from router.accounting import journal
 from router.accounting.budget import LEASE_VALID_S, Balances, LeaseAnswer, LeaseAsk, month_of, month_span_unix_ms
 from router.accounting.shipper import take_in_orphans
 from router.accounting.store import Accepted, OpenRequest, Store
 from router.accounting.usage import MAX_ROWS
-from router.events import RequestClosed
+from router.events import as_json
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -202,7 +202,8 @@ class Books:
 
     async def _abandon(self, requests: Sequence[OpenRequest]) -> None:
         for request in requests:
-            self._counts.abandoned += await self._take(request.holder, [asdict(_abandoned(request, _now_unix_ms()))])
+            close = as_json(receipts.abandoned(request, _now_unix_ms()))
+            self._counts.abandoned += await self._take(request.holder, [close])
 
     async def _drop_leases(self, holder: str) -> None:
         self._heard_s.pop(holder, None)
@@ -222,42 +223,6 @@ class Books:
             return await asyncio.get_running_loop().run_in_executor(self._reader, work)
         finally:
             self._reading[kind] -= 1
-
-
-def _abandoned(request: OpenRequest, now_unix_ms: int) -> RequestClosed:
-    """The close of a request whose process died. It may have cost up to what was reserved, so that is what it counts
-    for, marked as estimated: the books may say too much then, never too little."""
-    return RequestClosed(
-        request_id=request.request_id,
-        opened_at_unix_ms=request.opened_at_unix_ms,
-        closed_at_unix_ms=now_unix_ms,
-        org=request.org,
-        team=request.team,
-        key_id=request.key_id,
-        user=request.end_user,
-        door="",
-        status="abandoned",
-        error_code="abandoned",
-        requested_model=request.model,
-        model=request.model,
-        provider=None,
-        cache_verdict="miss",
-        cached_from=None,
-        cache_similarity=None,
-        finish_reason=None,
-        usage=Usage(),
-        estimated=True,
-        cost_microusd=request.reserved_microusd,
-        saved_microusd=0,
-        price_version="",
-        price={},
-        attempts=(),
-        decision=None,
-        stage_ms={},
-        ttft_ms=None,
-        total_ms=float(max(0, now_unix_ms - request.opened_at_unix_ms)),
-        overhead_ms=0.0,
-    )
 
 
 def _now_unix_ms() -> int:
