@@ -7,25 +7,16 @@ from dataclasses import dataclass
 
 from models.base import check_supported
 from models.catalog import ModelEntry
-from models.errors import (
-    ContextLengthExceeded,
-    ModelUnavailable,
-    PermissionDenied,
-    SwitchyardError,
-    UnsupportedFeature,
-)
+from models.errors import ContextLengthExceeded, PermissionDenied, SwitchyardError, UnsupportedFeature
 from models.messages import ChatRequest
-
-RETRY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model that is deployed. `expected_cost_microusd` is for this request, unhealthy: nothing can serve now."""
+    """A model that is deployed. `expected_cost_microusd` is for this request."""
 
     entry: ModelEntry
     backend: str
-    healthy: bool = True
     expected_cost_microusd: int = 0
 
 
@@ -69,22 +60,11 @@ def context_window(demand: Demand, candidate: Candidate) -> SwitchyardError | No
     )
 
 
-def health(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
-    if candidate.healthy:
-        return None
-    return ModelUnavailable(
-        f"Model '{candidate.entry.name}' cannot serve now; try again shortly or use model 'auto'.",
-        "model",
-        RETRY_AFTER_S,
-    )
-
-
-# What the caller can change comes before what only time changes, so the reason given is the one to act on.
+# The first that fails is the reason given.
 CONSTRAINTS: dict[str, Constraint] = {
     "allow-list": allow_list,
     "capability": capability,
     "context": context_window,
-    "health": health,
 }
 
 

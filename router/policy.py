@@ -10,14 +10,13 @@ from models.catalog import TIERS
 from models.errors import (
     ContextLengthExceeded,
     ModelNotFound,
-    ModelUnavailable,
     NoEligibleModel,
     SwitchyardError,
     UnsupportedFeature,
 )
 from models.messages import ChatRequest
 from router.config import RoutingSettings
-from router.constraints import RETRY_AFTER_S, Candidate, Demand, Exclusion, allow_list, exclusion
+from router.constraints import Candidate, Demand, Exclusion, allow_list, exclusion
 from router.ports import Assessment
 
 __all__ = ["AUTO", "Candidate", "Decision", "decide", "tier_of"]
@@ -67,8 +66,7 @@ def decide(
     """The model for `request`: the named one, or for `auto` the cheapest of the tier that the score asks for, else of
     the nearest stronger tier, else of the nearest weaker one. Without an assessment `auto` plays safe: the strongest.
 
-    Raises `ModelNotFound`, `PermissionDenied`, `UnsupportedFeature`, `ContextLengthExceeded`, `ModelUnavailable`,
-    `NoEligibleModel`.
+    Raises `ModelNotFound`, `PermissionDenied`, `UnsupportedFeature`, `ContextLengthExceeded`, `NoEligibleModel`.
     """
     demand = Demand(request, allowed_models, input_tokens_at_least)
     if request.model == AUTO:
@@ -156,10 +154,6 @@ def _nobody(excluded: dict[str, Exclusion]) -> SwitchyardError:
     outs = [out for out in excluded.values() if out.constraint != "allow-list"]
     failed = Counter(out.constraint for out in outs)
     details = {"excluded": {name: out.error.message for name, out in excluded.items()}}
-    if failed["health"]:  # these could answer but for their health, so trying again is worth it
-        return ModelUnavailable(
-            "Every model that could answer this is unavailable now; try again shortly.", "model", RETRY_AFTER_S, details
-        )
     if outs and failed["context"] == len(outs):
         return ContextLengthExceeded(
             "The prompt is longer than the context of every model that you may use; shorten the conversation.",

@@ -11,7 +11,6 @@ from models.catalog import TIERS, ModelEntry, Tier
 from models.errors import (
     ContextLengthExceeded,
     ModelNotFound,
-    ModelUnavailable,
     NoEligibleModel,
     PermissionDenied,
     SwitchyardError,
@@ -31,7 +30,6 @@ def candidate(
     tier: Tier = "small",
     cost: int = 10,
     context: int = 1_000,
-    healthy: bool = True,
     capabilities: Capabilities | None = None,
 ) -> Candidate:
     entry = ModelEntry(
@@ -41,7 +39,7 @@ def candidate(
         context_tokens=context,
         capabilities=capabilities or Capabilities(),
     )
-    return Candidate(entry, f"backend-of-{name}", healthy, cost)
+    return Candidate(entry, f"backend-of-{name}", cost)
 
 
 SMALL, MEDIUM, LARGE = candidate("s"), candidate("m", "medium", 20), candidate("l", "large", 90)
@@ -95,8 +93,8 @@ def test_fallbacks_are_the_same_tier_then_stronger_then_weaker() -> None:
 
 
 def test_a_decision_explains_itself() -> None:
-    sick = candidate("sick", healthy=False)
-    decision = choose(0.1, (*ALL, sick))
+    narrow = candidate("narrow", context=1)
+    decision = choose(0.1, (*ALL, narrow))
     assert decision == Decision(
         model="s",
         backend="backend-of-s",
@@ -108,7 +106,10 @@ def test_a_decision_explains_itself() -> None:
         task="chat",
         factors={"length": 0.1},
         eligible=("l", "m", "s"),
-        excluded={"sick": "Model 'sick' cannot serve now; try again shortly or use model 'auto'."},
+        excluded={
+            "narrow": "The prompt has at least 1 tokens and model 'narrow' takes 1 with the answer; "
+            "shorten the conversation or choose a model with a larger context."
+        },
         propensity=1.0,
         expected_cost_microusd=10,
         baseline_cost_microusd=90,
@@ -145,23 +146,21 @@ def test_an_unknown_name_lists_what_the_tenant_may_use() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "changes", "allowed", "tokens", "error"),
+    ("request_", "allowed", "tokens", "error"),
     [
-        (question("s"), {}, ("m",), 1, PermissionDenied),
-        (replace(TOOLS, model="s"), {}, None, 1, UnsupportedFeature),
-        (question("s"), {}, None, 1_000, ContextLengthExceeded),
-        (question("s"), {"healthy": False}, None, 1, ModelUnavailable),
+        (question("s"), ("m",), 1, PermissionDenied),
+        (replace(TOOLS, model="s"), None, 1, UnsupportedFeature),
+        (question("s"), None, 1_000, ContextLengthExceeded),
     ],
 )
 def test_a_named_model_that_cannot_raises_its_own_error(
     request_: ChatRequest,
-    changes: dict[str, bool],
     allowed: tuple[str, ...] | None,
     tokens: int,
     error: type[SwitchyardError],
 ) -> None:
     with pytest.raises(error) as raised:
-        choose(None, (replace(SMALL, **changes), LARGE), request_, allowed, tokens)
+        choose(None, (SMALL, LARGE), request_, allowed, tokens)
     assert "'s'" in raised.value.message
 
 
@@ -184,15 +183,6 @@ def test_a_feature_that_none_has() -> None:
     error = refused(UnsupportedFeature, *ALL, request=TOOLS)
     assert error.param == "tools"
     assert error.details["excluded"].keys() == {"s", "m", "l"}
-
-
-def test_all_unhealthy() -> None:
-    error = refused(ModelUnavailable, *(replace(c, healthy=False) for c in ALL))
-    assert error.retry_after_s and error.retryable
-
-
-def test_one_that_could_answer_when_it_is_back_is_worth_waiting_for() -> None:
-    refused(ModelUnavailable, SMALL, candidate("wide", context=9_000, healthy=False), tokens=1_000)
 
 
 def test_models_outside_the_allow_list_are_no_reason() -> None:
@@ -220,7 +210,6 @@ pools = st.lists(
         st.sampled_from(TIERS),
         st.integers(0, 50),
         st.sampled_from([100, 1_000]),
-        st.booleans(),
         capabilities,
     ),
     max_size=8,
