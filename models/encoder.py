@@ -39,7 +39,7 @@ class Encoder:
                 f"The encoder '{source}' could not be loaded ({type(error).__name__}); set encoder.source to "
                 f"'{PACKAGED}', to a local folder of a sentence-transformers model, or to a hub id that is reachable."
             ) from error
-        self.dimensions: int = self.encode(["warm up"]).shape[1]
+        self.encode(["warm up"])
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """float32 `[len(texts), dimensions]`, each row of length 1. What lies past the window is not seen."""

@@ -54,9 +54,6 @@ def _deep_bytes(value: object) -> int:
 class ExactCacheStats:
     """Counts since the process began; `entries` and `used_bytes` are of now."""
 
-    hits: int = 0
-    misses: int = 0
-    stores: int = 0
     evicted: int = 0
     expired: int = 0
     refused: int = 0
@@ -78,15 +75,12 @@ class ExactCache:
 
     def get(self, exact: str) -> CachedAnswer | None:
         answer = self._fresh(exact)
-        if answer is None:
-            self._stats.misses += 1
-            return None
-        self._entries.move_to_end(exact)
-        self._stats.hits += 1
+        if answer is not None:
+            self._entries.move_to_end(exact)
         return answer
 
     def peek(self, exact: str) -> bool:
-        """Whether `get` would find an answer; counts nothing and keeps the order."""
+        """Whether `get` would find an answer; keeps the order."""
         return self._fresh(exact) is not None
 
     def put(self, exact: str, answer: CachedAnswer) -> None:
@@ -98,7 +92,6 @@ class ExactCache:
         self._drop(exact)
         self._entries[exact] = (answer, size)
         self._stats.used_bytes += size
-        self._stats.stores += 1
         self._shrink()
 
     def forget(self, exact: str, newest_id: str) -> None:

@@ -59,13 +59,8 @@ class Facts:
     languages_named: frozenset[str]
 
 
-def differs(a: str, b: str) -> str | None:
-    """The first veto against answering `b` with the answer to `a`, or None."""
-    return veto(facts(a), facts(b))
-
-
 def veto(a: Facts, b: Facts) -> str | None:
-    """As `differs`, over facts that are already known. Symmetrical."""
+    """The first reason not to answer the text of `b` with the answer to that of `a`, or None. Symmetrical."""
     if a.script != b.script or a.languages_named != b.languages_named:
         return "language"
     if a.language and b.language and a.language != b.language:

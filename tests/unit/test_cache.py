@@ -64,9 +64,7 @@ def test_an_answer_comes_back_as_it_was_put(clock: Clock) -> None:
     cache.put("k", kept)
     assert cache.get("k") is kept
     assert cache.peek("k") and not cache.peek("other")
-    stats = cache.stats()
-    assert (stats.hits, stats.misses, stats.stores, stats.entries) == (1, 1, 1, 1)
-    assert stats.used_bytes == answer_bytes(kept)
+    assert (cache.stats().entries, cache.stats().used_bytes) == (1, answer_bytes(kept))
 
 
 def test_an_answer_ends_with_its_own_ttl_or_the_settings(clock: Clock) -> None:

@@ -14,7 +14,7 @@ def encoder() -> Encoder:
 
 def test_like_sentences_are_near_and_unlike_ones_far(encoder: Encoder) -> None:
     vectors = encoder.encode(["How do I boil an egg?", "What's the way to boil eggs?", "Who is the king of Spain?"])
-    assert vectors.shape == (3, encoder.dimensions) == (3, 384)
+    assert vectors.shape == (3, 384)
     assert vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > 0.9 > 0.3 > vectors[0] @ vectors[2]
