@@ -10,8 +10,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from deployments.autoscaling import autoscaling
-from deployments.model import DRAIN_S
+from deployments.model import serving_options
 from models.catalog import ModelEntry
 from models.errors import ModelUnavailable
 from router.config import LocalModel
@@ -31,17 +30,8 @@ def llm_deployment(model: LocalModel, data_dir: str) -> Application:
             "'switchyard[gpu]' on a node with an NVIDIA GPU, or set its `engine` to transformers."
         )
     entry = model.resolve()
-    places = entry.max_batch
     deployment = serve.deployment(
         name=f"LLMServer:{model.name}",
-        # As for every model (deployments/model.py): a place can be granted anew a moment before its last request left.
-        max_ongoing_requests=places + max(2, places // 8),
-        max_queued_requests=places * model.scale.max_replicas,
-        autoscaling_config=autoscaling(model.scale, places),
-        health_check_period_s=5,
-        health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=DRAIN_S,
-        graceful_shutdown_wait_loop_s=0.5,
         # ray.serve.llm makes a placement group of its own, of whole CPUs, unless its replica is in one.
         placement_group_bundles=_bundles(model),
         placement_group_strategy="PACK",
@@ -49,6 +39,7 @@ def llm_deployment(model: LocalModel, data_dir: str) -> Application:
             "num_cpus": _cpus(model),
             "runtime_env": {"env_vars": _environment(model, entry)},
         },
+        **serving_options(model.scale, entry.max_batch),
     )(REPLICA)
     return deployment.bind(model, data_dir, llm_config(model))
 

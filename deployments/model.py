@@ -105,6 +105,15 @@ def model_deployment(shell: type[InlineModel], name: str, scale: Scale, places: 
     """`<shell>:<name>`, of which each replica works on `places` requests at once."""
     return serve.deployment(
         name=f"{shell.__name__}:{name}",
+        ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
+        **serving_options(scale, places),
+    )(shell)
+
+
+def serving_options(scale: Scale, places: int) -> dict[str, Any]:
+    """How every model is queued for, scaled, watched and drained, whatever its engine: options of `serve.deployment`.
+    Each replica works on `places` requests at once."""
+    return dict(
         # The Batcher lets as many through as there are places. A few more are let in, to wait in the engine itself: a
         # place can be granted anew a moment before its last request has left the replica.
         max_ongoing_requests=places + max(2, places // 8),
@@ -117,8 +126,7 @@ def model_deployment(shell: type[InlineModel], name: str, scale: Scale, places: 
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=DRAIN_S,
         graceful_shutdown_wait_loop_s=0.5,
-        ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
-    )(shell)
+    )
 
 
 def _check_engine_args(model: LocalModel, engine: Callable[..., ChatModel]) -> None:
