@@ -110,8 +110,7 @@ def running(
         check_port_is_free(http["host"], http["port"])
         check_engines_are_installed(deployed)
         check_memory(deployed)
-        state.ensure_secret(data_dir / state.API_KEY_FILE, prefix="sy-")
-        state.ensure_secret(data_dir / state.RAY_TOKEN_FILE)
+        state.make_secrets(data_dir)
         ray = RayProcess(scratch, ports, data_dir / state.RAY_TOKEN_FILE, num_cpus)
         try:
             report("starting Ray")

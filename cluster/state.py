@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,9 +18,9 @@ from typing import IO
 
 from cluster.checks import StartError
 from cluster.ray_process import LOOPBACK_ONLY, kill_session
+from router.accounting.keys import KEY_FILE, kept_secret, new_key, new_secret
 
 STATE_FILE = "cluster.json"
-API_KEY_FILE = "api_key"
 RAY_TOKEN_FILE = "ray_token"
 
 
@@ -46,7 +45,7 @@ class Cluster:
 
     @property
     def api_key_path(self) -> Path:
-        return Path(self.data_dir) / API_KEY_FILE
+        return Path(self.data_dir) / KEY_FILE
 
     @property
     def token_path(self) -> Path:
@@ -102,12 +101,13 @@ def write(state: IO[str], cluster: Cluster) -> None:
     state.flush()
 
 
-def ensure_secret(path: Path, prefix: str = "") -> None:
-    """A file with 256 random bits that only its owner can read, made when it is missing."""
-    with contextlib.suppress(FileExistsError):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(opened, "w") as file:
-            file.write(f"{prefix}{secrets.token_urlsafe(32)}\n")
+def make_secrets(data_dir: Path) -> None:
+    """The API key and Ray's token, where the data folder does not have them yet. Raises StartError."""
+    try:
+        kept_secret(data_dir / KEY_FILE, new_key)
+        kept_secret(data_dir / RAY_TOKEN_FILE, new_secret)
+    except (OSError, ValueError) as error:
+        raise StartError(f"the secrets in {data_dir} cannot be used: {error}") from None
 
 
 def _lock(state: IO[str]) -> bool:

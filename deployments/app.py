@@ -2,8 +2,6 @@
 one that reads secrets from the environment."""
 
 import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from deployments.cloud import cloud_deployment
 from deployments.ingress import BackendBinding, Ingress
 from deployments.ledger import ledger_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
-from router.accounting.tenants import hash_key, new_key
+from router.accounting.keys import KEY_FILE, hash_key, kept_secret, new_key
 from router.config import KeySettings, Topology
 
 STREAMS_PER_INGRESS = 256
@@ -87,19 +85,8 @@ def _bootstrap_key(topology: Topology, data_dir: Path) -> KeySettings | None:
     """The operator's key, as a digest: SWITCHYARD_API_KEY, else the data folder's, made at the first start."""
     if not topology.auth:
         return None
-    text = os.environ.get("SWITCHYARD_API_KEY", "").strip() or _kept_key(data_dir / "api_key")
+    text = os.environ.get("SWITCHYARD_API_KEY", "").strip() or kept_secret(data_dir / KEY_FILE, new_key)
     return KeySettings(sha256=hash_key(text), org="default", scopes=("infer", "admin", "usage", "audit"))
-
-
-def _kept_key(path: Path) -> str:
-    """Who makes the file makes it whole, so nobody reads half a key."""
-    if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".api_key-") as file:  # mode 0600
-            file.write(new_key() + "\n")
-            file.flush()
-            with suppress(FileExistsError):
-                os.link(file.name, path)
-    return path.read_text().strip()
 
 
 def _ingress_deployment(topology: Topology) -> Any:

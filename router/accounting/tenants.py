@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import math
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from models.errors import AuthenticationFailed, PermissionDenied, RateLimited
+from router.accounting.keys import hash_key
 from router.config import IngressSettings, KeySettings, TenantSettings
 from router.events import Principal
 
 DEFAULT_ORG = "default"
 _WINDOW_S = 60
 _PREFIX = 16  # hex digits of a key's digest: what it is looked up by (the rest is compared in constant time) and its id
-
-
-def new_key() -> str:
-    """A fresh API key: `sy-` and 256 random bits."""
-    return f"sy-{secrets.token_urlsafe(32)}"
-
-
-def hash_key(text: str) -> str:
-    """What is kept of a key: its SHA-256 in hex (of 256 random bits, so it needs neither salt nor stretching)."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Tenants:

@@ -15,7 +15,7 @@ from ray import serve
 
 from cluster.runtime import Config, load_config, running
 from cluster.state import Cluster
-from router.accounting.tenants import hash_key
+from router.accounting.keys import hash_key
 from tests.serve.product import TENANTS, Product, key_of
 
 HERE = Path(__file__).parent

@@ -16,9 +16,8 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from cluster import state
 from cluster.ray_process import Ports, RayProcess
-from router.accounting.tenants import hash_key
+from router.accounting.keys import hash_key, kept_secret, new_secret
 from tests.serve.product import OPERATOR, Product, key_of, until, user
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +127,7 @@ def test_a_model_at_zero_wakes_for_its_first_request(product: Product) -> None:
 def bare_ray(tmp_path: Path) -> Iterator[tuple[Ports, dict[str, str]]]:
     """Ray without an application, and the environment of a command that reaches it."""
     token, ports = tmp_path / "token", Ports.free()
-    state.ensure_secret(token)
+    kept_secret(token, new_secret)
     environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(tmp_path)}
     del environment["RAY_AUTH_TOKEN"]  # it would stand before the path
     with tempfile.TemporaryDirectory(prefix="sy-", dir="/tmp", ignore_cleanup_errors=True) as scratch:  # short: sockets

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import stat
 import subprocess
 import sys
 from dataclasses import asdict
@@ -170,13 +169,20 @@ local_models.0.engine
 # ---- state ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
-    path = tmp_path / "api_key"
-    state.ensure_secret(path, prefix="sy-")
-    first = path.read_text()
-    state.ensure_secret(path, prefix="sy-")
-    assert path.read_text() == first and first.startswith("sy-") and len(first.strip()) >= 46
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+def test_a_start_makes_the_key_and_rays_token_once(tmp_path: Path) -> None:
+    state.make_secrets(tmp_path)
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert made.keys() == {"api_key", "ray_token"} and made["api_key"].startswith("sy-")
+    state.make_secrets(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == made
+
+
+def test_a_secret_that_was_lost_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "api_key").touch()
+    with pytest.raises(StartError, match="api_key is empty: remove it"):
+        state.make_secrets(tmp_path)
+    with pytest.raises(StartError, match="No such file"):
+        state.make_secrets(tmp_path / "gone")
 
 
 def test_a_cluster_is_found_while_its_owner_lives(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from deployments.http_app import build_http_app
 from models.errors import ModelUnavailable
-from router.accounting.tenants import Tenants, hash_key
+from router.accounting.keys import hash_key
+from router.accounting.tenants import Tenants
 from router.config import IngressSettings, KeySettings, TenantSettings, Topology
 from tests.unit.test_pipeline import World, make_world
 
