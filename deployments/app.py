@@ -15,6 +15,7 @@ from deployments.classifier import classifier_deployment
 from deployments.cloud import cloud_deployment
 from deployments.ingress import BackendBinding, Ingress
 from deployments.ledger import ledger_deployment
+from deployments.llm_server import llm_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
 from router.accounting.keys import KEY_FILE, hash_key, kept_secret, new_key
 from router.config import KeySettings, Topology
@@ -52,6 +53,7 @@ Backends = dict[str, tuple[BackendBinding, int]]
 _LOCAL = {
     "transformers": ("TransformersModel", transformers_deployment),
     "simulated": ("SimulatedModel", simulated_deployment),
+    "vllm": ("LLMServer", llm_deployment),  # its file imports no vLLM: only a replica does
 }
 
 
@@ -59,12 +61,7 @@ def _local_backends(topology: Topology, data_dir: Path) -> Backends:
     backends: Backends = {}
     for model in topology.local_models:
         entry = model.resolve()
-        if entry.engine == "vllm":
-            from deployments.llm_server import llm_deployment  # needs vLLM, which light machines lack
-
-            name, deployment = "LLMServer", llm_deployment
-        else:
-            name, deployment = _LOCAL[entry.engine]
+        name, deployment = _LOCAL[entry.engine]
         binding = BackendBinding(deployment(model, str(data_dir)), (entry,))
         backends[f"{name}:{model.name}"] = (binding, entry.max_batch)
     return backends

@@ -111,6 +111,15 @@ def test_every_profile_builds_and_names_only_deployments_it_has(path, tmp_path):
 
 def test_the_doors_process_loads_no_engine():
     look = "import sys, deployments.ingress, deployments.app; print([m for m in sys.argv[1:] if m in sys.modules])"
-    heavy = ["torch", "vllm", "transformers", "sentence_transformers", "anthropic", "usearch"]
+    heavy = [
+        "torch",
+        "vllm",
+        "ray.llm",
+        "ray.serve.llm",
+        "transformers",
+        "sentence_transformers",
+        "anthropic",
+        "usearch",
+    ]
     done = subprocess.run([sys.executable, "-c", look, *heavy], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
