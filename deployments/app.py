@@ -61,6 +61,8 @@ def _local_backends(topology: Topology, data_dir: Path) -> Backends:
     backends: Backends = {}
     for model in topology.local_models:
         entry = model.resolve()
+        if entry.engine not in _LOCAL:
+            raise ValueError(f"model '{model.name}': engine '{entry.engine}' is a provider's; list it in 'cloud'")
         name, deployment = _LOCAL[entry.engine]
         binding = BackendBinding(deployment(model, str(data_dir)), (entry,))
         backends[f"{name}:{model.name}"] = (binding, entry.max_batch)

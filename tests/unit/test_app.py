@@ -91,6 +91,7 @@ def test_a_key_from_the_environment_stands_before_the_file(args, tmp_path, monke
     [
         ({"local_models": []}, "no model to serve"),
         ({"local_models": [{"name": "gpt-9"}]}, "not in the catalogue"),
+        ({"local_models": [{"name": "c", "entry": CLOUD["models"][0]}]}, "list it in 'cloud'"),
         ({"local_models": [SIM, SIM]}, "unique"),
         ({"unknown": 1}, "unknown"),
         ({"local_models": [{**SIM, "engine_args": {"warp": 9}}]}, "warp"),
