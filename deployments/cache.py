@@ -43,7 +43,7 @@ class InlineCache:
     the encoder cannot be loaded."""
 
     def __init__(self, encoder: config.Encoder, settings: CacheSettings) -> None:
-        self._encoder = Encoder(encoder.source)
+        self._encoder = Encoder(encoder.source, encoder.device)
         self._store = SemanticStore(settings)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._encode = serve.batch(max_batch_size=encoder.max_batch, batch_wait_timeout_s=encoder.batch_wait_s)(
@@ -197,6 +197,7 @@ def cache_deployments(topology: Topology) -> list[Application]:
 
 def _shard_deployment(topology: Topology, name: str) -> Application:
     scale = topology.cache_scale
+    gpus = scale.num_gpus or float(topology.encoder.device == "cuda")  # a share of one, where `cache_scale` says so
     bounds = serve.deployment(
         name=name,
         # Exactly one: a second replica would hold another half of the answers.
@@ -211,6 +212,6 @@ def _shard_deployment(topology: Topology, name: str) -> Application:
         # The longest call is a batch of long texts, about a second.
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=5,
-        ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
+        ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": gpus},
     )
     return bounds(SemanticCache).bind(topology.encoder)

@@ -1,4 +1,4 @@
-"""Sentence vectors by a sentence-transformers model on the CPU: text in, unit vectors out.
+"""Sentence vectors by a sentence-transformers model: text in, unit vectors out.
 
 The default, all-MiniLM-L6-v2 (Wang et al. 2020, MiniLM, arXiv:2002.10957; 22.7 M parameters, 384 dimensions, window of
 256 word pieces), comes as a package, so that no start ever waits for a download. On one core a prompt of 16 word pieces
@@ -20,26 +20,27 @@ PACKAGED = "all-MiniLM-L6-v2"
 
 
 class Encoder:
-    """`source`: `all-MiniLM-L6-v2` for the packaged weights, a hub id, or a local folder.
+    """`source`: `all-MiniLM-L6-v2` for the packaged weights, a hub id, or a local folder. `device`: `cpu` or `cuda`.
 
     Loading takes seconds and about 400 MB; it ends with a first encoding, so that no request pays for the warm-up.
     torch is bounded to `threads` in this process. Not for several threads at once.
     Raises `ModelUnavailable` when the model cannot be loaded.
     """
 
-    def __init__(self, source: str = PACKAGED, threads: int = 2) -> None:
+    def __init__(self, source: str = PACKAGED, device: str = "cpu", threads: int = 2) -> None:
         try:
             import torch
             from sentence_transformers import SentenceTransformer
 
             torch.set_num_threads(min(threads, os.cpu_count() or 1))
-            self._model: Any = SentenceTransformer(_resolve(source), device="cpu")
+            self._model: Any = SentenceTransformer(_resolve(source), device=device)
+            self.encode(["warm up"])
         except Exception as error:
             raise ModelUnavailable(
-                f"The encoder '{source}' could not be loaded ({type(error).__name__}); set encoder.source to "
-                f"'{PACKAGED}', to a local folder of a sentence-transformers model, or to a hub id that is reachable."
+                f"The encoder '{source}' could not be loaded on '{device}' ({type(error).__name__}); set "
+                f"encoder.source to '{PACKAGED}', to a local folder of a sentence-transformers model, or to a hub id "
+                "that is reachable, and encoder.device to one that this node has."
             ) from error
-        self.encode(["warm up"])
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """float32 `[len(texts), dimensions]`, each row of length 1. What lies past the window is not seen."""

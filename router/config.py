@@ -178,6 +178,7 @@ class CloudEndpoint(Strict):
 
 class Encoder(Strict):
     source: str = Field("all-MiniLM-L6-v2", description="the packaged model, a hub id or a local folder")
+    device: Literal["cpu", "cuda"] = "cpu"
     max_batch: int = Field(32, ge=1)
     batch_wait_s: float = Field(0.0, ge=0, description="0: a batch is what came while the last one was encoded")
 
@@ -192,7 +193,7 @@ class Topology(Strict):
     semantic_cache: Literal["deployment", "off"] = "deployment"
     classifier: Literal["deployment", "inline"] = "deployment"
     ingress: Scale = Scale()
-    cache_scale: Scale = Scale()
+    cache_scale: Scale = Field(Scale(), description="max_replicas is the number of shards")
     classifier_scale: Scale = Scale()
     auth: bool = True
     cors_allow_origins: tuple[str, ...] = ()

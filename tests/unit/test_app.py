@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from ray.serve import Application
 
 from deployments.app import build
+from deployments.cache import cache_deployments
+from router.config import Topology
 
 ROOT = Path(__file__).parents[2]
 SIM = {"name": "sim", "entry": {"name": "sim", "engine": "simulated", "context_tokens": 100}}
@@ -68,6 +70,15 @@ def test_a_provider_is_enabled_by_its_key_alone(args, monkeypatch):
     assert "CloudModel:acme" in deployments_of(build({**args, "cloud": [CLOUD]}))
     monkeypatch.delenv("ACME_KEY")
     assert "CloudModel:acme" in deployments_of(build({**args, "cloud": [{**CLOUD, "api_key_env": None}]}))
+
+
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "reserved"), [("cpu", 0, 0), ("cuda", 0, 1), ("cuda", 0.25, 0.25), ("cpu", 0.5, 0.5)]
+)
+def test_an_encoder_on_a_gpu_has_one_reserved(device, num_gpus, reserved):
+    topology = Topology(encoder={"device": device}, cache_scale={"num_gpus": num_gpus})
+    (cache,) = cache_deployments(topology)
+    assert cache._bound_deployment.ray_actor_options["num_gpus"] == reserved
 
 
 def test_the_operators_key_is_made_once_and_only_its_owner_reads_it(args, tmp_path):

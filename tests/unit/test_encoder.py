@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from models.encoder import Encoder
 from models.errors import ModelUnavailable
@@ -37,3 +38,15 @@ def test_a_model_that_cannot_be_loaded_says_what_to_do(monkeypatch: pytest.Monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelUnavailable, match=r"'/no/such/folder' .*encoder\.source"):
         Encoder("/no/such/folder")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_the_node_lacks_says_what_to_set() -> None:
+    with pytest.raises(ModelUnavailable, match=r"on 'cuda' .*encoder\.device"):
+        Encoder(device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_vectors_are_the_same(encoder: Encoder) -> None:
+    texts = ["How do I boil an egg?", "Who is the king of Spain?"]
+    assert np.allclose(Encoder(device="cuda").encode(texts), encoder.encode(texts), atol=1e-4)
