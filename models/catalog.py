@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from typing import Literal
 
@@ -64,6 +65,12 @@ class ModelEntry(BaseModel):
     price: Price | None = None
     node_price: NodePrice | None = None
     note: str = ""
+
+
+def cpu_kv_cache_bytes(weights_gb: float) -> int:
+    """Memory for vLLM's KV cache on a CPU where nobody says how much: as much as the weights, in whole GiB. vLLM itself
+    would take nearly all memory of the machine."""
+    return math.ceil(max(1.0, weights_gb)) * 1024**3
 
 
 def _cpu_node(input_tokens_per_hour: int, output_tokens_per_hour: int) -> NodePrice:

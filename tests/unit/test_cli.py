@@ -20,7 +20,9 @@ from cluster.cli import main
 from cluster.ray_process import Ports, kill_session
 from cluster.runtime import data_dir_of, load_config, reason
 from cluster.state import Cluster
+from deployments.llm_server import llm_config
 from models.catalog import BUILT_IN
+from router.config import LocalModel
 
 
 def config(**args: Any) -> dict[str, Any]:
@@ -84,13 +86,29 @@ def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyP
 
 
 def test_a_model_that_is_only_named_is_the_catalogues() -> None:
-    assert {entry.name: (entry.engine, entry.weights_gb) for entry in BUILT_IN} == checks.CATALOGUE
+    for entry in BUILT_IN:
+        assert checks.engine_and_weights_gb({"name": entry.name}) == (entry.engine, entry.weights_gb)
     assert checks.engine_and_weights_gb({"name": "phi-2", "engine": "transformers"}) == ("transformers", 5.6)
     assert checks.engine_and_weights_gb({"name": "phi-2", "entry": {"engine": "simulated"}}) == ("simulated", 0.0)
     without = checks.needed_gb(config())
     assert checks.needed_gb(config(local_models=[{"name": "mistral-7b-instruct"}])) > without + 14.5
     on_gpu = [{"name": "mistral-7b-instruct", "device": "gpu"}]
     assert checks.needed_gb(config(local_models=on_gpu)) < without + 5
+
+
+def test_the_kv_cache_of_vllm_on_a_cpu_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def needed_gib(**changes: Any) -> float:
+        model = {"name": "phi-2", **changes}
+        rest = checks.CLUSTER_GB + checks.ENGINE_GB["vllm"] + 5.6
+        return round((checks.needed_gb(config(local_models=[model])) - rest) * 1e9 / 1024**3, 3)
+
+    engine_args = llm_config(LocalModel(name="phi-2"))["engine_kwargs"]
+    assert needed_gib() == engine_args["kv_cache_memory_bytes"] / 1024**3 == 6
+    assert needed_gib(engine_args={"kv_cache_memory_bytes": 2 * 1024**3}) == 2
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
+    assert needed_gib(engine_args={"kv_cache_memory_bytes": 2 * 1024**3}) == needed_gib() == 4
+    on_gpu = config(local_models=[{"name": "phi-2", "device": "gpu"}])
+    assert checks.needed_gb(on_gpu) == checks.CLUSTER_GB + checks.ENGINE_GB["vllm"]
 
 
 @pytest.mark.parametrize("wrong", [3, "phi-2", ["phi-2"], [None], [{"name": ["a"], "entry": "b"}]])
