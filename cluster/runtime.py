@@ -177,8 +177,12 @@ def rest(cluster: Cluster) -> httpx.Client:
 def applications(cluster: Cluster) -> dict[str, dict[str, Any]]:
     """The applications by name, as Serve describes them. Raises httpx.HTTPError while Ray does not answer."""
     with rest(cluster) as api:
-        described: dict[str, dict[str, Any]] = api.get(APPLICATIONS).raise_for_status().json()["applications"]
-        return described
+        answer = api.get(APPLICATIONS).raise_for_status()
+    try:
+        described: dict[str, dict[str, Any]] = answer.json()["applications"]
+    except (ValueError, KeyError, TypeError):  # a dashboard that is not whole yet, or another program on its port
+        raise httpx.DecodingError("an answer that is not Ray's", request=answer.request) from None
+    return described
 
 
 def is_ready(cluster: Cluster) -> bool:

@@ -1,0 +1,215 @@
+"""How a cluster is deployed and waited for, over real sockets: something on loopback stands where Ray's REST API is."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster import cli, runtime, state
+from cluster.checks import StartError
+from cluster.ray_process import Ports, RayProcess
+from cluster.state import Cluster
+
+Answer = tuple[int, str]
+RUNNING: Answer = (200, json.dumps({"applications": {"switchyard": {"status": "RUNNING", "deployments": {}}}}))
+FAILURE = "The deployment failed.\nray::Replica.__init__() (pid=1)\n  raise\nmodels.errors.ModelUnavailable: set source"
+FAILED: Answer = (200, json.dumps({"applications": {"sy": {"status": "DEPLOY_FAILED", "message": FAILURE}}}))
+NONSENSE: list[Answer] = [(200, "<html>not Ray</html>"), (200, "[]"), (200, "{}"), (500, "no"), (401, "no token")]
+
+
+def refusing_url() -> str:
+    """Where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextmanager
+def serving(answer: Callable[[str, str], Answer | None]) -> Iterator[str]:
+    """A server that answers a method and a path so; None: it hangs up."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            told = answer(self.command, self.path)
+            if told is None:
+                self.close_connection = True
+                return
+            body = told[1].encode()
+            self.send_response(told[0])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_PUT = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def reach(tmp_path: Path) -> Callable[[str], Cluster]:
+    """A cluster whose REST API and door are at an address."""
+    state.make_secrets(tmp_path)
+
+    def cluster(url: str) -> Cluster:
+        return Cluster(os.getpid(), 0, url, "127.0.0.1:1", url, str(tmp_path), "/nowhere", False)
+
+    return cluster
+
+
+class Other(RayProcess):
+    """Another program in the place of Ray's."""
+
+    program = "import time; time.sleep(600)"
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-c", self.program]
+
+
+@pytest.fixture
+def ray(tmp_path: Path) -> Iterator[RayProcess]:
+    process = Other(tmp_path, Ports.free(), tmp_path / "ray_token", None)
+    process.start({})
+    yield process
+    process.stop()
+
+
+def said(error: pytest.ExceptionInfo[StartError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# ---- deploying -----------------------------------------------------------------------------------------------------
+
+
+def test_an_api_that_cannot_be_reached_is_a_start_error(reach: Callable[[str], Cluster]) -> None:
+    with pytest.raises(StartError) as error:
+        runtime._deploy(reach(refusing_url()), {})
+    assert "Serve did not answer" in said(error) and "ConnectError" in said(error)
+
+
+def test_an_api_that_hangs_up_is_a_start_error(reach: Callable[[str], Cluster]) -> None:
+    with serving(lambda *_: None) as url, pytest.raises(StartError) as error:
+        runtime._deploy(reach(url), {})
+    assert "Serve did not answer" in said(error) and "RemoteProtocolError" in said(error)
+
+
+@pytest.mark.parametrize("status", [400, 401, 500, 503])
+def test_a_configuration_that_is_refused_is_a_start_error_with_what_was_said(
+    reach: Callable[[str], Cluster], status: int
+) -> None:
+    with (
+        serving(lambda *_: (status, "wrong:\n  import_path\n" + 1000 * "x")) as url,
+        pytest.raises(StartError) as error,
+    ):
+        runtime._deploy(reach(url), {})
+    assert "refused the configuration: wrong: import_path xxx" in said(error) and len(said(error)) < 700
+
+
+# ---- waiting for Ray -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [None, (500, "no"), (404, "not Ray")])
+def test_ray_that_never_answers_is_a_start_error(
+    reach: Callable[[str], Cluster], ray: RayProcess, monkeypatch: pytest.MonkeyPatch, answer: Answer | None
+) -> None:
+    monkeypatch.setattr(runtime, "START_S", 0.05)
+    monkeypatch.setattr(runtime, "POLL_S", 0.01)
+    with serving(lambda *_: answer) as url, pytest.raises(StartError, match="Ray did not start within"):
+        runtime._wait_for_ray(reach(url), ray)
+
+
+def test_ray_that_ends_is_a_start_error_with_its_last_words(
+    reach: Callable[[str], Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Other, "program", "print('no luck')\nraise SystemExit('out of ports')")
+    ray = Other(tmp_path, Ports.free(), tmp_path / "ray_token", None)
+    ray.start({})
+    assert ray._process is not None and ray._process.wait(60) == 1
+    with pytest.raises(StartError, match="Ray did not start: out of ports"):
+        runtime._wait_for_ray(reach(refusing_url()), ray)
+    with pytest.raises(StartError, match="Ray stopped while the application was starting: out of ports"):
+        runtime._wait_for_applications(reach(refusing_url()), ray, print)
+
+
+# ---- waiting for the applications ----------------------------------------------------------------------------------
+
+
+def test_an_application_that_cannot_start_is_a_start_error_with_its_reason(
+    reach: Callable[[str], Cluster], ray: RayProcess
+) -> None:
+    with serving(lambda *_: FAILED) as url, pytest.raises(StartError) as error:
+        runtime._wait_for_applications(reach(url), ray, print)
+    assert said(error) == "the application 'sy' cannot start: ModelUnavailable: set source"
+
+
+def test_a_rest_api_that_is_gone_for_long_is_a_start_error(
+    reach: Callable[[str], Cluster], ray: RayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "SILENT_S", -1.0)
+    with pytest.raises(StartError, match=r"Ray has not answered for .*ConnectError"):
+        runtime._wait_for_applications(reach(refusing_url()), ray, print)
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+def test_an_answer_that_is_none_of_rays_is_none(
+    reach: Callable[[str], Cluster], ray: RayProcess, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    monkeypatch.setattr(runtime, "SILENT_S", -1.0)
+    with serving(lambda *_: answer) as url:
+        with pytest.raises(httpx.HTTPError):
+            runtime.applications(reach(url))
+        with pytest.raises(StartError) as error:
+            runtime._wait_for_applications(reach(url), ray, print)
+    assert "Ray has not answered" in said(error)
+
+
+def test_a_short_silence_and_a_door_that_is_late_are_waited_for(
+    reach: Callable[[str], Cluster], ray: RayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "POLL_S", 0.0)
+    answers = {"/ready": [None, (503, ""), (200, "")], runtime.APPLICATIONS: [None, *NONSENSE, *[RUNNING] * 3]}
+    asked: list[str] = []
+
+    def answer(_: str, path: str) -> Answer | None:
+        asked.append(path)
+        return answers[path].pop(0)
+
+    with serving(answer) as url:
+        runtime._wait_for_applications(reach(url), ray, lambda line: None)
+    assert answers == {"/ready": [], runtime.APPLICATIONS: []}
+
+
+# ---- the commands --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [None, *NONSENSE])
+def test_status_of_a_cluster_whose_ray_does_not_answer(
+    reach: Callable[[str], Cluster], tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: Any
+) -> None:
+    with serving(lambda *_: answer) as url, state.owned(tmp_path) as file:
+        state.write(file, reach(url))
+        assert cli.main(["status", "--data-dir", str(tmp_path)]) == 1
+    assert "Ray does not answer yet" in capsys.readouterr().out
