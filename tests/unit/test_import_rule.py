@@ -23,6 +23,10 @@ MAY_IMPORT = {
 }
 ENGINES = {"torch", "vllm", "transformers", "sentence_transformers"}
 ENGINE_FILES = {
+    "models/demo/evaluate.py",
+    "models/demo/grow.py",
+    "models/demo/optimizer.py",
+    "models/demo/train.py",
     "models/encoder.py",
     "models/smoke.py",
     "models/transformers_engine.py",

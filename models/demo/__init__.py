@@ -1,0 +1,1 @@
+"""The demo models: three small chat models trained from scratch on text that this folder writes itself."""

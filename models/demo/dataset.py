@@ -1,0 +1,73 @@
+"""All kinds in one stream for training, and held-out sets of a fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from models.demo import arithmetic, facts, follow_ups, snippets, strings, talk
+from models.demo.items import DIFFICULTIES, Difficulty, Item, Make, Split
+
+DATA_VERSION = 1  # raise it with any change that changes an item
+MAKERS: dict[Difficulty, tuple[Make, ...]] = {
+    "easy": (*facts.EASY, *talk.EASY, *arithmetic.EASY),
+    "medium": (
+        facts.is_capital,
+        *talk.MEDIUM,
+        *arithmetic.MEDIUM,
+        *strings.MEDIUM,
+        *follow_ups.MEDIUM,
+        *snippets.MEDIUM,
+    ),
+    "hard": (*arithmetic.HARD, *strings.HARD, *follow_ups.HARD, *snippets.HARD),
+}
+Mixture = dict[Difficulty, float]
+EVEN: Mixture = {"easy": 1, "medium": 1, "hard": 1}
+_SYSTEM = (
+    "You are a helpful assistant.",
+    "You are a helpful assistant. Answer in one line.",
+    "Answer briefly.",
+    "Be brief and correct.",
+    "You are a demonstration model.",
+)
+_WITH_SYSTEM = 0.06  # share of the conversations that begin with a system message
+
+
+def items(random: Random, split: Split, mixture: Mixture | None = None) -> Iterator[Item]:
+    """An endless stream: first the difficulty, then one of its kinds, all kinds alike."""
+    shares = mixture or EVEN
+    weights = [shares[difficulty] for difficulty in DIFFICULTIES]
+    while True:
+        (difficulty,) = random.choices(DIFFICULTIES, weights)
+        yield _item(random, split, random.choice(MAKERS[difficulty]))
+
+
+def training_items(seed: int, step: int, count: int, mixture: Mixture | None = None) -> list[Item]:
+    """The batch of one training step. It hangs on nothing but its arguments."""
+    stream = items(Random(f"demo:{DATA_VERSION}:train:{seed}:{step}"), "train", mixture)
+    return [next(stream) for _ in range(count)]
+
+
+def held_out_items(seed: int, per_difficulty: int) -> list[Item]:
+    """The same number of each difficulty, every kind alike, no conversation twice."""
+    random = Random(f"demo:{DATA_VERSION}:held_out:{seed}")
+    chosen: list[Item] = []
+    seen: set[str] = set()
+    for difficulty in DIFFICULTIES:
+        makers = MAKERS[difficulty]
+        count = 0
+        while count < per_difficulty:
+            item = _item(random, "held_out", makers[count % len(makers)])
+            if str(item.messages) not in seen:
+                seen.add(str(item.messages))
+                chosen.append(item)
+                count += 1
+    return chosen
+
+
+def _item(random: Random, split: Split, make: Make) -> Item:
+    item = make(random, split)
+    if random.random() >= _WITH_SYSTEM:
+        return item
+    system = {"role": "system", "content": random.choice(_SYSTEM)}
+    return Item(item.kind, item.difficulty, (system, *item.messages), item.answer, item.grader)

@@ -1,0 +1,63 @@
+"""The sizes of the demo models and what is written into their config.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from models.demo.dataset import Mixture
+from models.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY
+
+Size = Literal["tiny", "small", "medium", "large"]
+SIZES: tuple[str, ...] = get_args(Size)
+CONTEXT_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A Llama and how it is trained. Heads are 32 wide: a small model needs several more than it needs wide ones.
+
+    `mixture` is how much of each difficulty it practises: a small model gains nothing from what it cannot learn.
+    `learning_rate` is the peak for the matrices (Muon), `embedding_rate` for embeddings and norms (AdamW).
+    """
+
+    hidden: int
+    layers: int
+    feed_forward: int
+    mixture: Mixture
+    batch_items: int = 128
+    learning_rate: float = 0.02
+    embedding_rate: float = 3e-3
+
+    @property
+    def heads(self) -> int:
+        return self.hidden // 32
+
+
+SHAPES: dict[str, Shape] = {
+    "tiny": Shape(64, 1, 128, {"easy": 1, "medium": 0, "hard": 0}, batch_items=32),  # for tests
+    "small": Shape(128, 4, 384, {"easy": 0.50, "medium": 0.35, "hard": 0.15}),
+    "medium": Shape(192, 6, 512, {"easy": 0.18, "medium": 0.42, "hard": 0.40}),
+    "large": Shape(448, 8, 1216, {"easy": 0.25, "medium": 0.35, "hard": 0.40}),
+}
+
+
+def config(shape: Shape) -> dict[str, Any]:
+    """The arguments of transformers' `LlamaConfig`."""
+    return {
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads,
+        "head_dim": 32,
+        "intermediate_size": shape.feed_forward,
+        "max_position_embeddings": CONTEXT_TOKENS,
+        "vocab_size": VOCABULARY,
+        "tie_word_embeddings": True,
+        "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": EOS_ID,
+    }
