@@ -1,17 +1,12 @@
 """Streamed tokens per second through Switchyard, beside the engine's own server in the same run.
 
-    python -m cluster.bench.streams --url http://127.0.0.1:8000 --key KEY --model smoke-small \\
-        --peer-url http://127.0.0.1:8001 --peer-model smoke-small --json streams.json
+    python -m cluster.bench.streams --json streams.json
 
-Each client keeps one connection and asks one question after the other. Tokens are the servers' own count
-(`stream_options.include_usage`). The questions are all different and Switchyard's caches are off, so every token is
-generated. The two take turns, so that a change of the machine's mood hits both.
-
-The engine's own server for the models of serve_config.vllm.yaml, with the settings that Switchyard gives its engine:
-
-    VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 \\
-        python -m vllm.entrypoints.openai.api_server --model ~/.switchyard/smoke/smoke-small-v1 --port 8001 \\
-        --served-model-name smoke-small --dtype float32 --max-num-seqs 64 --disable-uvicorn-access-log
+Starts a cluster with one model of `serve_config.vllm.yaml`, and vLLM's own server on the very same folder of weights
+with the same engine settings. The two are never asked at once: they take turns, so that a change of the machine's mood
+hits both. Each client keeps one connection and asks one question after the other, and all begin together. Tokens are
+the servers' own count (`stream_options.include_usage`). The questions are all different and Switchyard's caches are
+off, so every token is generated.
 """
 
 from __future__ import annotations
@@ -20,13 +15,25 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import re
 import statistics
+import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from cluster.bench import vllm_server
 from cluster.bench.connection import Connection, RequestFailed, post
+from cluster.bench.overhead import machine
+from cluster.bench.session import exit_code, first_in_line, own_cluster, tell, waited_s, write_json
+from cluster.checks import StartError
+from cluster.runtime import Config, load_config
+from cluster.state import Cluster
+
+CONFIG = Path(__file__).parents[2] / "serve_config.vllm.yaml"
 
 _CHUNK_HEAD = re.compile(rb"\r\n[0-9a-fA-F]+\r\n")
 _TOKENS = re.compile(rb'"completion_tokens": ?(\d+)')
@@ -45,12 +52,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """`client_cores` is what the client itself took of a processor core: near 1 it would have been the bottleneck."""
+    """`client_cores` is what the client itself took of a processor core: near 1 it would have been the bottleneck.
+    `client_waited` is the share of the time in which it had to wait for one: more than little, and the times are not
+    the server's alone."""
 
     tokens_per_s: float
     ttft_p50_ms: float
     ttft_p99_ms: float
     client_cores: float
+    client_waited: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +110,19 @@ async def _round(target: Target, clients: int, requests: int, tokens: int, numbe
 
     connections = [await _StreamConnection.open(target.url) for _ in range(clients)]
     try:
-        began_s, began_cpu_s = time.perf_counter(), time.process_time()
+        began = _clocks_s()
         await asyncio.gather(*(client(connection) for connection in connections))
-        took_s, took_cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
+        took_s, took_cpu_s, took_waiting_s = (end - begin for end, begin in zip(_clocks_s(), began, strict=True))
     finally:
         for connection in connections:
             await connection.close()
     percentiles = statistics.quantiles(ttft_ms, n=100, method="inclusive")
-    return Round(sum(counts) / took_s, percentiles[49], percentiles[98], took_cpu_s / took_s)
+    return Round(sum(counts) / took_s, percentiles[49], percentiles[98], took_cpu_s / took_s, took_waiting_s / took_s)
+
+
+def _clocks_s() -> tuple[float, float, float]:
+    """Of this process: time that has passed, that it ran, and that it was ready and did not run."""
+    return time.perf_counter(), time.process_time(), waited_s()
 
 
 async def measure(targets: list[Target], clients: int, requests: int, tokens: int, rounds: int) -> list[Result]:
@@ -141,13 +156,48 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+# ---- the two servers -----------------------------------------------------------------------------------------------
+
+
+def only(config: Config, model: str) -> tuple[Config, dict[str, Any]]:
+    """The config with this one model, and what it says of it. Raises StartError when it has no such vLLM model."""
+    (application,) = config["applications"]
+    args = application["args"]
+    for listed in args["local_models"]:
+        if listed["name"] == model and listed.get("entry", {}).get("engine") == "vllm":
+            return {**config, "applications": [{**application, "args": {**args, "local_models": [listed]}}]}, listed
+    raise StartError(f"the configuration has no model '{model}' with an `entry` for vLLM: choose one with --model")
+
+
+def engine_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What Switchyard gives vLLM's engine for a model of its config (`deployments/llm_server.py`)."""
+    entry = model["entry"]
+    told = {"dtype": entry["dtype"], "max_model_len": entry["context_tokens"], "max_num_seqs": entry["max_batch"]}
+    return told | model.get("engine_args", {})
+
+
+def engine_environment(model: Mapping[str, Any]) -> dict[str, str]:
+    """As Switchyard's replica has it: as many threads as it reserves cores, and none of them tied to a core."""
+    threads = max(1, int(model.get("scale", {}).get("num_cpus", 1)))
+    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+
+
+def weights_of(model: Mapping[str, Any], cluster: Cluster) -> Path:
+    """The folder from which the replica has loaded a model."""
+    source = str(model["entry"]["source"])
+    if not source.startswith("smoke:"):
+        return Path(source).expanduser()
+    (folder,) = Path(cluster.data_dir, "smoke").glob(f"smoke-{source.removeprefix('smoke:')}-v*")
+    return folder
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cluster.bench.streams", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--url", required=True, help="Switchyard's base URL, without /v1")
-    parser.add_argument("--key", default="none", help="an API key of it")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--peer-url", help="base URL of the engine's own server, measured in the same run")
-    parser.add_argument("--peer-model", help="its name of the model, when it is another one")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="with the model (default serve_config.vllm.yaml)")
+    parser.add_argument("--model", default="smoke-small", help="one that has an `entry` there (default smoke-small)")
     parser.add_argument("--clients", type=int, default=48)
     parser.add_argument("--tokens", type=int, default=128, help="of each answer, at most")
     parser.add_argument("--requests", type=int, default=4, help="questions per client and round")
@@ -156,17 +206,34 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
+def _run(chosen: argparse.Namespace) -> None:
+    load = os.getloadavg()[0]
+    config, model = only(load_config(chosen.config), chosen.model)
+    arguments = engine_arguments(model)
+    with own_cluster(config) as cluster:
+        tell("starting vLLM's own server")
+        log = Path(cluster.scratch_dir, "vllm.log")
+        own = {**arguments, "disable_uvicorn_access_log": True}
+        weights = weights_of(model, cluster)
+        with vllm_server.serving(weights, chosen.model, own, log, engine_environment(model)) as peer_url:
+            targets = [
+                Target("Switchyard", cluster.base_url, chosen.model, cluster.api_key, {"switchyard": {"cache": "off"}}),
+                Target("vLLM's own server", peer_url, chosen.model),
+            ]
+            with first_in_line():
+                results = asyncio.run(measure(targets, chosen.clients, chosen.requests, chosen.tokens, chosen.rounds))
+    figures = {"tokens": chosen.tokens, "engine": arguments, "servers": [asdict(result) for result in results]}
+    write_json(chosen.json, {"machine": machine(load), **figures})
+    print(table(results))
+    for result in results:
+        if result.median.client_waited > 0.1:
+            tell(f"note: {result.name}: the client waited for a core {result.median.client_waited:.0%} of the time")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     chosen = _arguments(argv)
-    targets = [Target("switchyard", chosen.url, chosen.model, chosen.key, {"switchyard": {"cache": "off"}})]
-    if chosen.peer_url:
-        targets.append(Target("engine's own server", chosen.peer_url, chosen.peer_model or chosen.model))
-    results = asyncio.run(measure(targets, chosen.clients, chosen.requests, chosen.tokens, chosen.rounds))
-    report = json.dumps([asdict(result) for result in results], indent=2)
-    print(report, table(results), sep="\n\n")
-    if chosen.json:
-        chosen.json.write_text(report + "\n")
+    return exit_code(lambda: _run(chosen))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

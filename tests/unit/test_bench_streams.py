@@ -8,8 +8,23 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from cluster.bench import vllm_server
 from cluster.bench.connection import RequestFailed
-from cluster.bench.streams import Result, Round, Target, measure, table
+from cluster.bench.streams import (
+    CONFIG,
+    Result,
+    Round,
+    Target,
+    engine_arguments,
+    engine_environment,
+    measure,
+    only,
+    table,
+)
+from cluster.checks import StartError
+from cluster.runtime import load_config
+from deployments.llm_server import _environment, llm_config
+from router.config import LocalModel
 
 TOKENS = 7
 
@@ -60,6 +75,7 @@ async def test_both_servers_are_asked_in_turns_and_never_the_same_question(serve
     for result in (ours, theirs):
         assert result.clients == 3 and len(result.tokens_per_s) == 2
         assert result.median.tokens_per_s > 0 < result.median.ttft_p50_ms <= result.median.ttft_p99_ms
+        assert result.median.client_cores > 0 <= result.median.client_waited
 
 
 async def test_an_answer_without_usage_is_a_failure(server: tuple[Server, str]) -> None:
@@ -71,10 +87,35 @@ async def test_an_answer_without_usage_is_a_failure(server: tuple[Server, str]) 
 
 def test_the_shares_are_of_the_last_row() -> None:
     results = [
-        Result("a", 48, Round(600.0, 10.0, 20.0, 0.1), (600.0,)),
-        Result("b", 48, Round(1000.0, 5.0, 9.0, 0.1), ()),
+        Result("a", 48, Round(600.0, 10.0, 20.0, 0.1, 0.0), (600.0,)),
+        Result("b", 48, Round(1000.0, 5.0, 9.0, 0.1, 0.0), ()),
     ]
     assert table(results).splitlines()[2:] == [
         "| a | 48 | 600 | 60% | 10 ms | 20 ms |",
         "| b | 48 | 1,000 | 100% | 5 ms | 9 ms |",
     ]
+
+
+# ---- the yardstick is given what Switchyard gives its engine -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["smoke-small", "smoke-medium"])
+def test_vllms_own_server_gets_the_engine_settings_of_the_replica(name: str) -> None:
+    config, model = only(load_config(CONFIG), name)
+    assert [listed["name"] for listed in config["applications"][0]["args"]["local_models"]] == [name]
+    served = LocalModel.model_validate(model)
+    assert engine_arguments(model) == llm_config(served)["engine_kwargs"]
+    assert engine_environment(model).items() <= _environment(served, served.resolve()).items()
+
+
+def test_a_model_that_cannot_be_compared_is_refused() -> None:
+    config = load_config(CONFIG)
+    config["applications"][0]["args"]["local_models"].append({"name": "phi-2"})
+    for name in ("phi-2", "no-such-model"):
+        with pytest.raises(StartError, match="--model"):
+            only(config, name)
+
+
+def test_arguments_become_flags() -> None:
+    flags = vllm_server._flags({"max_num_seqs": 4, "enforce_eager": True, "enable_prefix_caching": False})
+    assert flags == ["--max-num-seqs", "4", "--enforce-eager", "--no-enable-prefix-caching"]
