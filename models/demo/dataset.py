@@ -22,6 +22,7 @@ MAKERS: dict[Difficulty, tuple[Make, ...]] = {
     "hard": (*arithmetic.HARD, *strings.HARD, *follow_ups.HARD, *snippets.HARD),
 }
 Mixture = dict[Difficulty, float]
+Emphasis = dict[str, float]  # by the maker's name; 1 for those that are not named
 EVEN: Mixture = {"easy": 1, "medium": 1, "hard": 1}
 _SYSTEM = (
     "You are a helpful assistant.",
@@ -33,18 +34,31 @@ _SYSTEM = (
 _WITH_SYSTEM = 0.06  # share of the conversations that begin with a system message
 
 
-def items(random: Random, split: Split, mixture: Mixture | None = None) -> Iterator[Item]:
-    """An endless stream: first the difficulty, then one of its kinds, all kinds alike."""
+def items(
+    random: Random, split: Split, mixture: Mixture | None = None, emphasis: Emphasis | None = None
+) -> Iterator[Item]:
+    """An endless stream: first the difficulty, then one of its kinds, all alike where `emphasis` says nothing else."""
     shares = mixture or EVEN
     weights = [shares[difficulty] for difficulty in DIFFICULTIES]
+    named = emphasis or {}
+    kinds = {name: [named.get(maker_name(make), 1.0) for make in makers] for name, makers in MAKERS.items()}
     while True:
         (difficulty,) = random.choices(DIFFICULTIES, weights)
-        yield _item(random, split, random.choice(MAKERS[difficulty]))
+        makers = MAKERS[difficulty]
+        (make,) = random.choices(makers, kinds[difficulty]) if named else (random.choice(makers),)
+        yield _item(random, split, make)
 
 
-def training_items(seed: int, step: int, count: int, mixture: Mixture | None = None) -> list[Item]:
+def maker_name(make: Make) -> str:
+    """A function's name, or the kind of a relation."""
+    return str(getattr(make, "__name__", None) or getattr(make, "kind", ""))
+
+
+def training_items(
+    seed: int, step: int, count: int, mixture: Mixture | None = None, emphasis: Emphasis | None = None
+) -> list[Item]:
     """The batch of one training step. It hangs on nothing but its arguments."""
-    stream = items(Random(f"demo:{DATA_VERSION}:train:{seed}:{step}"), "train", mixture)
+    stream = items(Random(f"demo:{DATA_VERSION}:train:{seed}:{step}"), "train", mixture, emphasis)
     return [next(stream) for _ in range(count)]
 
 

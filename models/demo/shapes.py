@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from models.demo.dataset import Mixture
+from models.demo.dataset import Emphasis, Mixture
 from models.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY
 
 Size = Literal["tiny", "small", "medium", "large"]
@@ -18,6 +18,7 @@ class Shape:
     """A Llama and how it is trained. Heads are 32 wide: a small model needs several more than it needs wide ones.
 
     `mixture` is how much of each difficulty it practises: a small model gains nothing from what it cannot learn.
+    `emphasis` is the same by kind: what is slow to learn is practised more.
     `learning_rate` is the peak for the matrices (Muon), `embedding_rate` for embeddings and norms (AdamW).
     """
 
@@ -25,6 +26,7 @@ class Shape:
     layers: int
     feed_forward: int
     mixture: Mixture
+    emphasis: Emphasis = field(default_factory=dict)
     batch_items: int = 128
     learning_rate: float = 0.02
     embedding_rate: float = 3e-3
@@ -34,11 +36,18 @@ class Shape:
         return self.hidden // 32
 
 
+_SMALL_EMPHASIS: Emphasis = {"one_digit": 2.5, "http_code": 1.5, "country": 1.5, "opposite": 1.5, "talk": 1.5}
+_EMPHASIS: Emphasis = {
+    **{"one_digit": 2.0, "two_digits": 2.5, "three_digits": 2.0, "then_add": 2.0, "invented": 0.4, "and_of": 0.4},
+    **{"upper_case": 3.0, "lower_case": 2.0, "reverse": 2.0, "sort_digits": 1.5, "end_letter": 1.5},
+    **{"is_capital": 1.5, "snippet": 0.7, "parity": 0.7, "count_letters": 0.7, "capital_task": 2.0},
+}
+
 SHAPES: dict[str, Shape] = {
-    "tiny": Shape(64, 1, 128, {"easy": 1, "medium": 0, "hard": 0}, batch_items=32),  # for tests
-    "small": Shape(128, 4, 384, {"easy": 0.50, "medium": 0.35, "hard": 0.15}),
-    "medium": Shape(192, 6, 512, {"easy": 0.18, "medium": 0.42, "hard": 0.40}),
-    "large": Shape(448, 8, 1216, {"easy": 0.25, "medium": 0.35, "hard": 0.40}),
+    "tiny": Shape(64, 1, 128, {"easy": 1, "medium": 0, "hard": 0}, {}, batch_items=32),  # for tests
+    "small": Shape(128, 4, 384, {"easy": 0.50, "medium": 0.35, "hard": 0.15}, _SMALL_EMPHASIS),
+    "medium": Shape(192, 6, 512, {"easy": 0.15, "medium": 0.47, "hard": 0.38}, _EMPHASIS),
+    "large": Shape(448, 8, 1216, {"easy": 0.25, "medium": 0.35, "hard": 0.40}, _EMPHASIS),
 }
 
 

@@ -67,7 +67,8 @@ class Trainer:
         """One batch. Returns the mean loss of its answer tokens."""
         import torch
 
-        items = training_items(self.seed, self.step, self.shape.batch_items, self.shape.mixture)
+        shape = self.shape
+        items = training_items(self.seed, self.step, shape.batch_items, shape.mixture, shape.emphasis)
         rows = sorted(encoded(items), key=lambda row: len(row[0]))
         answer_tokens = sum(len(ids) - prompt for ids, prompt in rows)
         total = 0.0
@@ -159,6 +160,7 @@ class Trainer:
             "tokens": self.tokens,
             "batch_items": self.shape.batch_items,
             "mixture": self.shape.mixture,
+            "emphasis": self.shape.emphasis,
             "learning_rate": self.shape.learning_rate,
             "embedding_rate": self.shape.embedding_rate,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),

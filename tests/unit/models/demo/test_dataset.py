@@ -6,8 +6,9 @@ from random import Random
 import pytest
 
 from models.demo import arithmetic, strings
-from models.demo.dataset import MAKERS, held_out_items, training_items
+from models.demo.dataset import MAKERS, held_out_items, maker_name, training_items
 from models.demo.items import DIFFICULTIES, Item, is_held_out
+from models.demo.shapes import SHAPES
 
 ALL = [(difficulty, make) for difficulty in DIFFICULTIES for make in MAKERS[difficulty]]
 
@@ -33,6 +34,18 @@ def test_a_batch_hangs_on_seed_and_step_alone():
 def test_the_mixture_is_kept():
     easy = training_items(1, 0, 300, {"easy": 1, "medium": 0, "hard": 0})
     assert {item.difficulty for item in easy} == {"easy"}
+
+
+def test_what_is_emphasised_comes_more_often():
+    only = {maker_name(make): 0.0 for make in MAKERS["easy"]} | {"capital": 1.0, "unit": 3.0}
+    kinds = [item.kind for item in training_items(1, 0, 400, {"easy": 1, "medium": 0, "hard": 0}, only)]
+    assert set(kinds) == {"capital", "unit"}
+    assert kinds.count("unit") > 2 * kinds.count("capital")
+
+
+def test_emphasis_names_makers_that_there_are():
+    names = {maker_name(make) for makers in MAKERS.values() for make in makers}
+    assert not [name for shape in SHAPES.values() for name in shape.emphasis if name not in names]
 
 
 def test_every_kind_is_in_both_splits(practised: list[Item], held_out: list[Item]):
@@ -75,7 +88,9 @@ def test_three_digit_sums_of_the_splits_have_no_numbers_in_common():
     assert len(_numbers("held_out")) > 2000
 
 
-@pytest.mark.parametrize(("difficulty", "make"), ALL, ids=lambda value: getattr(value, "__name__", None) or getattr(value, "kind", None))
+@pytest.mark.parametrize(
+    ("difficulty", "make"), ALL, ids=lambda value: getattr(value, "__name__", None) or getattr(value, "kind", None)
+)
 def test_every_answer_passes_its_grader_and_a_wrong_one_fails(difficulty: str, make):
     random = Random(5)
     for split in ("train", "held_out"):
