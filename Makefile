@@ -28,7 +28,7 @@ TORCH_NOTE = \# The hash of torch is that of one wheel file; it was not compared
 help:
 	@echo "make serve   set up, start the cluster, stay in the foreground (Ctrl-C stops it)"
 	@echo "make test    set up and run every test, also beside a running make serve"
-	@echo "make bench   measure the overhead of each path, and streams beside vLLM's own server"
+	@echo "make bench   measure overhead, delay, and streams beside vLLM's own server"
 	@echo "make lint    ruff, and mypy on router and models"
 	@echo "make lock    resolve the locks in requirements/ again"
 	@echo "make clean   remove .venv and what tools left behind"
@@ -45,6 +45,7 @@ test: .venv/.dev
 bench: .venv/.dev
 	@mkdir -p build/bench
 	$(BIN)/python -m cluster.bench.overhead --json build/bench/overhead.json $(ARGS)
+	$(BIN)/python -m cluster.bench.delay --json build/bench/delay.json
 	$(BIN)/python -m cluster.bench.streams --json build/bench/streams.json
 
 lint: .venv/.dev

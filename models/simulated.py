@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import fields
 
@@ -42,6 +43,8 @@ class SimulatedModel:
     output_tokens: length of every answer, unless `max_tokens`, `stop` or the context end it earlier.
     failure_rate: share of the questions, in [0, 1], that fail: before the first event with `UpstreamFailed`, or, with
     `fail_after_tokens`, after that many tokens with `StreamInterrupted`.
+    stamped: every token is the moment at which it leaves here, `time.monotonic_ns()` in digits. All processes of a
+    machine read the same clock, so whoever receives it there knows how long it was on its way.
     With `tool_choice` required or naming a tool the answer is a tool call instead of text.
     """
 
@@ -54,6 +57,7 @@ class SimulatedModel:
         failure_rate: float = 0.0,
         fail_after_tokens: int | None = None,
         seed: int = 0,
+        stamped: bool = False,
     ) -> None:
         if min(ttft_ms, tokens_per_s, output_tokens, fail_after_tokens or 0) < 0 or not 0 <= failure_rate <= 1:
             raise ValueError(
@@ -72,6 +76,7 @@ class SimulatedModel:
         self._failure_rate = failure_rate
         self._fail_after_tokens = fail_after_tokens
         self._seed = seed
+        self._stamped = stamped
         self._closed = False
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
@@ -91,10 +96,10 @@ class SimulatedModel:
             answer = answer[: self._fail_after_tokens or 0]
         if self._ttft_s or self._token_s:
             async for event in self._paced(answer, call.timeout_s):
-                yield event
+                yield self._as_it_leaves(event)
         else:
             for event in answer:
-                yield event
+                yield self._as_it_leaves(event)
         if fails and answer:
             raise StreamInterrupted(f"Model '{self._entry.name}' broke off its answer; send the request again.")
         if fails:
@@ -142,6 +147,9 @@ class SimulatedModel:
             if kept is not None:
                 return kept, "stop"
         return answer, "length" if tokens < self._output_tokens else "stop"
+
+    def _as_it_leaves(self, event: Event) -> Event:
+        return TextDelta(str(time.monotonic_ns()), 1) if self._stamped and isinstance(event, TextDelta) else event
 
     async def _paced(self, answer: Sequence[Event], timeout_s: float) -> AsyncIterator[Event]:
         """`answer` at the set pace, measured from the start so that a slow consumer does not add to it."""

@@ -166,3 +166,15 @@ def test_unknown_settings_and_capabilities_are_named():
         SimulatedModel(ENTRY, latency=3)
     with pytest.raises(ValueError, match="logprobs"):
         SimulatedModel(ENTRY.model_copy(update={"capabilities": Capabilities(logprobs=True)}))
+
+
+@pytest.mark.parametrize("tokens_per_s", [0, 100])
+async def test_a_stamped_token_is_the_moment_at_which_it_leaves(tokens_per_s):
+    model = SimulatedModel(ENTRY, output_tokens=3, tokens_per_s=tokens_per_s, stamped=True)
+    seen_ns = [time.monotonic_ns()]
+    async for event in model.stream(ask(), CALL):
+        if isinstance(event, TextDelta):
+            left_ns = int(event.text)
+            assert seen_ns[-1] <= left_ns <= time.monotonic_ns()
+            seen_ns.append(left_ns)
+    assert len(seen_ns) == 4
