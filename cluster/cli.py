@@ -1,4 +1,4 @@
-"""The command `switchyard`: start a cluster in the foreground, find it, stop it."""
+"""The command `switchyard`: start a cluster in the foreground, find it, stop it, take its books along."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from cluster import state
 from cluster.checks import StartError
 from cluster.runtime import ClusterDied, applications, data_dir_of, is_ready, load_config, running, watch
 from cluster.state import Cluster
+from models.errors import SwitchyardError
 
 DOWN_S = 20.0
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.command(arguments)
-    except (StartError, ClusterDied) as error:
+    except (StartError, ClusterDied, SwitchyardError) as error:
         print(f"switchyard: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -51,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
         ("env", _env, 'print what a Python program needs to reach the cluster: eval "$(switchyard env)"'),
     ):
         commands.add_parser(name, parents=[common], help=text).set_defaults(command=command)
+    usage = commands.add_parser("usage", help="what the books say").add_subparsers(required=True, metavar="WHAT")
+    export = usage.add_parser("export", parents=[common], help="write the requests of a time to a file")
+    export.add_argument("file", type=Path)
+    export.add_argument("--format", choices=("parquet", "csv"), default="parquet")
+    export.add_argument("--since", default="", help="such as 2026-05-31 (default: 30 days before --until)")
+    export.add_argument("--until", default="", help="such as 2026-06-30T12:00:00Z (default: now)")
+    export.set_defaults(command=_export)
     return parser
 
 
@@ -118,6 +126,16 @@ def _env(arguments: argparse.Namespace) -> int:
         variables["SWITCHYARD_API_KEY"] = cluster.api_key
     for name, value in variables.items():
         print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from cluster.usage_export import export  # it and the books are for this command alone
+    from router.accounting.usage import parse_usage_query
+
+    query = parse_usage_query({"since": arguments.since, "until": arguments.until}, int(time.time() * 1000))
+    rows = export(_data_dir(arguments), arguments.file, arguments.format, query)
+    print(f"{rows} {'request' if rows == 1 else 'requests'} written to {arguments.file}")
     return 0
 
 

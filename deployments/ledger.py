@@ -19,7 +19,7 @@ from deployments.hop import call
 from models.errors import DeadlineExceeded, ModelUnavailable
 from router.accounting.books import Books
 from router.accounting.budget import LeaseAnswer, LeaseAsk
-from router.accounting.store import SQLiteStore
+from router.accounting.store import LEDGER_FILE, SQLiteStore
 
 LOCK_WAIT_S = 120.0
 LEASE_TIMEOUT_S = 2.0
@@ -48,7 +48,7 @@ class Ledger:
         """Waits for an older replica, which a roll-out lets run on for a while, to let go of the files."""
         folder = Path(data_dir)
         self._books = await Books.open(
-            lambda: SQLiteStore(folder / "ledger.sqlite3", LOCK_WAIT_S), journal_folder(folder)
+            lambda: SQLiteStore(folder / LEDGER_FILE, LOCK_WAIT_S), journal_folder(folder)
         )
         await self._books.sweep()
         self._sweeper = asyncio.create_task(self._books.run())

@@ -15,6 +15,9 @@ from models.errors import InternalError
 from router.accounting.budget import Lease, Spent
 from router.accounting.lock import lock
 
+LEDGER_FILE = "ledger.sqlite3"
+"""In the data folder."""
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -124,7 +127,7 @@ _SUM_SQL = ", ".join(
 )
 
 _OPEN_COLUMNS = tuple(OpenRequest.__slots__)
-_REQUEST_COLUMNS = (
+REQUEST_COLUMNS = (
     *("org", "request_id", "holder", "opened_at_unix_ms", "closed_at_unix_ms", "team", "key_id", "end_user", "door"),
     *("status", "error_code", "requested_model", "model", "provider", "cache_verdict", "cached_from"),
     *("cache_similarity", "finish_reason", *_TOKENS, "estimated", "cost_microusd", "saved_microusd", "price_version"),
@@ -140,7 +143,7 @@ def _insert(table: str, columns: Iterable[str]) -> str:
 
 
 _INSERT_OPEN = _insert("open_requests", _OPEN_COLUMNS) + " ON CONFLICT DO NOTHING"
-_INSERT_REQUEST = _insert("requests", _REQUEST_COLUMNS)
+_INSERT_REQUEST = _insert("requests", REQUEST_COLUMNS)
 _INSERT_ATTEMPT = _insert("attempts", ("org", "request_id", "number", *_ATTEMPT_COLUMNS))
 _INSERT_RECEIPT = _insert("receipts", ("org", "request_id", "body"))
 _KEY = "WHERE org = ? AND request_id = ?"
@@ -275,6 +278,23 @@ class SQLiteStore:
         self._writer.execute("COMMIT")
 
 
+def closed_requests(
+    path: Path, since_unix_ms: int, until_unix_ms: int, batch_rows: int
+) -> Iterator[list[tuple[Any, ...]]]:
+    """`REQUEST_COLUMNS` of the requests of all orgs that were opened in [since, until) and are over, by org and time.
+
+    A snapshot, read beside the process that owns the file and writes it. Raises sqlite3.Error.
+    """
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests WHERE opened_at_unix_ms >= ? AND opened_at_unix_ms < ? "
+            "ORDER BY org, opened_at_unix_ms",  # as the index is, so nothing is sorted in memory
+            (since_unix_ms, until_unix_ms),
+        )
+        while batch := rows.fetchmany(batch_rows):
+            yield batch
+
+
 def _open_row(holder: str, record: dict[str, Any]) -> tuple[Any, ...]:
     same = {name: record[name] for name in _SAME_NAME}
     row = {**same, "holder": holder, "end_user": record["user"], "model": record["model"]}
@@ -296,7 +316,7 @@ def _request_row(holder: str, record: dict[str, Any]) -> tuple[Any, ...]:
         "eligible": None if eligible is None else json.dumps(eligible),
         "propensity": decision.get("propensity"),
     }
-    return tuple(_storable(row[column]) for column in _REQUEST_COLUMNS)
+    return tuple(_storable(row[column]) for column in REQUEST_COLUMNS)
 
 
 def _storable(value: Any) -> Any:
