@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from router.config import Topology
+from router.config import IngressSettings, Topology
 from tests.serve.product import OPERATOR, Product
 
 ROOT = Path(__file__).parents[2]
@@ -60,8 +60,12 @@ def test_the_switchyard_object_is_taken(product: Product) -> None:
 
 
 def test_configuration_snippets_are_valid() -> None:
-    for block in blocks("yaml"):
-        assert Topology.model_validate(yaml.safe_load(block)["args"])
+    for block in map(yaml.safe_load, blocks("yaml")):
+        assert "args" in block or "deployments" in block
+        Topology.model_validate(block.get("args", {}))
+        for deployment in block.get("deployments", ()):
+            assert deployment["name"] == "Ingress"
+            IngressSettings.model_validate(deployment["user_config"])
 
 
 def test_routes_are_served(product: Product) -> None:
