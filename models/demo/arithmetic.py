@@ -15,8 +15,8 @@ _SYMBOL_WAYS = """
     {a} {sign} {b}
     How much is {a} {sign} {b}?
     What does {a} {sign} {b} give?
-    !Work out {a} {sign} {b}.
-    !What do you get for {a} {sign} {b}?
+    !What number do you get for {a} {sign} {b}?
+    !What is the result of {a} {sign} {b}?
 """
 _WAYS = {
     "+": phrasings(
@@ -75,8 +75,8 @@ _EXPRESSION = phrasings("""
     Compute {x}.
     {x} = ?
     How much is {x}?
-    !Work out {x}.
-    !What do you get for {x}?
+    !What number do you get for {x}?
+    !What is the result of {x}?
 """)
 _CHAIN = phrasings("""
     {x} What do you get?

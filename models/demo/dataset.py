@@ -8,7 +8,7 @@ from random import Random
 from models.demo import arithmetic, facts, follow_ups, snippets, strings, talk
 from models.demo.items import DIFFICULTIES, Difficulty, Item, Make, Split
 
-DATA_VERSION = 1  # raise it with any change that changes an item
+DATA_VERSION = 2  # raise it with any change that changes an item
 MAKERS: dict[Difficulty, tuple[Make, ...]] = {
     "easy": (*facts.EASY, *talk.EASY, *arithmetic.EASY),
     "medium": (

@@ -25,7 +25,7 @@ from models.demo.shapes import CONTEXT_TOKENS, SHAPES, SIZES, Shape, config
 from models.demo.tokenizer import EOS_ID, encoded, save
 
 _WARM_UP_STEPS = 60
-_DECAY_FROM = 0.6  # of the budget: constant until there, then linear to zero
+_DECAY_FROM = 0.35  # of the budget: constant until there, then linear to zero
 _CHUNK_TOKENS = 1024  # a batch is sorted by length and worked on in parts of about this many tokens
 _VALIDATION_SEED, _VALIDATION_ITEMS = 1000, 200  # per difficulty; the scores published are of other seeds
 _CHECKPOINT = "checkpoint.pt"

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from models.demo.dataset import held_out_items
-from models.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY, encoded, save, trained
+from models.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY, encoded, save, train, trained
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +48,14 @@ def test_training_encodes_what_the_chat_template_writes(folder: Path):
 def test_the_developer_role_is_the_system_role(folder: Path):
     template = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
     assert "'system' if m['role'] == 'developer'" in template
+
+
+def test_a_new_one_for_the_data_of_today_would_do_as_well():
+    """The one that is kept was made by the same lines."""
+    fresh = train()
+    assert fresh.get_vocab_size() == VOCABULARY
+    assert fresh.decode(fresh.encode('Reverse "planet", 12').ids) == 'Reverse "planet", 12'
+    kept, new = json.loads(trained().to_str()), json.loads(fresh.to_str())
+    assert [kept[part] for part in ("pre_tokenizer", "decoder", "added_tokens")] == [
+        new[part] for part in ("pre_tokenizer", "decoder", "added_tokens")
+    ]
