@@ -1,8 +1,8 @@
 """`SemanticCache`: answers shared by all ingress replicas, found by the very question or by a similar one.
 
-`InlineCache` does the work wherever it is placed: encoding in dynamic batches off the event loop, then the search.
-The Serve deployment is a shell around it. A shard is one deployment of one replica, since an index has one owner; the
-caller picks it by the rendezvous hash of the tenant, which moves no tenant when replicas restart.
+A shard is one deployment of one replica, since an index has one owner; the caller picks it by the rendezvous hash of
+the tenant, which moves no tenant when replicas restart. It is not placed in the ingress: each replica of that would
+have an index of its own, and torch.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ Encoded = tuple[bytes | None, float]
 """The embedding, None where a text has none that stands for all of it, and the time its batch took in ms."""
 
 
-class InlineCache:
-    """Fills `router.ports.CachePort` in this process, which must be a Serve replica. Raises `ModelUnavailable` where
-    the encoder cannot be loaded."""
+class SemanticCache:
+    """The deployment: encodes in dynamic batches off the event loop, then searches. Its `user_config` is
+    `CacheSettings`; without one the defaults hold. Raises `ModelUnavailable` where the encoder cannot be loaded."""
 
-    def __init__(self, encoder: config.Encoder, settings: CacheSettings) -> None:
+    def __init__(self, encoder: config.Encoder) -> None:
         self._encoder = Encoder(encoder.source, encoder.device)
-        self._store = SemanticStore(settings)
+        self._store = SemanticStore(CacheSettings())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._encode = serve.batch(max_batch_size=encoder.max_batch, batch_wait_timeout_s=encoder.batch_wait_s)(
             self._encode_batch
@@ -54,8 +54,9 @@ class InlineCache:
         self._batch_began_s: float | None = None
         self._counts: Counter[str] = Counter()
 
-    def reconfigure(self, settings: CacheSettings) -> None:
-        self._store.reconfigure(settings)
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Raises ValueError for settings that do not hold. Serve then ends this replica, and with it what it holds."""
+        self._store.reconfigure(CacheSettings.model_validate(user_config))
 
     async def lookup(self, key: CacheKey) -> Lookup:
         found = self._store.exact(key)
@@ -70,12 +71,13 @@ class InlineCache:
             embedding, _ = await self._embed(key.text)
         self._store.store(key, answer, embedding)
 
-    def stats(self) -> dict[str, int]:
+    async def stats(self) -> dict[str, int]:
         """Counts since the start and what is held now; `encoded / batches` is the mean batch size."""
         names = ("encoded", "batches", "not_encodable")
         return {**self._store.stats(), **{name: self._counts[name] for name in names}}
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
+        """Serve restarts the replica when this raises."""
         began_s = self._batch_began_s
         if began_s is not None and time.monotonic() - began_s > STUCK_AFTER_S:
             raise ModelUnavailable("The encoder hangs in a batch; its replica has to be replaced.")
@@ -110,30 +112,6 @@ class InlineCache:
             if len(texts) == 1:
                 return [None]
             return [vector for text in texts for vector in self._encode_each([text])]
-
-
-class SemanticCache:
-    """The deployment. Its `user_config` is `CacheSettings`; without one the defaults hold."""
-
-    def __init__(self, encoder: config.Encoder) -> None:
-        self._cache = InlineCache(encoder, CacheSettings())
-
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Raises ValueError for settings that do not hold; Serve then keeps the deployment from becoming healthy."""
-        self._cache.reconfigure(CacheSettings.model_validate(user_config))
-
-    async def lookup(self, key: CacheKey) -> Lookup:
-        return await self._cache.lookup(key)
-
-    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
-        await self._cache.store(key, answer, embedding)
-
-    async def stats(self) -> dict[str, int]:
-        return self._cache.stats()
-
-    async def check_health(self) -> None:
-        """Serve restarts the replica when this raises."""
-        self._cache.check_health()
 
 
 class CacheHandle:
