@@ -10,7 +10,7 @@ from models.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY
 
 Size = Literal["tiny", "small", "medium", "large"]
 SIZES: tuple[str, ...] = get_args(Size)
-CONTEXT_TOKENS = 512
+CONTEXT_TOKENS = 2048  # what engines may be given; training sees fewer than 100
 
 
 @dataclass(frozen=True, slots=True)
