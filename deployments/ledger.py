@@ -47,9 +47,7 @@ class Ledger:
     async def __init__(self, data_dir: str) -> None:
         """Waits for an older replica, which a roll-out lets run on for a while, to let go of the files."""
         folder = Path(data_dir)
-        self._books = await Books.open(
-            lambda: SQLiteStore(folder / LEDGER_FILE, LOCK_WAIT_S), journal_folder(folder)
-        )
+        self._books = await Books.open(lambda: SQLiteStore(folder / LEDGER_FILE, LOCK_WAIT_S), journal_folder(folder))
         await self._books.sweep()
         self._sweeper = asyncio.create_task(self._books.run())
 
