@@ -46,7 +46,9 @@ _EMPHASIS: Emphasis = {
 SHAPES: dict[str, Shape] = {
     "tiny": Shape(64, 1, 128, {"easy": 1, "medium": 0, "hard": 0}, {}, batch_items=32),  # for tests
     "small": Shape(128, 4, 384, {"easy": 0.50, "medium": 0.35, "hard": 0.15}, _SMALL_EMPHASIS),
-    "medium": Shape(192, 6, 512, {"easy": 0.15, "medium": 0.47, "hard": 0.38}, _EMPHASIS),
+    "medium": Shape(
+        192, 6, 512, {"easy": 0.15, "medium": 0.47, "hard": 0.38}, _EMPHASIS, learning_rate=0.01, embedding_rate=2e-3
+    ),
     "large": Shape(448, 8, 1216, {"easy": 0.25, "medium": 0.35, "hard": 0.40}, _EMPHASIS),
 }
 
