@@ -18,7 +18,7 @@ from typing import Any
 from models.demo.dataset import DATA_VERSION, held_out_items
 from models.demo.items import DIFFICULTIES, Item
 
-HELD_OUT_SEED, PER_DIFFICULTY = 7, 600
+HELD_OUT_SEED, PER_DIFFICULTY = 2026, 600  # a seed that nobody looked at while training was tuned
 _BATCH = 64
 _MAX_NEW_TOKENS = 80
 
