@@ -62,6 +62,7 @@ class VllmModel:
         self._entry = entry
         self._serving = serving
         self._engine = serving.engine_client
+        self._closed = False
         self._request_class = _unbounded_request_class()
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
@@ -81,13 +82,19 @@ class VllmModel:
             return [event async for batch in batches for event in batch]
 
     async def check_health(self) -> None:
+        if self._closed:
+            raise ModelUnavailable(f"Model '{self._entry.name}' is shut down; send the request again in a moment.")
         with self._errors():
             await self._engine.check_health()
 
     async def close(self) -> None:
-        self._engine.shutdown()
+        """Ends the engine's own process, for which this waits up to some seconds."""
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(self._engine.shutdown)
 
     async def _generate(self, request: ChatRequest, call: Call, streamed: bool) -> AsyncGenerator[list[Event], None]:
+        await self.check_health()
         check_supported(request, self._entry.capabilities, self._entry.name)
         deadline_s = asyncio.get_running_loop().time() + call.timeout_s
         reader = OutputReader(self._token_logprobs(request.sampling.top_logprobs))

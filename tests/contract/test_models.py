@@ -28,6 +28,9 @@ from models.messages import (
 from tests.contract.conftest import Subject
 from tests.vllm_server import CONTEXT_TOKENS
 
+# vLLM's engine belongs to the loop that it was started on.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 CALL = Call("request-1", tenant="acme", timeout_s=60.0)
 
 
@@ -172,16 +175,6 @@ async def test_what_a_model_cannot_do_is_refused(subject: Subject, param: str, c
     assert refused.value.param == param
 
 
-async def test_health_and_close(subject: Subject) -> None:
-    await subject.model.check_health()
-    await subject.model.close()
-    await subject.model.close()
-    with pytest.raises(ModelUnavailable):
-        await subject.model.check_health()
-    with pytest.raises(ModelUnavailable):
-        await answer(subject, ask(subject))
-
-
 async def test_the_count_of_running_requests_is_real(engine: Subject) -> None:
     """What the tests of cancelling rest on."""
     async with aclosing(engine.model.stream(ask(engine, max_tokens=900), CALL)) as events:
@@ -195,3 +188,14 @@ async def test_both_dialects_give_one_answer(openai_compatible: Subject, anthrop
     assert one.text == other.text
     assert one.usage == other.usage
     assert one.finish_reason == other.finish_reason
+
+
+async def test_health_and_close(subject: Subject) -> None:
+    """The last test, after which vLLM's engine would have to start again."""
+    await subject.model.check_health()
+    await subject.model.close()
+    await subject.model.close()
+    with pytest.raises(ModelUnavailable):
+        await subject.model.check_health()
+    with pytest.raises(ModelUnavailable):
+        await answer(subject, ask(subject))

@@ -1,0 +1,50 @@
+"""vLLM's engine as `VllmModel` is given it in a replica, but in this process: the engine itself runs beside it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from tests.vllm_server import CONTEXT_TOKENS
+
+_SETTINGS = {
+    # Not forked from a process that has threads by now.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+
+
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Any]:
+    """vLLM's `OpenAIServingChat` of an engine for the model in `folder`, made as vLLM's own server makes it. It takes
+    half a minute and belongs to the loop it is made on."""
+    # vLLM sets a dozen variables, LD_PRELOAD among them, which no process of a later test should inherit.
+    with patch.dict(os.environ, _SETTINGS), _vllms_own_warnings():
+        from starlette.datastructures import State
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        arguments = ["--model", str(folder), "--dtype", "float32", "--max-model-len", str(CONTEXT_TOKENS)]
+        arguments += ["--max-num-seqs", "16", "--enforce-eager", "--kv-cache-memory-bytes", str(64 * 1024**2)]
+        parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
+        async with build_async_engine_client(parsed) as engine:
+            state = State()
+            await init_app_state(engine, state, parsed, await engine.get_supported_tasks())
+            yield state.openai_serving_chat
+        engine.engine_core.resources.ctx.destroy(linger=0)  # vLLM leaves its sockets' context to the garbage collector
+
+
+@contextmanager
+def _vllms_own_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
