@@ -19,7 +19,8 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from deployments.hop import call
+from deployments.hop import call, method
+from deployments.live_settings import LiveSettings
 from models.encoder import Encoder
 from models.errors import ModelUnavailable, SwitchyardError
 from router import config
@@ -28,11 +29,15 @@ from router.ports import CachedAnswer, CacheKey, Lookup
 from router.semantic_cache import SemanticStore
 
 NAME = "SemanticCache"
-MAX_STORES_IN_FLIGHT = 128
-"""Per caller. An answer that would wait behind more of them is not kept: a later miss, not a slower request."""
+MAX_UNSENT = 128
+"""Answers per caller and shard. One that would wait behind more of them is not kept: a later miss, not a slower
+request."""
 
 STUCK_AFTER_S = 60.0
 """A batch takes milliseconds; one this old has lost its thread, and so has every request behind it."""
+
+Storable = tuple[CacheKey, CachedAnswer, bytes | None]
+"""An answer, where it belongs and the embedding of its question, if there is one already."""
 
 Encoded = tuple[bytes | None, float]
 """The embedding, None where a text has none that stands for all of it, and the time its batch took in ms."""
@@ -44,6 +49,7 @@ class SemanticCache:
 
     def __init__(self, encoder: config.Encoder) -> None:
         self._encoder = Encoder(encoder.source, encoder.device)
+        self._settings = LiveSettings(CacheSettings)
         self._store = SemanticStore(CacheSettings())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._encode = serve.batch(max_batch_size=encoder.max_batch, batch_wait_timeout_s=encoder.batch_wait_s)(
@@ -55,8 +61,8 @@ class SemanticCache:
         self._counts: Counter[str] = Counter()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Raises ValueError for settings that do not hold. Serve then ends this replica, and with it what it holds."""
-        self._store.reconfigure(CacheSettings.model_validate(user_config))
+        if settings := self._settings.accept(user_config):
+            self._store.reconfigure(settings)
 
     async def lookup(self, key: CacheKey) -> Lookup:
         found = self._store.exact(key)
@@ -66,10 +72,10 @@ class SemanticCache:
         found = self._store.lookup(key, embedding)
         return Lookup(found.kind, found.answer, found.similarity, found.embedding, encoder_ms)
 
-    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
-        if embedding is None and key.scope:
-            embedding, _ = await self._embed(key.text)
-        self._store.store(key, answer, embedding)
+    async def store(self, answers: Sequence[Storable]) -> int:
+        """Keep `answers`. Returns how many could not be kept."""
+        kept = await asyncio.gather(*(self._keep(*each) for each in answers), return_exceptions=True)
+        return sum(isinstance(result, BaseException) for result in kept)
 
     async def stats(self) -> dict[str, int]:
         """Counts since the start and what is held now; `encoded / batches` is the mean batch size."""
@@ -81,6 +87,11 @@ class SemanticCache:
         began_s = self._batch_began_s
         if began_s is not None and time.monotonic() - began_s > STUCK_AFTER_S:
             raise ModelUnavailable("The encoder hangs in a batch; its replica has to be replaced.")
+
+    async def _keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
+        if embedding is None and key.scope:
+            embedding, _ = await self._embed(key.text)
+        self._store.store(key, answer, embedding)
 
     async def _embed(self, text: str) -> Encoded:
         """Serve closes a batch after its wait even while another runs, and the encoder would get crumbs one by one. So
@@ -115,14 +126,11 @@ class SemanticCache:
 
 
 class CacheHandle:
-    """Fills `router.ports.CachePort` over a hop, or none: which shard has a tenant is decided here."""
+    """Fills `router.ports.CachePort` over a hop: which shard has a tenant is decided here."""
 
     def __init__(self, shards: Sequence[DeploymentHandle]) -> None:
-        self._lookups = {shard.deployment_name: shard.options(method_name="lookup") for shard in shards}
-        self._stores = {shard.deployment_name: shard.options(method_name="store") for shard in shards}
-        self._sending: set[asyncio.Task[None]] = set()
-        self.stores_dropped = 0
-        self.stores_failed = 0
+        self._lookups = {shard.deployment_name: method(shard, "lookup") for shard in shards}
+        self._outboxes = {shard.deployment_name: _Outbox(method(shard, "store")) for shard in shards}
 
     async def lookup(self, key: CacheKey) -> Lookup:
         """Raises `SwitchyardError` when the shard is down or overloaded, which its caller takes for a miss."""
@@ -134,26 +142,46 @@ class CacheHandle:
 
         Leaving earlier does not stop it: what is on its way arrives.
         """
-        if len(self._sending) >= MAX_STORES_IN_FLIGHT:
-            self.stores_dropped += 1
-            return
-        task = asyncio.create_task(self._send(key, answer, embedding))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-        await asyncio.wait({task})
+        await self._outboxes[self._shard(key.tenant)].put((key, answer, embedding))
 
-    async def close(self) -> None:
-        """Wait for the answers that are on their way."""
-        await asyncio.gather(*self._sending)
+    @property
+    def stores_dropped(self) -> int:
+        return sum(outbox.dropped for outbox in self._outboxes.values())
 
-    async def _send(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
-        try:
-            await call(self._stores[self._shard(key.tenant)], key, answer, embedding)
-        except SwitchyardError:
-            self.stores_failed += 1
+    @property
+    def stores_failed(self) -> int:
+        return sum(outbox.failed for outbox in self._outboxes.values())
 
     def _shard(self, tenant: str) -> str:
-        return rendezvous(tenant, self._lookups)
+        return rendezvous(tenant, self._outboxes)
+
+
+class _Outbox:
+    """The answers on their way to one shard: one hop for all that came while the last one was under way."""
+
+    def __init__(self, store: DeploymentHandle) -> None:
+        self._store = store
+        self._unsent: list[Storable] = []
+        self._next: asyncio.Task[None] | None = None
+        self._order = asyncio.Lock()
+        self.dropped = self.failed = 0
+
+    async def put(self, item: Storable) -> None:
+        if len(self._unsent) >= MAX_UNSENT:
+            self.dropped += 1
+            return
+        self._unsent.append(item)
+        if self._next is None:
+            self._next = asyncio.create_task(self._send())
+        await asyncio.wait({self._next})
+
+    async def _send(self) -> None:
+        async with self._order:
+            items, self._unsent, self._next = self._unsent, [], None
+            try:
+                self.failed += await call(self._store, items)
+            except SwitchyardError:
+                self.failed += len(items)
 
 
 def rendezvous(tenant: str, shards: Sequence[str] | dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Protocol
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -53,19 +53,21 @@ class Answer(Response):
             if self.stream:
                 await self._send_stream(send)
             else:
-                await self._send_unary(scope, receive, send)
+                await self._send_unary(send)
         except Exception as error:
             known = error if isinstance(error, SwitchyardError) else unexpected(error, run.request_id)
             if not self._status_sent:
                 await error_response(known, self.dialect, run.request_id)(scope, receive, send)
 
-    async def _send_unary(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _send_unary(self, send: Send) -> None:
         async with self.run as run:
             head = await run.begin(stream=False)
             completion = await run.completion()
         headers = answer_headers(head) | {"x-switchyard-cost-microusd": str(run.cost_microusd)}
         body = self.dialect.unary(run, head, completion)
-        await Response(body, headers=headers, media_type="application/json")(scope, receive, send)
+        self._status_sent = True
+        await _send_head(send, headers | {"content-type": "application/json", "content-length": str(len(body))})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _send_stream(self, send: Send) -> None:
         async with self.run as run:
@@ -76,9 +78,8 @@ class Answer(Response):
                 "cache-control": "no-cache",
                 "x-accel-buffering": "no",
             }
-            raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
             self._status_sent = True
-            await send({"type": "http.response.start", "status": 200, "headers": raw})
+            await _send_head(send, headers)
             try:
                 opening = self.dialect.first(head)
                 async for batch in run.batches():
@@ -94,6 +95,11 @@ class Answer(Response):
                 run.fail(known)
                 ending = self.dialect.error_event(known, run.request_id)
         await send({"type": "http.response.body", "body": ending, "more_body": False})
+
+
+async def _send_head(send: Send, headers: dict[str, str]) -> None:
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": raw})
 
 
 def unexpected(error: Exception, request_id: str) -> InternalError:
@@ -123,18 +129,23 @@ def answer_headers(head: Head) -> dict[str, str]:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body, refused with 413 as soon as it is known to be over the limit."""
+    """The body, refused with 413 as soon as it is known to be over the limit. Raises `ClientDisconnect`."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
         raise too_large(max_bytes)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
         size += len(chunk)
         if size > max_bytes:
             raise too_large(max_bytes)
         chunks.append(chunk)
-    return b"".join(chunks)
+        if not message.get("more_body"):
+            return b"".join(chunks)
 
 
 def too_large(max_bytes: int) -> BodyTooLarge:

@@ -4,14 +4,19 @@
 requests of one scope are compared by meaning. Both digest Python's `repr` of the frozen request, which is one-to-one
 for dataclasses of plain values (strings are quoted and escaped, nothing is joined) and takes in a new field of
 `ChatRequest` without being told. The tenant is a field of its own, so no text can reach over into another partition.
+
+Whether a similar question may answer takes as long to say as the digests, so it is asked when the exact cache missed.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from hashlib import blake2b
+from operator import attrgetter
+from typing import Any
 
 from models.messages import ChatRequest, ImagePart, Message, TextPart
 from router.config import IngressSettings
@@ -33,20 +38,39 @@ _TIME_SENSITIVE = re.compile(
 )
 
 
-def cache_key(request: ChatRequest, org: str, namespace: str, settings: IngressSettings) -> CacheKey | None:
-    """Where an answer to `request` may be found. None: neither looked up nor stored."""
-    if not _cacheable(request, settings):
-        return None
-    tenant = f"{len(org)}:{org}/{namespace}"
-    last = request.messages[-1] if request.messages else None
-    if last is None or not _plain_user_turn(last):
-        return CacheKey(tenant, _Digest(tenant, repr(replace(request, user=None))).of("whole"))
-    bare = replace(request, user=None, messages=(*request.messages[:-1], replace(last, parts=())))
-    digest = _Digest(tenant, repr(bare))
-    exact = digest.of("question", repr(last.parts))
-    if not (settings.semantic_cache and _similar_may_answer(request, last.text, settings)):
-        return CacheKey(tenant, exact)
-    return CacheKey(tenant, exact, digest.of("scope"), last.text)
+def _fields_besides(kind: type, *names: str) -> Callable[[Any], tuple[object, ...]]:
+    return attrgetter(*(field.name for field in fields(kind) if field.name not in names))
+
+
+_besides_messages = _fields_besides(ChatRequest, "messages", "user")
+_besides_parts = _fields_besides(Message, "parts")
+
+
+class Fingerprint:
+    """Of one request of one tenant. `exact` is the key of this very question, closed to similar ones."""
+
+    def __init__(self, request: ChatRequest, tenant: str) -> None:
+        self._request = request
+        last = request.messages[-1] if request.messages else None
+        self._last = last if last is not None and _plain_user_turn(last) else None
+        if self._last is None:
+            self._rest, parts = _Digest(tenant, repr((_besides_messages(request), request.messages))), None
+        else:
+            rest = (_besides_messages(request), request.messages[:-1], _besides_parts(self._last))
+            self._rest, parts = _Digest(tenant, repr(rest)), self._last.parts
+        self.exact = CacheKey(tenant, self._rest.of("question", repr(parts)))
+
+    def key(self, settings: IngressSettings) -> CacheKey:
+        """The key, opened to similar questions where one of them may answer."""
+        last = self._last
+        if last is None or not settings.semantic_cache or not _similar_may_answer(self._request, last.text, settings):
+            return self.exact
+        return replace(self.exact, scope=self._rest.of("scope"), text=last.text)
+
+
+def fingerprint(request: ChatRequest, org: str, namespace: str, settings: IngressSettings) -> Fingerprint | None:
+    """None: an answer to this is neither looked up nor stored."""
+    return Fingerprint(request, f"{len(org)}:{org}/{namespace}") if _cacheable(request, settings) else None
 
 
 class _Digest:

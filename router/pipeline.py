@@ -20,7 +20,7 @@ from router.accounting.tenants import Tenants
 from router.config import IngressSettings
 from router.events import Principal, Record, Sink, Stopwatch
 from router.exact_cache import ExactCache
-from router.fingerprint import cache_key
+from router.fingerprint import Fingerprint, fingerprint
 from router.policy import Candidate, Decision, decide
 from router.ports import (
     Assessment,
@@ -86,7 +86,7 @@ class Pipeline:
         self.exact = ExactCache(settings.exact_cache)
         self.entries = {entry.name: entry for backend in stages.backends.values() for entry in backend.entries}
         self.running = 0
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._backend_of = {e.name: b for b in stages.backends.values() for e in b.entries}
         self.reconfigure(settings)
 
@@ -129,11 +129,11 @@ class Pipeline:
 
     # ---- the stages, each with what happens when it fails ----------------------------------------------------------
 
-    def key(self, request: ChatRequest, principal: Principal, options: Options) -> CacheKey | None:
-        """Where an answer may be found; None when this request goes past the caches."""
+    def fingerprint(self, request: ChatRequest, principal: Principal, options: Options) -> Fingerprint | None:
+        """Under what an answer may be found; None when this request goes past the caches."""
         if options.cache == "off":
             return None
-        return cache_key(request, principal.org, options.namespace, self.settings)
+        return fingerprint(request, principal.org, options.namespace, self.settings)
 
     async def lookup(self, key: CacheKey, degraded: list[str]) -> Lookup:
         """The shared cache's word. A cache that is slow or down is a miss, not an error."""
@@ -154,6 +154,14 @@ class Pipeline:
             degraded,
         )
         return assessed or Assessment(score=1.0, task="unknown", strategy="abstain")
+
+    def assess_early(
+        self, request: ChatRequest, options: Options, degraded: list[str]
+    ) -> asyncio.Task[Assessment | None] | None:
+        """`assess` begun beside the look into the shared cache; None where there is nothing to do at the same time."""
+        if request.model != "auto" or self.stages.semantic_cache is None or not self.settings.semantic_cache:
+            return None
+        return self._spawn(self.assess(request, options, degraded))
 
     def decide(
         self, request: ChatRequest, principal: Principal, assessment: Assessment | None, tokens: PromptTokens
@@ -188,21 +196,23 @@ class Pipeline:
         if refreshes and self.stages.forget_older is not None:
             await self.stages.forget_older(key.exact, answer.answer_id)  # they now find the new one in the shared cache
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._ended)
+        return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
         if not task.cancelled():
-            task.exception()  # an answer that could not be kept is a later miss, and the cache counts it
+            task.exception()  # looked at: who needs the result has it, and what could not be kept is a later miss
 
     async def explain(self, request: ChatRequest, principal: Principal, options: Options) -> dict[str, object]:
         """What would happen to this request, as plain JSON values. Nothing is executed, stored or charged."""
         degraded: list[str] = []
         tokens = prompt_tokens(request)
-        key = self.key(request, principal, options)
+        found = self.fingerprint(request, principal, options)
+        key = found.key(self.settings) if found else None
         cached = key is not None and options.cache == "on" and self.exact.peek(key.exact)
         assessment = await self.assess(request, options, degraded)
         decision = self.decide(request, principal, assessment, tokens)

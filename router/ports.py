@@ -99,16 +99,19 @@ class Ticket:
     tenant: str
     priority: int = 0
     timeout_s: float = 30.0
-    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A lease on one of a backend's places. It ends by release, or by itself when its holder is gone."""
+    """A lease on one of a backend's places. It ends by release, or by itself when its holder is gone.
+
+    reusable_s: for how long from now its holder may let further requests run on it, one after the other.
+    """
 
     lease_id: str
     backend: str
     queued_ms: float
+    reusable_s: float = 0.0
 
 
 class BatcherPort(Protocol):

@@ -23,8 +23,9 @@ from models.errors import (
 from models.messages import ChatRequest, Completion, Event, Usage, UsageReport, fold
 from router import receipts
 from router.events import Attempt, Principal, Status, Stopwatch, Verdict
+from router.fingerprint import Fingerprint
 from router.policy import Decision
-from router.ports import CachedAnswer, CacheKey, Grant, Lookup, Ticket
+from router.ports import Assessment, CachedAnswer, CacheKey, Grant, Lookup, Ticket
 from router.tokens import PromptTokens, output_tokens, prompt_tokens
 
 if TYPE_CHECKING:
@@ -94,9 +95,11 @@ class Run:
         self.degraded: list[str] = []
         self.cost_microusd = 0
         self.similarity: float | None = None
+        self._asked: Fingerprint | None = None
         self._embedding: bytes | None = None
         self.tokens = PromptTokens(0, 0, 0)
         self._encoder_ms = 0.0
+        self._assessing: asyncio.Task[Assessment | None] | None = None
         self._live: _Live | None = None
         self._batch: Sequence[Event] = ()
         self._finished = False
@@ -122,12 +125,13 @@ class Run:
 
     async def begin(self, stream: bool) -> Head:
         """Everything up to the first batch of the answer. Raises `SwitchyardError` with nothing sent yet."""
-        try:
-            async with asyncio.timeout_at(self.deadline):
-                if not await self._replay():
-                    await self._generate(stream)
-        except TimeoutError:
-            raise self._too_late() from None
+        if not self._replay_own():
+            try:
+                async with asyncio.timeout_at(self.deadline):
+                    if not await self._replay_shared():
+                        await self._generate(stream)
+            except TimeoutError:
+                raise self._too_late() from None
         self.ttft_ms = self.watch.elapsed_ms
         return Head(
             self.request_id,
@@ -138,27 +142,41 @@ class Run:
             self._encoder_ms,
         )
 
-    async def _replay(self) -> bool:
-        """Answer from a cache, if one has the answer to this very question."""
+    def _replay_own(self) -> bool:
+        """Answer from this process's cache, if it has the answer to this very question."""
         pipeline = self.pipeline
         self.watch.enter("cache_exact")
-        self.key = pipeline.key(self.request, self.principal, self.options)
-        if self.key is None:
+        self._asked = pipeline.fingerprint(self.request, self.principal, self.options)
+        if self._asked is None:
             return False
         self.verdict = "miss"
         if self.options.cache == "refresh":
             return False
-        answer = pipeline.exact.get(self.key.exact)
-        if answer is not None:
-            found = Lookup("hit-exact", answer)
-        else:
-            self.watch.enter("cache_semantic")
-            found = await pipeline.lookup(self.key, self.degraded)
-            self.watch.split("cache_semantic", "encode", found.encoder_ms)
-            self._embedding, self._encoder_ms = found.embedding, found.encoder_ms
-            if found.kind == "hit-exact" and found.answer is not None:
-                pipeline.exact.put(self.key.exact, found.answer)
-        if found.answer is None or found.kind == "miss" or not pipeline.may_use(self.principal, found.answer.model):
+        answer = pipeline.exact.get(self._asked.exact.exact)
+        return answer is not None and self._replay(Lookup("hit-exact", answer))
+
+    async def _replay_shared(self) -> bool:
+        """Answer from the cache of all, which also knows similar questions."""
+        pipeline, asked = self.pipeline, self._asked
+        if asked is None:
+            return False
+        self.watch.enter("cache_semantic")
+        self.key = asked.key(self.settings)
+        if self.options.cache == "refresh":
+            return False
+        # Beside it, since most questions are new ones. The answer of a hit does not wait for it.
+        self._assessing = pipeline.assess_early(self.request, self.options, self.degraded)
+        found = await pipeline.lookup(self.key, self.degraded)
+        self.watch.split("cache_semantic", "encode", found.encoder_ms)
+        self._embedding, self._encoder_ms = found.embedding, found.encoder_ms
+        if found.kind == "hit-exact" and found.answer is not None:
+            pipeline.exact.put(self.key.exact, found.answer)
+        return self._replay(found)
+
+    def _replay(self, found: Lookup) -> bool:
+        if found.answer is None or found.kind == "miss":
+            return False
+        if not self.pipeline.may_use(self.principal, found.answer.model):
             return False
         self.answer, self.verdict, self.similarity = found.answer, found.kind, found.similarity
         self._arrive(found.answer.events)
@@ -168,7 +186,7 @@ class Run:
         pipeline = self.pipeline
         self.tokens = prompt_tokens(self.request)
         self.watch.enter("classify")
-        assessment = await pipeline.assess(self.request, self.options, self.degraded)
+        assessment = await (self._assessing or pipeline.assess(self.request, self.options, self.degraded))
         self.watch.enter("decide")
         self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens)
         plan = [self.decision.model, *self.decision.fallbacks]
@@ -206,7 +224,7 @@ class Run:
         self.watch.enter("admit")
         wait_s = min(self.settings.queue_timeout_s, self._time_left_s())
         live.grant = await pipeline.stages.batcher.admit(
-            Ticket(self.request_id, backend.name, principal.org, self.options.priority, wait_s, self.tokens.expected)
+            Ticket(self.request_id, backend.name, principal.org, self.options.priority, wait_s)
         )
         self.watch.enter("prefill")
         call = Call(self.request_id, principal.org, self._time_left_s(), self.options.priority)
@@ -248,17 +266,24 @@ class Run:
                 break
             except TimeoutError:
                 raise self._too_late() from None
+        self._finish()
+
+    async def completion(self) -> Completion:
+        """The whole answer. Raises what `batches` raises."""
+        if self._live is None or self._live.source is None:  # all of it is here
+            self.watch.enter("stream")
+            self._finish()
+        else:
+            async with aclosing(self.batches()) as batches:  # type: ignore[type-var]
+                async for _ in batches:
+                    pass
+        return self.folded
+
+    def _finish(self) -> None:
         self._folded = self.answer.completion if self.answer else fold(self.events)
         if self._folded.finish_reason is None:
             raise StreamInterrupted("The model's answer broke off; what came is incomplete. Send the request again.")
         self._finished = True
-
-    async def completion(self) -> Completion:
-        """The whole answer."""
-        async with aclosing(self.batches()) as batches:  # type: ignore[type-var]
-            async for _ in batches:
-                pass
-        return self.folded
 
     def fail(self, error: SwitchyardError) -> None:
         """Close as failed although the block is left in peace: the door has told the client inside the stream."""

@@ -15,16 +15,17 @@ from deployments.cache import NAME, CacheHandle, cache_deployments, rendezvous
 from models.errors import ModelUnavailable
 from models.messages import ChatRequest, Finish, Message, TextDelta, TextPart, Usage, UsageReport
 from router.config import IngressSettings, Scale, Topology
-from router.fingerprint import cache_key
+from router.fingerprint import fingerprint
 from router.ports import CachedAnswer, CacheKey
 
 APP = "cache_test"
 
 
 def key(text: str, org: str = "acme") -> CacheKey:
-    found = cache_key(ChatRequest("auto", (Message("user", (TextPart(text),)),)), org, "", IngressSettings())
+    request = ChatRequest("auto", (Message("user", (TextPart(text),)),))
+    found = fingerprint(request, org, "", IngressSettings())
     assert found is not None
-    return found
+    return found.key(IngressSettings())
 
 
 def answer(name: str = "a") -> CachedAnswer:
@@ -49,7 +50,6 @@ async def test_a_stored_answer_is_found_by_the_question_and_by_a_similar_one(han
     assert missed.kind == "miss" and missed.embedding is not None and len(missed.embedding) == 384 * 4
     assert missed.encoder_ms > 0
     await far.store(asked, kept, missed.embedding)
-    await far.close()
     exact = await far.lookup(asked)
     assert (exact.kind, exact.answer, exact.encoder_ms) == ("hit-exact", kept, 0.0)
     similar = await far.lookup(key("how long do i boil an egg"))
@@ -62,7 +62,6 @@ async def test_a_stored_answer_is_found_by_the_question_and_by_a_similar_one(han
 async def test_an_answer_stored_without_its_embedding_is_encoded_there(handle: DeploymentHandle) -> None:
     far = CacheHandle([handle])
     await far.store(key("Why is the sky blue?"), answer(), None)
-    await far.close()
     assert (await far.lookup(key("why is the sky blue?"))).kind == "hit-semantic"
 
 
@@ -86,7 +85,6 @@ async def test_concurrent_lookups_are_encoded_in_batches(handle: DeploymentHandl
 async def test_an_exact_hit_does_not_wait_for_the_encoder(handle: DeploymentHandle) -> None:
     far = CacheHandle([handle])
     await far.store(key("quick"), answer(), None)
-    await far.close()
     long = [asyncio.create_task(far.lookup(key(f"{number} " + "many words of text " * 45))) for number in range(32)]
     await asyncio.sleep(0.05)
     assert (await far.lookup(key("quick"))).kind == "hit-exact"
@@ -97,7 +95,6 @@ async def test_an_exact_hit_does_not_wait_for_the_encoder(handle: DeploymentHand
 async def test_settings_change_without_a_restart(handle: DeploymentHandle) -> None:
     far = CacheHandle([handle])
     await far.store(key("Where is the airport?"), answer(), None)
-    await far.close()
     await handle.reconfigure.remote({"threshold": 1.0})
     try:
         assert (await far.lookup(key("where's the airport"))).kind == "miss"
@@ -118,7 +115,6 @@ async def test_a_killed_shard_is_an_error_of_ours_and_comes_back_empty(handle: D
             except ModelUnavailable:
                 await far.store(key("lost"), answer(), None)  # never fails
             await asyncio.sleep(0.2)
-    await far.close()
 
 
 def test_shards_keep_their_tenants_when_one_is_added() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models import messages
 from models.messages import ChatRequest, ImagePart, Message, Sampling, TextPart, Tool, ToolCall, ToolChoice
 from router.config import ExactCacheSettings, IngressSettings
-from router.fingerprint import MAX_SIMILAR_CHARS, cache_key, time_sensitive
+from router.fingerprint import MAX_SIMILAR_CHARS, fingerprint, time_sensitive
 from router.ports import CacheKey
 
 SETTINGS = IngressSettings()
@@ -22,9 +22,9 @@ def asked(text: str, **changes: object) -> ChatRequest:
 
 
 def key(request: ChatRequest, org: str = "acme", namespace: str = "", settings: IngressSettings = SETTINGS) -> CacheKey:
-    found = cache_key(request, org, namespace, settings)
+    found = fingerprint(request, org, namespace, settings)
     assert found is not None
-    return found
+    return found.key(settings)
 
 
 texts = st.text(max_size=20)
@@ -158,13 +158,13 @@ def test_semantic_answers_can_be_switched_off() -> None:
 
 
 def test_these_go_past_the_caches() -> None:
-    assert cache_key(asked("hi", sampling=Sampling(temperature=1.01)), "o", "", SETTINGS) is None
+    assert fingerprint(asked("hi", sampling=Sampling(temperature=1.01)), "o", "", SETTINGS) is None
     strict = IngressSettings(exact_cache=ExactCacheSettings(max_temperature=0))
-    assert cache_key(asked("hi", sampling=Sampling(temperature=0.1)), "o", "", strict) is None
-    assert cache_key(asked("hi"), "o", "", strict) is not None
+    assert fingerprint(asked("hi", sampling=Sampling(temperature=0.1)), "o", "", strict) is None
+    assert fingerprint(asked("hi"), "o", "", strict) is not None
     for url in ("http://a.b/c.png", "HTTPS://a.b/c.png"):
         image = asked("", messages=(Message("user", (ImagePart(url),)),))
-        assert cache_key(image, "o", "", SETTINGS) is None
+        assert fingerprint(image, "o", "", SETTINGS) is None
 
 
 @pytest.mark.parametrize(
