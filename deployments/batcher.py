@@ -10,9 +10,10 @@ import asyncio
 import itertools
 import time
 import uuid
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import serve
@@ -20,7 +21,8 @@ from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
 
 from deployments.autoscaling import ControllerLink
-from deployments.hop import call
+from deployments.hop import call, method
+from deployments.live_settings import LiveSettings
 from models.errors import DeadlineExceeded, ModelUnavailable, Overloaded, SwitchyardError
 from router.admission import Admission, BackendLoad
 from router.config import BatcherSettings
@@ -34,12 +36,14 @@ HOP_MARGIN_S = 2.0
 """What a holder allows the hop beyond a ticket's own time-out, which the Batcher's clock measures."""
 
 RETRY_S = 0.2
+SWEEP_S = 0.1
 
 
 class Batcher:
     """Serve shell of `router.admission.Admission`."""
 
     async def __init__(self, places_per_replica: Mapping[str, int]) -> None:
+        self._settings = LiveSettings(BatcherSettings)
         self._admission = Admission(places_per_replica, BatcherSettings())
         self._admission.recover()
         self._link = ControllerLink(places_per_replica, self._admission.set_replicas)
@@ -47,7 +51,8 @@ class Batcher:
         self._ticking = asyncio.create_task(self._tick())
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        self._admission.reconfigure(BatcherSettings.model_validate(user_config))
+        if settings := self._settings.accept(user_config):
+            self._admission.reconfigure(settings)
 
     async def admit(self, ticket: Ticket, lease_id: str) -> Grant:
         return await self._admission.admit(ticket, lease_id)
@@ -98,21 +103,33 @@ def batcher_deployment(places_per_replica: Mapping[str, int]) -> Application:
     return deployment.bind(dict(places_per_replica))
 
 
+@dataclass(slots=True)
+class _Held:
+    """A lease of this holder. It may be reused until `until_s` of the monotonic clock."""
+
+    backend: str
+    until_s: float
+
+
 class BatcherHandle:
     """`router.ports.BatcherPort` over the Batcher's handle; one per Ingress replica, used on its event loop.
 
     The leases live here: they are renewed in the background, and a Batcher that comes up anew learns them before this
     holder asks it for more. While none answers, `admit` retries for `restart_wait_s`, then raises `Overloaded`.
+    A lease that may be reused is kept after its request for the next one, which is then admitted without a hop.
     """
 
     def __init__(self, handle: DeploymentHandle, restart_wait_s: float = 10.0) -> None:
-        self._admit = handle.options(method_name="admit")
-        self._release = handle.options(method_name="release")
-        self._renew = handle.options(method_name="renew")
+        self._admit = method(handle, "admit")
+        self._release = method(handle, "release")
+        self._renew = method(handle, "renew")
         self._restart_wait_s = restart_wait_s
         self._holder = uuid.uuid4().hex
         self._numbers = itertools.count()
-        self._held: dict[str, str] = {}
+        self._held: dict[str, _Held] = {}
+        self._kept: dict[str, dict[str, None]] = defaultdict(dict)  # by backend: of those held, the ones without work
+        self._asking: Counter[str] = Counter()
+        self._sweeping: asyncio.TimerHandle | None = None
         self._ended: list[str] = []
         # Releases and renewals go out one after the other, else a renewal could bring back a lease released meanwhile.
         self._order = asyncio.Lock()
@@ -124,6 +141,8 @@ class BatcherHandle:
     async def admit(self, ticket: Ticket) -> Grant:
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._keep_renewing())
+        if (kept := self._reuse(ticket.backend)) is not None:
+            return kept
         due_s = time.monotonic() + ticket.timeout_s
         give_up_s: float | None = None
         while True:
@@ -136,21 +155,54 @@ class BatcherHandle:
                 ticket = replace(ticket, timeout_s=max(0.0, due_s - time.monotonic()))
 
     def release(self, grant: Grant) -> None:
-        if self._held.pop(grant.lease_id, None) is not None:
-            self._give_back(grant.lease_id)
+        held = self._held.get(grant.lease_id)
+        if held is None:
+            return
+        if held.until_s <= time.monotonic() or self._asking[held.backend]:
+            self._drop(grant.lease_id)  # also when one of ours waits there: it is to have its turn
+            return
+        self._kept[held.backend][grant.lease_id] = None
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     async def close(self) -> None:
         """Stop renewing and give back what is still held."""
         if self._renewing is not None:
             self._renewing.cancel()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        self._kept.clear()
         for lease_id in list(self._held):
-            del self._held[lease_id]
-            self._give_back(lease_id)
+            self._drop(lease_id)
         if self._releasing is not None:
             await self._releasing
 
+    def _reuse(self, backend: str) -> Grant | None:
+        """The place that the last request left, if it may still be taken."""
+        kept = self._kept[backend]
+        newest = next(reversed(kept), None)
+        if newest is None or self._held[newest].until_s <= time.monotonic():
+            return None
+        del kept[newest]
+        return Grant(newest, backend, 0.0)
+
+    def _sweep(self) -> None:
+        """Give back what waited too long for its next request."""
+        now_s = time.monotonic()
+        for kept in self._kept.values():
+            for lease_id in [lease_id for lease_id in kept if self._held[lease_id].until_s <= now_s]:
+                del kept[lease_id]
+                self._drop(lease_id)
+        waits = any(self._kept.values())
+        self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep) if waits else None
+
+    def _drop(self, lease_id: str) -> None:
+        del self._held[lease_id]
+        self._give_back(lease_id)
+
     async def _ask(self, ticket: Ticket) -> Grant:
         lease_id = f"{self._holder}-{next(self._numbers)}"
+        self._asking[ticket.backend] += 1
         try:
             async with asyncio.timeout(ticket.timeout_s + HOP_MARGIN_S):
                 grant: Grant = await call(self._admit, ticket, lease_id)
@@ -162,7 +214,9 @@ class BatcherHandle:
         except (asyncio.CancelledError, ModelUnavailable):
             self._give_back(lease_id)  # whether it waits there, was granted or never arrived is not known here
             raise
-        self._held[lease_id] = grant.backend
+        finally:
+            self._asking[ticket.backend] -= 1
+        self._held[lease_id] = _Held(grant.backend, time.monotonic() + grant.reusable_s)
         return grant
 
     async def _wait_for_an_answer(self, timeout_s: float) -> None:
@@ -193,7 +247,7 @@ class BatcherHandle:
         while True:
             try:
                 async with self._order:
-                    pause_s = await call(self._renew, dict(self._held))
+                    pause_s = await call(self._renew, {lease_id: held.backend for lease_id, held in self._held.items()})
                 self._answers.set()
             except SwitchyardError:
                 self._answers.clear()

@@ -14,7 +14,8 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from deployments.autoscaling import autoscaling
-from deployments.hop import call
+from deployments.hop import call, method
+from deployments.live_settings import LiveSettings
 from models.messages import Message
 from router.config import ClassifierSettings, Topology
 from router.features import excerpt
@@ -46,11 +47,12 @@ class ComplexityClassifier:
     """The deployment. Its `user_config` is `ClassifierSettings`; without one the defaults hold."""
 
     def __init__(self) -> None:
+        self._settings = LiveSettings(ClassifierSettings)
         self._classifier = InlineClassifier(ClassifierSettings())
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Raises ValueError for settings that do not hold; Serve then keeps the deployment from becoming healthy."""
-        self._classifier.reconfigure(ClassifierSettings.model_validate(user_config))
+        if settings := self._settings.accept(user_config):
+            self._classifier.reconfigure(settings)
 
     async def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
         return await self._classifier.assess(messages, domain)
@@ -64,7 +66,7 @@ class ClassifierHandle:
     """Fills `router.ports.ClassifierPort` over a hop. Only the excerpt that decides anything is sent."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
-        self._assess = handle.options(method_name="assess")
+        self._assess = method(handle, "assess")
 
     async def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
         assessment: Assessment = await call(self._assess, excerpt(messages), domain)

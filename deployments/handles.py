@@ -16,7 +16,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.hop import call, hop_errors, stream
+from deployments.hop import call, hop_errors, method, stream
 from deployments.reply import Reply
 from models.messages import ChatRequest, Event
 from router.pipeline import Options
@@ -30,9 +30,9 @@ class Switchyard:
 
     def __init__(self, handle: DeploymentHandle, api_key: str | None) -> None:
         self._api_key = api_key
-        self._chat = handle.options(method_name="chat")
-        self._explain = handle.options(method_name="explain")
-        self._stream = handle.options(method_name="stream", stream=True)
+        self._chat = method(handle, "chat")
+        self._explain = method(handle, "explain")
+        self._stream = method(handle, "stream", stream=True)
 
     def chat(self, question: Question, options: Options | None = None) -> Reply:
         """A whole answer. `options` go with a `ChatRequest`; a body has a `switchyard` object."""

@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
 from deployments.batcher import BatcherHandle
 from deployments.cache import CacheHandle
@@ -20,10 +20,11 @@ from deployments.door import too_large
 from deployments.hop import call, hop_errors
 from deployments.http_app import build_http_app
 from deployments.ledger import LedgerHandle, journal_folder
-from deployments.metrics import Metrics, summed
+from deployments.live_settings import LiveSettings
+from deployments.metrics import Metrics, exposition, summed
 from deployments.model import ModelHandle
 from deployments.openai_schema import ParsedChat, parse_chat
-from deployments.part_metrics import PartMetrics, exposition, unsent_families
+from deployments.part_metrics import PartMetrics, ingress_families
 from deployments.reply import Reply
 from models.catalog import ModelEntry
 from models.errors import ModelUnavailable, NotFound, SwitchyardError
@@ -67,6 +68,7 @@ class Ingress:
         classifier: DeploymentHandle | None,
     ) -> None:
         self.topology = topology
+        self._settings = LiveSettings(IngressSettings, self._check_names)
         self.metrics = Metrics()
         self.ledger = LedgerHandle(ledger)
         self._control = {"Batcher": batcher, "Ledger": ledger}
@@ -96,11 +98,10 @@ class Ingress:
         self._background: list[asyncio.Task[None]] = []
 
     def reconfigure(self, config: dict[str, Any]) -> None:
-        """New `user_config`, from now on. Raises on a wrong one, which keeps the old."""
-        settings = IngressSettings.model_validate(config)
-        self._check_names(settings)
-        self._inline_classifier.reconfigure(settings.classifier)
-        self.pipeline.reconfigure(settings)
+        """New `user_config`, from now on."""
+        if settings := self._settings.accept(config):
+            self._inline_classifier.reconfigure(settings.classifier)
+            self.pipeline.reconfigure(settings)
 
     def _check_names(self, settings: IngressSettings) -> None:
         """A name that is nobody's would silently price or allow nothing. Raises ValueError."""
@@ -113,7 +114,7 @@ class Ingress:
         if unknown := named - known:
             raise ValueError(f"user_config of Ingress names models that are not served: {', '.join(sorted(unknown))}")
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http_app(self)
 
     # ---- the handle doors ------------------------------------------------------------------------------------------
@@ -180,14 +181,11 @@ class Ingress:
 
     def metrics_text(self) -> str:
         """This replica's metrics in Prometheus' text format."""
-        exact = self.pipeline.exact.stats()
-        self.metrics.exact_bytes.set(exact.used_bytes)
-        self.metrics.evictions.set(exact.evicted)
-        self.metrics.open.set(self.pipeline.running)
-        self.metrics.unshipped.set(self.shipper.backlog_bytes)
         cache = self._shared_cache
-        unsent = unsent_families(cache.stores_dropped, cache.stores_failed) if cache else ()
-        return self.metrics.text() + exposition(unsent)
+        unsent = (cache.stores_dropped, cache.stores_failed) if cache else (0, 0)
+        exact, backlog = self.pipeline.exact.stats(), self.shipper.backlog_bytes
+        held = ingress_families(self.pipeline.running, exact, backlog, *unsent, self._settings.rejected)
+        return exposition([*self.metrics.families(), *held])
 
     async def all_metrics(self) -> str:
         """The sum over all ingress replicas that answer, and what the control plane counts."""

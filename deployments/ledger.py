@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from deployments.hop import call
+from deployments.hop import call, method
 from models.errors import DeadlineExceeded, ModelUnavailable
 from router.accounting.books import Books
 from router.accounting.budget import LeaseAnswer, LeaseAsk
@@ -95,11 +95,11 @@ class LedgerHandle:
     """
 
     def __init__(self, handle: DeploymentHandle) -> None:
-        self._ingest = handle.options(method_name="ingest")
-        self._retire = handle.options(method_name="retire")
-        self._receipt = handle.options(method_name="receipt")
-        self._usage = handle.options(method_name="usage")
-        self._lease = handle.options(method_name="lease")
+        self._ingest = method(handle, "ingest")
+        self._retire = method(handle, "retire")
+        self._receipt = method(handle, "receipt")
+        self._usage = method(handle, "usage")
+        self._lease = method(handle, "lease")
 
     async def ingest(self, holder: str, chunk: bytes) -> int:
         return await _within(INGEST_TIMEOUT_S, self._ingest, holder, chunk)

@@ -5,90 +5,115 @@ Labels are bounded: models come from the configuration, all else from fixed sets
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from router.events import Record, RequestClosed
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_BOUNDS = (*map(str, map(float, _SECONDS)), "+Inf")
 
 
-Family = TypeVar("Family", Counter, Histogram)
+class _Counter(defaultdict[tuple[str, ...], float]):
+    """A counter family: numbers by their label values."""
+
+    def __init__(self, name: str, what: str, *labels: str) -> None:
+        super().__init__(float)
+        self._family = (f"switchyard_{name}", what), labels
+
+    def family(self) -> Metric:
+        family = CounterMetricFamily(*self._family[0], labels=self._family[1])
+        for values, number in self.items():
+            family.add_metric(values, number)
+        return family
 
 
-class _Children(dict[Any, Family]):
-    """The children of a family by their label values, looked up without the family's lock once they are there."""
+class _Histogram(defaultdict[str, list[float]]):
+    """A histogram family of seconds with one label: by its value the count of each bucket, and the sum at the end.
 
-    def __init__(self, family: Family) -> None:
-        self._family = family
+    The client library's own takes 5 us for an observation, of which a request has ten; this takes a tenth.
+    """
 
-    def __missing__(self, values: str | tuple[str, ...]) -> Family:
-        child = self[values] = self._family.labels(*([values] if isinstance(values, str) else values))
-        return child
+    def __init__(self, name: str, what: str, label: str) -> None:
+        super().__init__(lambda: [0.0] * (len(_BOUNDS) + 1))
+        self._family, self._label = (f"switchyard_{name}_seconds", what), label
+
+    def observe_ms(self, value: str, ms: float) -> None:
+        cells, seconds = self[value], ms / 1000
+        cells[bisect_left(_SECONDS, seconds)] += 1
+        cells[-1] += seconds
+
+    def family(self) -> Metric:
+        family = HistogramMetricFamily(*self._family, labels=(self._label,))
+        for value, (*counts, total) in self.items():
+            family.add_metric((value,), list(zip(_BOUNDS, accumulate(counts), strict=True)), total)
+        return family
 
 
 class Metrics:
     """A sink of the pipeline. Names follow Prometheus' conventions (base units, `_total`)."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-
-        def counter(name: str, what: str, *labels: str) -> _Children[Counter]:
-            return _Children(Counter(f"switchyard_{name}", what, labels, registry=registry))
-
-        def gauge(name: str, what: str) -> Gauge:
-            return Gauge(f"switchyard_{name}", what, registry=registry)
-
-        def histogram(name: str, what: str, *labels: str) -> _Children[Histogram]:
-            family = Histogram(f"switchyard_{name}_seconds", what, labels, buckets=_SECONDS, registry=registry)
-            return _Children(family)
-
-        self.requests = counter("requests", "Requests by how they ended", "door", "model", "cache", "status")
-        self.errors = counter("errors", "Failed requests by error code", "code")
-        self.attempts = counter("attempts", "Tries at backends", "model", "outcome")
-        self.degraded = counter("degraded", "Stages done without after a failure", "stage")
-        self.tokens = counter("tokens", "Tokens of answers, replayed ones apart", "model", "kind")
-        self.cost = counter("cost_microusd", "What answers cost", "model")
-        self.saved = counter("saved_microusd", "What replayed answers once cost", "model")
-        self.stage = histogram("stage", "Time by stage; the stages sum to the whole", "stage")
-        self.total = histogram("request", "Whole time", "cache")
-        self.ttft = histogram("ttft", "Time to first token", "cache")
-        self.overhead = histogram("overhead", "Whole time less the model's", "cache")
-        self.open = gauge("open_requests", "Requests under way")
-        self.exact_bytes = gauge("exact_cache_bytes", "Size of the exact cache")
-        self.evictions = gauge("exact_cache_evicted", "Answers that had to go since the start")
-        self.unshipped = gauge("journal_unshipped_bytes", "Records the ledger has not taken yet")
+        self.requests = _Counter("requests", "Requests by how they ended", "door", "model", "cache", "status")
+        self.errors = _Counter("errors", "Failed requests by error code", "code")
+        self.attempts = _Counter("attempts", "Tries at backends", "model", "outcome")
+        self.degraded = _Counter("degraded", "Stages done without after a failure", "stage")
+        self.tokens = _Counter("tokens", "Tokens of answers, replayed ones apart", "model", "kind")
+        self.cost = _Counter("cost_microusd", "What answers cost", "model")
+        self.saved = _Counter("saved_microusd", "What replayed answers once cost", "model")
+        self.stage = _Histogram("stage", "Time by stage; the stages sum to the whole", "stage")
+        self.total = _Histogram("request", "Whole time", "cache")
+        self.ttft = _Histogram("ttft", "Time to first token", "cache")
+        self.overhead = _Histogram("overhead", "Whole time less the model's", "cache")
 
     def __call__(self, record: Record) -> None:
         if not isinstance(record, RequestClosed):
             return
         verdict, model = record.cache_verdict, record.model or "none"
-        self.requests[record.door, model, verdict, record.status].inc()
+        self.requests[record.door, model, verdict, record.status] += 1
         if record.error_code:
-            self.errors[record.error_code].inc()
+            self.errors[record.error_code,] += 1
         for stage, ms in record.stage_ms.items():
-            self.stage[stage].observe(ms / 1000)
-        self.total[verdict].observe(record.total_ms / 1000)
-        self.overhead[verdict].observe(record.overhead_ms / 1000)
+            self.stage.observe_ms(stage, ms)
+        self.total.observe_ms(verdict, record.total_ms)
+        self.overhead.observe_ms(verdict, record.overhead_ms)
         if record.ttft_ms is not None:
-            self.ttft[verdict].observe(record.ttft_ms / 1000)
+            self.ttft.observe_ms(verdict, record.ttft_ms)
         for attempt in record.attempts:
-            self.attempts[attempt.model, attempt.outcome].inc()
+            self.attempts[attempt.model, attempt.outcome] += 1
         for stage in record.degraded:
-            self.degraded[stage].inc()
+            self.degraded[stage,] += 1
         kind = "replayed" if record.cached_from else "output"
-        self.tokens[model, kind].inc(record.usage.output_tokens)
+        self.tokens[model, kind] += record.usage.output_tokens
         if not record.cached_from:
-            self.tokens[model, "input"].inc(record.usage.input_tokens)
-        self.cost[model].inc(record.cost_microusd)
-        self.saved[model].inc(record.saved_microusd)
+            self.tokens[model, "input"] += record.usage.input_tokens
+        self.cost[model,] += record.cost_microusd
+        self.saved[model,] += record.saved_microusd
 
-    def text(self) -> str:
-        return generate_latest(self.registry).decode()
+    def families(self) -> list[Metric]:
+        return [family.family() for family in vars(self).values()]
+
+
+def exposition(families: Iterable[Metric]) -> str:
+    """The families in Prometheus' text format 0.0.4."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(families))
+    return generate_latest(registry).decode()
+
+
+class _Collected(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 def summed(texts: Iterable[str]) -> str:

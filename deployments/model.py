@@ -55,8 +55,8 @@ class ModelHandle:
 
     def __init__(self, handle: DeploymentHandle, name: str) -> None:
         self.name = name
-        self._stream = handle.options(method_name="stream", stream=True)
-        self._complete = handle.options(method_name="complete")
+        self._stream = hop.method(handle, "stream", stream=True)
+        self._complete = hop.method(handle, "complete")
 
     def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[list[Event]]:
         return hop.stream(self._stream, request, call)

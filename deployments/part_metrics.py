@@ -6,18 +6,17 @@ Labels are bounded: backends and cache shards come from the configuration, all e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from ray.serve.handle import DeploymentHandle
 
-from deployments.hop import call
+from deployments.hop import call, method
+from deployments.metrics import exposition
 from models.errors import SwitchyardError
 from router.admission import BackendLoad
+from router.exact_cache import ExactCacheStats
 
 PART_TIMEOUT_S = 1.0
 
@@ -59,10 +58,10 @@ class PartMetrics:
 
     def __init__(self, batcher: DeploymentHandle, ledger: DeploymentHandle, caches: Sequence[DeploymentHandle]) -> None:
         self._methods = {
-            "Batcher": batcher.options(method_name="snapshot"),
-            "Ledger": ledger.options(method_name="counts"),
+            "Batcher": method(batcher, "snapshot"),
+            "Ledger": method(ledger, "counts"),
         }
-        self._shards = {shard.deployment_name: shard.options(method_name="stats") for shard in caches}
+        self._shards = {shard.deployment_name: method(shard, "stats") for shard in caches}
 
     async def text(self) -> str:
         """In Prometheus' text format, after `PART_TIMEOUT_S` at most."""
@@ -76,20 +75,6 @@ class PartMetrics:
             *cache_families(shards),
         ]
         return exposition(family for family in families if family.samples)
-
-
-class _Collected(Collector):
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = list(families)
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
-
-
-def exposition(families: Iterable[Metric]) -> str:
-    registry = CollectorRegistry()
-    registry.register(_Collected(families))
-    return generate_latest(registry).decode()
 
 
 def batcher_families(loads: Mapping[str, BackendLoad]) -> Iterator[Metric]:
@@ -132,8 +117,22 @@ def cache_families(shards: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
     yield vetoes
 
 
-def unsent_families(dropped: int, failed: int) -> Iterator[Metric]:
-    """What one ingress counts of its answers on their way to the shared cache."""
+def ingress_families(
+    open_requests: int, exact: ExactCacheStats, unshipped_bytes: int, dropped: int, failed: int, settings_rejected: int
+) -> Iterator[Metric]:
+    """What one ingress holds, and what it counts of its answers on their way to the shared cache."""
+    yield GaugeMetricFamily("switchyard_open_requests", "Requests under way", value=open_requests)
+    yield GaugeMetricFamily("switchyard_exact_cache_bytes", "Size of the exact cache", value=exact.used_bytes)
+    what = "Records the ledger has not taken yet"
+    yield GaugeMetricFamily("switchyard_journal_unshipped_bytes", what, value=unshipped_bytes)
+    what = "Answers that had to go from the exact cache"
+    yield CounterMetricFamily("switchyard_exact_cache_evicted", what, value=exact.evicted)
+    what = "Answers that outlived their time in the exact cache"
+    yield CounterMetricFamily("switchyard_exact_cache_expired", what, value=exact.expired)
+    what = "Answers that the exact cache did not keep: incomplete, too large, or it is off"
+    yield CounterMetricFamily("switchyard_exact_cache_refused", what, value=exact.refused)
+    what = "New settings that were wrong, so that the old ones stayed in force"
+    yield CounterMetricFamily("switchyard_settings_rejected", what, value=settings_rejected)
     what = "Answers not sent to the shared cache since too many were on their way"
     yield CounterMetricFamily("switchyard_semantic_cache_stores_dropped", what, value=dropped)
     what = "Answers that did not reach the shared cache"

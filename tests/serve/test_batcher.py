@@ -61,6 +61,15 @@ class Door:
             return {"outcome": error.code, "retry_after_s": error.retry_after_s, "ended_s": time.time()}
         return {"outcome": "ok", "retry_after_s": None, "ended_s": time.time()}
 
+    async def places_in_a_row(self, tickets: list[Ticket]) -> set[float]:
+        """How long each waited, in ms rounded to 50."""
+        waits = set()
+        for ticket in tickets:
+            grant = await self._batcher.admit(ticket)
+            waits.add(round(grant.queued_ms / 50) * 50.0)
+            self._batcher.release(grant)
+        return waits
+
     async def burst(self, tickets: list[Ticket]) -> list[dict[str, Any]]:
         tasks = []
         for ticket in tickets:
@@ -153,6 +162,15 @@ async def test_a_model_scales_from_zero_to_one_to_two_and_back_without_losing_a_
     await many
     await elastic.until(60, replicas=0)
     await elastic.until(1, running=0, queued=0, expired_leases=0)
+
+
+async def test_a_quiet_backend_is_asked_for_a_place_now_and_then_only(fixed: Stack) -> None:
+    await fixed.until(10, capacity=PLACES, running=0)
+    before = await fixed.load()
+    assert await fixed.door.places_in_a_row.remote(tickets(50)) == {0.0}, "none of them waited"
+    assert 1 <= (await fixed.load()).grants - before.grants < 25
+    await fixed.until(2, running=0, expired_leases=before.expired_leases)
+    assert await fixed.door.held.remote() == 0
 
 
 async def test_lower_priority_numbers_go_first(fixed: Stack) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from models.errors import DeadlineExceeded, ModelNotFound, Overloaded, RateLimited
-from router.admission import UNKNOWN_RETRY_AFTER_S, Admission
+from router.admission import REUSABLE_S, UNKNOWN_RETRY_AFTER_S, Admission
 from router.config import BatcherSettings
 from router.ports import Grant, Ticket
 
@@ -209,6 +209,17 @@ async def test_a_restart_takes_over_what_is_renewed_and_gives_out_half_until_the
     assert not tasks[2].done(), "the places are taken by those of before"
     core.release(["old-1", "old-2"])
     assert (await tasks[2]).lease_id == "2"
+
+
+async def test_a_place_may_be_reused_only_while_half_of_them_are_free() -> None:
+    core = admission(places=4)
+    grants = [await core.admit(ticket(), lease) for lease in "abcd"]
+    assert [grant.reusable_s for grant in grants] == [REUSABLE_S, REUSABLE_S, 0, 0]
+    task = await waiting(core, ticket(), "e")
+    core.release(["a"])
+    assert (await task).reusable_s == 0
+    core.release(["b", "c", "d"])
+    assert (await core.admit(ticket(), "f")).reusable_s == REUSABLE_S
 
 
 async def test_snapshot_of_a_waiting_queue() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.metrics import Metrics, summed
+from deployments.metrics import Metrics, exposition, summed
 from tests.unit.test_pipeline import ask, make_world, unary
 
 
@@ -25,7 +25,7 @@ def samples(text: str) -> dict[str, float]:
 async def test_a_request_is_counted_once_in_each_family():
     metrics, receipt = Metrics(), await a_receipt()
     metrics(receipt)
-    found = samples(metrics.text())
+    found = samples(exposition(metrics.families()))
     labels = "[('cache', 'miss'), ('door', 'test'), ('model', 'small-1'), ('status', 'ok')]"
     assert found["switchyard_requests_total" + labels] == 1
     assert found["switchyard_cost_microusd_total[('model', 'small-1')]"] == receipt.cost_microusd
@@ -41,8 +41,8 @@ async def test_the_sum_over_replicas_is_the_sum_of_every_sample():
     first(receipt)
     second(receipt)
     second(replace(receipt, status="error", error_code='odd "code"\n'))
-    one, two = samples(first.text()), samples(second.text())
-    both = samples(summed([first.text(), second.text()]))
+    one, two = samples(exposition(first.families())), samples(exposition(second.families()))
+    both = samples(summed([exposition(first.families()), exposition(second.families())]))
     expected = {k: one.get(k, 0) + two.get(k, 0) for k in one.keys() | two.keys() if "_created" not in k}
     assert both == expected
 
@@ -51,4 +51,4 @@ async def test_labels_stay_few_whatever_is_asked():
     metrics, receipt = Metrics(), await a_receipt()
     for number in range(1000):
         metrics(replace(receipt, request_id=str(number), org=f"org-{number}", user=str(number), team=str(number)))
-    assert len(samples(metrics.text())) < 400
+    assert len(samples(exposition(metrics.families()))) < 400

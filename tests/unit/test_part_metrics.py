@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from deployments import part_metrics
-from deployments.metrics import summed
-from deployments.part_metrics import PartMetrics, exposition, unsent_families
+from deployments.metrics import exposition, summed
+from deployments.part_metrics import PartMetrics, ingress_families
 from models.errors import Overloaded, RateLimited
 from router.accounting.books import Counts
 from router.admission import Admission
 from router.config import BatcherSettings, CacheSettings
+from router.exact_cache import ExactCacheStats
 from router.ports import CacheKey, Ticket
 from router.semantic_cache import SemanticStore
 from tests.unit.test_cache import answer, unit
@@ -26,7 +27,7 @@ class Part:
         self.deployment_name, self._said = name, said
         self.asked = 0
 
-    def options(self, method_name: str) -> Part:
+    def options(self, **_: Any) -> Part:
         return self
 
     def remote(self) -> Part:
@@ -111,9 +112,17 @@ async def test_a_part_that_hangs_or_fails_is_left_out(monkeypatch: pytest.Monkey
     assert samples(text) == {f"switchyard_part_up[('part', '{part}')]": 0 for part in ("Batcher", "Ledger", "C")}
 
 
-def test_what_never_reached_the_shared_cache_is_summed_over_replicas() -> None:
-    texts = [exposition(unsent_families(1, 2)), exposition(unsent_families(3, 4))]
+def test_what_each_ingress_holds_and_counts_is_summed_over_replicas() -> None:
+    exact = ExactCacheStats(evicted=5, used_bytes=100)
+    texts = [exposition(ingress_families(2, exact, 30, 1, 2, 0)), exposition(ingress_families(1, exact, 0, 3, 4, 1))]
     assert samples(summed(texts)) == {
+        "switchyard_open_requests[]": 3,
+        "switchyard_exact_cache_bytes[]": 200,
+        "switchyard_exact_cache_evicted_total[]": 10,
+        "switchyard_exact_cache_expired_total[]": 0,
+        "switchyard_exact_cache_refused_total[]": 0,
+        "switchyard_settings_rejected_total[]": 1,
+        "switchyard_journal_unshipped_bytes[]": 30,
         "switchyard_semantic_cache_stores_dropped_total[]": 4,
         "switchyard_semantic_cache_stores_failed_total[]": 6,
     }
