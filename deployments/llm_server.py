@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -13,6 +12,7 @@ from ray.serve import Application
 from deployments.model import serving_options
 from models.catalog import ModelEntry, cpu_kv_cache_bytes
 from models.errors import ModelUnavailable
+from models.registry import is_offline
 from router.config import LocalModel
 
 REPLICA = "deployments.vllm_replica.LLMServer"
@@ -68,7 +68,7 @@ def _environment(model: LocalModel, entry: ModelEntry) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    if entry.source.startswith("smoke:") or Path(entry.source).expanduser().is_dir():
+    if is_offline(entry.source):
         environment["HF_HUB_OFFLINE"] = "1"
     if model.device == "cpu":
         # Left to itself vLLM pins its threads to the first cores of the machine: every replica to the same ones.

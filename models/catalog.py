@@ -93,6 +93,28 @@ def _gpu_node(input_tokens_per_hour: int, output_tokens_per_hour: int) -> NodePr
 
 BUILT_IN: tuple[ModelEntry, ...] = (
     ModelEntry(
+        name="demo-small",
+        engine="transformers",
+        source="demo:small",
+        tier="small",
+        context_tokens=2048,
+        dtype="float32",
+        weights_gb=0.01,
+        note="a demonstration, see models/demo/README.md: easy questions about a few hundred facts",
+        node_price=_cpu_node(20_000_000, 4_000_000),
+    ),
+    ModelEntry(
+        name="demo-medium",
+        engine="transformers",
+        source="demo:medium",
+        tier="medium",
+        context_tokens=2048,
+        dtype="float32",
+        weights_gb=0.02,
+        note="a demonstration, see models/demo/README.md: also small sums and tasks on words",
+        node_price=_cpu_node(8_000_000, 2_000_000),
+    ),
+    ModelEntry(
         name="smoke-small",
         engine="transformers",
         source="smoke:small",

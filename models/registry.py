@@ -1,4 +1,5 @@
-"""Where a local model's files are: a smoke model is made, a folder is used as it is, a hub id has to be obtainable."""
+"""Where a local model's files are: a demo model comes with the package, a smoke model is made, a folder is used as it
+is, a hub id has to be obtainable."""
 
 from __future__ import annotations
 
@@ -10,6 +11,12 @@ from models.errors import ModelUnavailable
 from models.smoke import Kind, ensure_smoke_model
 
 _HUB_TIMEOUT_S = 10.0
+_DEMO = Path(__file__).parent / "demo" / "weights"
+
+
+def is_offline(source: str) -> bool:
+    """Whether the files of a model are on this machine for sure, so that no hub need be asked."""
+    return source.startswith(("demo:", "smoke:")) or Path(source).expanduser().is_dir()
 
 
 def resolve_source(entry: ModelEntry, data_dir: Path) -> str:
@@ -20,10 +27,10 @@ def resolve_source(entry: ModelEntry, data_dir: Path) -> str:
     source = entry.source
     if source.startswith("smoke:"):
         return str(ensure_smoke_model(cast(Kind, source.removeprefix("smoke:")), data_dir / "smoke"))
-    folder = Path(source).expanduser()
+    folder = _DEMO / source.replace(":", "-") if source.startswith("demo:") else Path(source).expanduser()
     if source and folder.is_dir():
         return str(folder)
-    if not source or source.startswith(("/", "./", "../", "~")):
+    if not source or source.startswith(("/", "./", "../", "~", "demo:")):
         raise ModelUnavailable(
             f"Model '{entry.name}': there is no folder '{source}'; set `source` to the model's folder or hub id."
         )

@@ -6,7 +6,7 @@ import pytest
 
 from models.catalog import ModelEntry
 from models.errors import ModelNotFound, ModelUnavailable
-from models.registry import resolve_source
+from models.registry import is_offline, resolve_source
 
 
 def entry(source: str) -> ModelEntry:
@@ -20,6 +20,15 @@ def test_a_smoke_model_is_made_once(tmp_path: Path):
     assert (Path(folder) / "model.safetensors").stat().st_mtime_ns == made_at
     with pytest.raises(ModelNotFound, match=r"small, medium"):
         resolve_source(entry("smoke:huge"), tmp_path)
+
+
+def test_a_demo_model_comes_with_the_package(tmp_path: Path):
+    folder = Path(resolve_source(entry("demo:small"), tmp_path))
+    assert (folder / "model.safetensors").is_file() and (folder / "tokenizer.json").is_file()
+    with pytest.raises(ModelUnavailable, match="no folder 'demo:huge'"):
+        resolve_source(entry("demo:huge"), tmp_path)
+    assert is_offline("demo:small") and is_offline("smoke:small") and is_offline(str(tmp_path))
+    assert not is_offline("org/model")
 
 
 def test_a_folder_is_used_as_it_is(tmp_path: Path):
