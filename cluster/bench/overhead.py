@@ -137,18 +137,18 @@ class Tally:
         return {
             "requests": len(self.total_ms),
             "requests_per_s": round(len(self.total_ms) / self.wall_s, 1),
-            "p50_ms": _percentile(self.total_ms, 50),
-            "p99_ms": _percentile(self.total_ms, 99),
-            "first_token_p50_ms": _percentile(self.first_ms, 50),
-            "less_encoder_p50_ms": _percentile(self.less_encoder_ms, 50),
-            "less_encoder_p99_ms": _percentile(self.less_encoder_ms, 99),
-            "encoder_p50_ms": _percentile(self.encoder_ms, 50),
+            "p50_ms": percentile(self.total_ms, 50),
+            "p99_ms": percentile(self.total_ms, 99),
+            "first_token_p50_ms": percentile(self.first_ms, 50),
+            "less_encoder_p50_ms": percentile(self.less_encoder_ms, 50),
+            "less_encoder_p99_ms": percentile(self.less_encoder_ms, 99),
+            "encoder_p50_ms": percentile(self.encoder_ms, 50),
             "failed": dict(self.failed),
             "other_verdicts": dict(self.other),
         }
 
 
-def _percentile(values: Sequence[float], percent: int) -> float:
+def percentile(values: Sequence[float], percent: int) -> float:
     """By nearest rank; 0 of nothing."""
     ranked = sorted(values)
     return round(ranked[max(0, -(-len(ranked) * percent // 100) - 1)], 3) if ranked else 0.0
@@ -233,7 +233,7 @@ class Bench:
             raise RequestFailed(f"{route.name}: a request has no receipt: {receipts[-1].body.decode()}")
         timings = [json.loads(receipt.body)["stage_ms"] for receipt in receipts]
         stages = dict.fromkeys(stage for timing in timings for stage in timing)
-        return {stage: _percentile([timing.get(stage, 0.0) for timing in timings], 50) for stage in stages}
+        return {stage: percentile([timing.get(stage, 0.0) for timing in timings], 50) for stage in stages}
 
     async def compare(self, route: Route, clients: int) -> dict[str, Any]:
         """One row: both sides in turns, twice each."""

@@ -72,9 +72,9 @@ def test_reworded_questions_differ_in_spaces_alone() -> None:
 
 
 def test_percentiles_are_by_nearest_rank() -> None:
-    assert [overhead._percentile(list(range(1, 101)), percent) for percent in (50, 99)] == [50, 99]
-    assert overhead._percentile([7.0], 99) == 7.0
-    assert overhead._percentile([], 50) == 0
+    assert [overhead.percentile(list(range(1, 101)), percent) for percent in (50, 99)] == [50, 99]
+    assert overhead.percentile([7.0], 99) == 7.0
+    assert overhead.percentile([], 50) == 0
 
 
 def test_what_went_wrong_is_told() -> None:

@@ -1,0 +1,190 @@
+"""What routing is worth on real answers: held-out questions with known truth, asked of a running cluster.
+
+    python -m cluster.bench.end_to_end --questions 1000 --json end_to_end.json
+
+Starts the default profile and asks the demonstration models the same questions under each policy: always one model, or
+`auto` with a strategy. Every question carries a grader that knows the answer, so accuracy is counted, not judged. Costs
+are those of the receipts, in which a local token has its node's price. "Random at equal cost" is what tossing a coin
+between the cheapest and the dearest model would reach for the strategy's cost: the straight line between the two, and
+the least that a strategy has to beat. Caches are off, so that each policy does all of its work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.bench.connection import Connection, RequestFailed, Response, get, post
+from cluster.bench.overhead import percentile
+from cluster.bench.session import exit_code, own_cluster, write_json
+from cluster.state import Cluster
+from models.demo.dataset import held_out_items
+from models.demo.items import DIFFICULTIES, Item
+
+CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
+SEED = 2027  # of its own: that of the model card is 2026
+CLIENTS = 4
+MAX_TOKENS = 96
+POLICIES = ("demo-small", "demo-medium", "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    item: Item
+    model: str
+    correct: bool
+    cost_microusd: int
+    first_ms: float
+    total_ms: float
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One policy over all questions. `cost_microusd` is the mean of a question, accuracies are shares of 1."""
+
+    policy: str
+    questions: int
+    accuracy: float
+    by_difficulty: dict[str, float]
+    cost_microusd: float
+    by_model: dict[str, int]
+    first_p50_ms: float
+    first_p99_ms: float
+    tokens_per_s: float
+
+
+async def ask_all(cluster: Cluster, policy: str, items: Sequence[Item]) -> Outcome:
+    """All `items` under one policy, `CLIENTS` at a time. Raises RequestFailed for the first that is not answered."""
+    waiting = iter(items)
+    answered: list[Answered] = []
+
+    async def client() -> None:
+        connection = await Connection.open(cluster.base_url)
+        try:
+            for item in waiting:
+                answered.append(await _ask(connection, cluster, policy, item))
+        finally:
+            await connection.close()
+
+    began_s = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(client())
+    return outcome(policy, answered, time.perf_counter() - began_s)
+
+
+async def _ask(connection: Connection, cluster: Cluster, policy: str, item: Item) -> Answered:
+    body = {
+        "model": policy,
+        "messages": list(item.messages),
+        "temperature": 0,
+        "max_tokens": MAX_TOKENS,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "switchyard": {"cache": "off"},
+    }
+    answer = await connection.ask(
+        post(f"{cluster.base_url}/v1/chat/completions", json.dumps(body).encode(), cluster.api_key)
+    )
+    text, output_tokens = _text(answer)
+    request_id = answer.headers["x-switchyard-request-id"]
+    receipt = await connection.ask(get(f"{cluster.base_url}/v1/receipts/{request_id}", cluster.api_key))
+    if receipt.status != 200:
+        raise RequestFailed(f"request {request_id} has no receipt: {receipt.body.decode()}")
+    return Answered(
+        item,
+        answer.headers["x-switchyard-model"],
+        item.grader.grade(text),
+        json.loads(receipt.body)["cost_microusd"],
+        answer.first_ms,
+        answer.total_ms,
+        output_tokens,
+    )
+
+
+def _text(answer: Response) -> tuple[str, int]:
+    """Of a whole stream, and how many tokens it had. Raises RequestFailed when it is none."""
+    if answer.status != 200:
+        raise RequestFailed(f"a question was answered {answer.status}: {answer.body.decode()}")
+    lines = [line[6:] for line in answer.body.decode().splitlines() if line.startswith("data: {")]
+    chunks = [json.loads(line) for line in lines]
+    if not chunks or "error" in chunks[-1]:
+        raise RequestFailed(f"a stream broke off: {lines[-1:]}")
+    deltas = [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
+    return "".join(deltas), chunks[-1]["usage"]["completion_tokens"]
+
+
+def outcome(policy: str, answered: Sequence[Answered], wall_s: float) -> Outcome:
+    models = [each.model for each in answered]
+    first_ms = [each.first_ms for each in answered]
+    return Outcome(
+        policy,
+        len(answered),
+        _accuracy(answered),
+        {level: _accuracy([each for each in answered if each.item.difficulty == level]) for level in DIFFICULTIES},
+        sum(each.cost_microusd for each in answered) / len(answered),
+        {model: models.count(model) for model in sorted(set(models))},
+        percentile(first_ms, 50),
+        percentile(first_ms, 99),
+        sum(each.output_tokens for each in answered) / wall_s,
+    )
+
+
+def _accuracy(answered: Sequence[Answered]) -> float:
+    return sum(each.correct for each in answered) / len(answered) if answered else 0.0
+
+
+def at_equal_cost(cost_microusd: float, cheap: Outcome, dear: Outcome) -> float:
+    """The accuracy of a coin between two models that is weighted so that it costs `cost_microusd` a question."""
+    span = dear.cost_microusd - cheap.cost_microusd
+    share = min(1.0, max(0.0, (cost_microusd - cheap.cost_microusd) / span)) if span > 0 else 0.0
+    return cheap.accuracy + share * (dear.accuracy - cheap.accuracy)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """In Markdown, with each policy's share of the dearest model's accuracy and cost."""
+    cheap, dear = outcomes[0], outcomes[1]
+    lines = [
+        "| policy | accuracy (easy / medium / hard) | of always large | cost, micro-USD | of always large "
+        "| random at equal cost | TTFT p50 / p99, ms | tokens/s | answered by |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for each in outcomes:
+        levels = " / ".join(f"{each.by_difficulty[level]:.0%}" for level in DIFFICULTIES)
+        by_model = ", ".join(f"{model} {count}" for model, count in each.by_model.items())
+        lines.append(
+            f"| {each.policy} | {each.accuracy:.1%} ({levels}) | {each.accuracy / dear.accuracy:.0%} "
+            f"| {each.cost_microusd:.2f} | {each.cost_microusd / dear.cost_microusd:.0%} "
+            f"| {at_equal_cost(each.cost_microusd, cheap, dear):.1%} "
+            f"| {each.first_p50_ms:.0f} / {each.first_p99_ms:.0f} | {each.tokens_per_s:.0f} | {by_model} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m cluster.bench.end_to_end", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--config", type=Path, default=CONFIG, help="with the demo models (default serve_config.yaml)")
+    parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options = parser.parse_args(argv)
+
+    def measure() -> None:
+        items = held_out_items(SEED, -(-options.questions // len(DIFFICULTIES)))[: options.questions]
+        with own_cluster(options.config) as cluster:
+            outcomes = [asyncio.run(ask_all(cluster, policy, items)) for policy in POLICIES]
+        figures: dict[str, Any] = {"seed": SEED, "outcomes": [asdict(each) for each in outcomes]}
+        write_json(options.json, figures)
+        print(table(outcomes))
+
+    return exit_code(measure)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

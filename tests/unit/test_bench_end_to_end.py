@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cluster.bench.connection import RequestFailed, Response
+from cluster.bench.end_to_end import Answered, _text, at_equal_cost, outcome, table
+from models.demo.dataset import held_out_items
+
+ITEMS = held_out_items(5, 2)  # two of each difficulty
+
+
+def answered(model: str, right: int, cost_microusd: int) -> list[Answered]:
+    return [
+        Answered(item, model, number < right, cost_microusd, 10.0 + number, 20.0, 5)
+        for number, item in enumerate(ITEMS)
+    ]
+
+
+def stream(*deltas: str, tokens: int = 2, **last: object) -> Response:
+    chunks = [{"choices": [{"delta": {"content": delta}}]} for delta in deltas]
+    chunks.append(dict(last) or {"choices": [], "usage": {"completion_tokens": tokens}})
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    return Response(200, {}, body.encode(), 1.0, 2.0)
+
+
+def test_a_policy_is_summed_up_by_difficulty() -> None:
+    found = outcome("always", answered("m", 3, 4), wall_s=2.0)
+    assert (found.accuracy, found.by_difficulty) == (0.5, {"easy": 1.0, "medium": 0.5, "hard": 0.0})
+    assert (found.cost_microusd, found.by_model, found.tokens_per_s) == (4.0, {"m": 6}, 15.0)
+
+
+def test_a_coin_between_two_models_lies_on_the_line_between_them() -> None:
+    small, large = outcome("small", answered("s", 3, 2), 1.0), outcome("large", answered("l", 6, 10), 1.0)
+    assert [at_equal_cost(cost, small, large) for cost in (2, 6, 10)] == [0.5, 0.75, 1.0]
+    assert at_equal_cost(99, small, large) == 1.0, "no coin buys more than the large model"
+    assert at_equal_cost(5, small, outcome("same price", answered("l", 6, 2), 1.0)) == 0.5
+    assert "| small | 50.0% (100% / 50% / 0%) | 50% | 2.00 | 20% | 50.0% |" in table([small, large])
+
+
+def test_a_stream_is_read_whole_or_not_at_all() -> None:
+    assert _text(stream("Par", "is.")) == ("Paris.", 2)
+    with pytest.raises(RequestFailed, match="broke off"):
+        _text(stream("Par", error={"message": "gone"}))
+    with pytest.raises(RequestFailed, match="503"):
+        _text(Response(503, {}, b"busy", 1.0, 2.0))
