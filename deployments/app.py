@@ -93,6 +93,7 @@ def _ingress_deployment(topology: Topology) -> Any:
     return serve.deployment(
         Ingress,
         name="Ingress",
+        user_config={},
         # Mostly waiting for models: bounded by the memory of open streams, not by work.
         max_ongoing_requests=1024,
         max_queued_requests=1024,

@@ -36,7 +36,6 @@ HOP_MARGIN_S = 2.0
 """What a holder allows the hop beyond a ticket's own time-out, which the Batcher's clock measures."""
 
 RETRY_S = 0.2
-SWEEP_S = 0.1
 
 
 class Batcher:
@@ -105,9 +104,9 @@ def batcher_deployment(places_per_replica: Mapping[str, int]) -> Application:
 
 @dataclass(slots=True)
 class _Held:
-    """A lease of this holder. It may be reused until `until_s` of the monotonic clock."""
+    """A lease of this holder, and the grant that runs on it. It may be reused until `until_s` (monotonic clock)."""
 
-    backend: str
+    grant: Grant
     until_s: float
 
 
@@ -116,7 +115,8 @@ class BatcherHandle:
 
     The leases live here: they are renewed in the background, and a Batcher that comes up anew learns them before this
     holder asks it for more. While none answers, `admit` retries for `restart_wait_s`, then raises `Overloaded`.
-    A lease that may be reused is kept after its request for the next one, which is then admitted without a hop.
+    A lease that may be reused is kept after its request for the next one, which is then admitted without a hop (and
+    is not among the Batcher's `grants`).
     """
 
     def __init__(self, handle: DeploymentHandle, restart_wait_s: float = 10.0) -> None:
@@ -141,11 +141,11 @@ class BatcherHandle:
     async def admit(self, ticket: Ticket) -> Grant:
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._keep_renewing())
-        if (kept := self._reuse(ticket.backend)) is not None:
-            return kept
         due_s = time.monotonic() + ticket.timeout_s
         give_up_s: float | None = None
         while True:
+            if (kept := self._reuse(ticket.backend)) is not None:
+                return kept
             try:
                 return await self._ask(ticket)
             except ModelUnavailable:
@@ -156,14 +156,14 @@ class BatcherHandle:
 
     def release(self, grant: Grant) -> None:
         held = self._held.get(grant.lease_id)
-        if held is None:
-            return
-        if held.until_s <= time.monotonic() or self._asking[held.backend]:
+        if held is None or held.grant is not grant or grant.lease_id in self._kept[grant.backend]:
+            return  # given back before, and maybe another's by now
+        if held.until_s <= time.monotonic() or self._asking[grant.backend]:
             self._drop(grant.lease_id)  # also when one of ours waits there: it is to have its turn
             return
-        self._kept[held.backend][grant.lease_id] = None
+        self._kept[grant.backend][grant.lease_id] = None
         if self._sweeping is None:
-            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+            self._sweeping = asyncio.get_running_loop().call_later(held.until_s - time.monotonic(), self._sweep)
 
     async def close(self) -> None:
         """Stop renewing and give back what is still held."""
@@ -179,22 +179,26 @@ class BatcherHandle:
 
     def _reuse(self, backend: str) -> Grant | None:
         """The place that the last request left, if it may still be taken."""
-        kept = self._kept[backend]
-        newest = next(reversed(kept), None)
-        if newest is None or self._held[newest].until_s <= time.monotonic():
-            return None
-        del kept[newest]
-        return Grant(newest, backend, 0.0)
+        kept, now_s = self._kept[backend], time.monotonic()
+        while kept:
+            lease_id, _ = kept.popitem()
+            held = self._held[lease_id]
+            if held.until_s > now_s:
+                held.grant = Grant(lease_id, backend, 0.0)
+                return held.grant
+            self._drop(lease_id)
+        return None
 
     def _sweep(self) -> None:
-        """Give back what waited too long for its next request."""
+        """Give back what has waited too long for its next request, and come again when the next will have."""
         now_s = time.monotonic()
         for kept in self._kept.values():
             for lease_id in [lease_id for lease_id in kept if self._held[lease_id].until_s <= now_s]:
                 del kept[lease_id]
                 self._drop(lease_id)
-        waits = any(self._kept.values())
-        self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep) if waits else None
+        due_s = min((self._held[lease_id].until_s for kept in self._kept.values() for lease_id in kept), default=None)
+        loop = asyncio.get_running_loop()
+        self._sweeping = None if due_s is None else loop.call_later(due_s - now_s, self._sweep)
 
     def _drop(self, lease_id: str) -> None:
         del self._held[lease_id]
@@ -216,7 +220,7 @@ class BatcherHandle:
             raise
         finally:
             self._asking[ticket.backend] -= 1
-        self._held[lease_id] = _Held(grant.backend, time.monotonic() + grant.reusable_s)
+        self._held[lease_id] = _Held(grant, time.monotonic() + grant.reusable_s)
         return grant
 
     async def _wait_for_an_answer(self, timeout_s: float) -> None:
@@ -247,7 +251,9 @@ class BatcherHandle:
         while True:
             try:
                 async with self._order:
-                    pause_s = await call(self._renew, {lease_id: held.backend for lease_id, held in self._held.items()})
+                    pause_s = await call(
+                        self._renew, {lease_id: held.grant.backend for lease_id, held in self._held.items()}
+                    )
                 self._answers.set()
             except SwitchyardError:
                 self._answers.clear()

@@ -8,6 +8,7 @@ have an index of its own, and torch.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,9 +30,13 @@ from router.ports import CachedAnswer, CacheKey, Lookup
 from router.semantic_cache import SemanticStore
 
 NAME = "SemanticCache"
+logger = logging.getLogger("ray.serve")
 MAX_UNSENT = 128
 """Answers per caller and shard. One that would wait behind more of them is not kept: a later miss, not a slower
 request."""
+
+STORE_TIMEOUT_S = 20.0
+"""For one hop with up to `MAX_UNSENT` answers, of which each may have to be encoded."""
 
 STUCK_AFTER_S = 60.0
 """A batch takes milliseconds; one this old has lost its thread, and so has every request behind it."""
@@ -75,7 +80,10 @@ class SemanticCache:
     async def store(self, answers: Sequence[Storable]) -> int:
         """Keep `answers`. Returns how many could not be kept."""
         kept = await asyncio.gather(*(self._keep(*each) for each in answers), return_exceptions=True)
-        return sum(isinstance(result, BaseException) for result in kept)
+        failed = [result for result in kept if isinstance(result, Exception)]
+        if failed:
+            logger.error("%d of %d answers were not kept (%s)", len(failed), len(answers), type(failed[0]).__name__)
+        return len(failed)
 
     async def stats(self) -> dict[str, int]:
         """Counts since the start and what is held now; `encoded / batches` is the mean batch size."""
@@ -163,6 +171,7 @@ class _Outbox:
         self._store = store
         self._unsent: list[Storable] = []
         self._next: asyncio.Task[None] | None = None
+        self._sending: set[asyncio.Task[None]] = set()
         self._order = asyncio.Lock()
         self.dropped = self.failed = 0
 
@@ -173,14 +182,17 @@ class _Outbox:
         self._unsent.append(item)
         if self._next is None:
             self._next = asyncio.create_task(self._send())
+            self._sending.add(self._next)
+            self._next.add_done_callback(self._sending.discard)
         await asyncio.wait({self._next})
 
     async def _send(self) -> None:
         async with self._order:
             items, self._unsent, self._next = self._unsent, [], None
             try:
-                self.failed += await call(self._store, items)
-            except SwitchyardError:
+                async with asyncio.timeout(STORE_TIMEOUT_S):
+                    self.failed += await call(self._store, items)
+            except (SwitchyardError, TimeoutError):
                 self.failed += len(items)
 
 
@@ -206,6 +218,7 @@ def _shard_deployment(topology: Topology, name: str) -> Application:
     gpus = scale.num_gpus or float(topology.encoder.device == "cuda")  # a share of one, where `cache_scale` says so
     bounds = serve.deployment(
         name=name,
+        user_config={},
         # Exactly one: a second replica would hold another half of the answers.
         num_replicas=1,
         # Room for a few batches: what encodes, what waits to, and exact hits passing by.

@@ -77,6 +77,7 @@ def classifier_deployment(topology: Topology) -> Application:
     scale = topology.classifier_scale
     bounds = serve.deployment(
         name=NAME,
+        user_config={},
         # An assessment takes 0.1 ms: 64 at once are 10 ms of work, more would only wait in the replica.
         max_ongoing_requests=64,
         # Per caller. What waits longer than the pipeline is willing to is worth nothing: refused, it goes to a strong

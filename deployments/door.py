@@ -55,6 +55,8 @@ class Answer(Response):
             else:
                 await self._send_unary(send)
         except Exception as error:
+            if self._status_sent and isinstance(error, OSError):
+                return  # the client has gone
             known = error if isinstance(error, SwitchyardError) else unexpected(error, run.request_id)
             if not self._status_sent:
                 await error_response(known, self.dialect, run.request_id)(scope, receive, send)
@@ -79,8 +81,8 @@ class Answer(Response):
                 "x-accel-buffering": "no",
             }
             self._status_sent = True
-            await _send_head(send, headers)
             try:
+                await _send_head(send, headers)
                 opening = self.dialect.first(head)
                 async for batch in run.batches():
                     body = opening + self.dialect.chunk(batch)

@@ -19,7 +19,8 @@ class LiveSettings(Generic[T]):
 
     A replica whose `reconfigure` raises is ended by Serve, and so are those that take its place, until none is left: a
     slip of the pen in a live configuration would shut the door. So only a replica that is just starting refuses to; one
-    that runs keeps its old settings, says so in its log, and counts it in `rejected`.
+    that runs keeps its old settings, says so in its log, and counts it in `rejected`. A deployment that uses this sets
+    a `user_config`, if only an empty one: Serve calls `reconfigure` at the start of a replica only then.
     """
 
     def __init__(self, kind: type[T], check: Callable[[T], None] | None = None) -> None:

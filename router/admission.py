@@ -12,8 +12,9 @@ renewals. Until all holders had the time to renew (`lease_ttl_s / 2` from the st
 out, so a restart puts at most 1.5 times the places on a backend, for no longer than its running requests take.
 
 While at least half of a backend's places are free, a lease may be reused for `REUSABLE_S`: its holder runs further
-requests on it without asking. So a quiet backend costs no hop before the first token, and who has to wait because of
-reused places does so for `REUSABLE_S` at most.
+requests on it without asking. So a quiet backend costs no hop before the first token. The price: when a crowd comes,
+half of the places may stand empty for `REUSABLE_S`, and who takes a place up again in that time goes before those who
+wait, whatever their priority.
 """
 
 from __future__ import annotations

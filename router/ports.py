@@ -16,7 +16,7 @@ from models.messages import ChatRequest, Completion, Event, Message, Usage, fold
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """Where an answer to a request may be found. Made by `router.fingerprint.cache_key`.
+    """Where an answer to a request may be found. Made by `router.fingerprint.Fingerprint`.
 
     tenant: the partition (org and namespace); nothing is ever read across it.
     exact: hex digest of the whole question, the tenant's partition included.

@@ -99,6 +99,7 @@ class Run:
         self._embedding: bytes | None = None
         self.tokens = PromptTokens(0, 0, 0)
         self._encoder_ms = 0.0
+        self._unsure: list[str] = []
         self._assessing: asyncio.Task[Assessment | None] | None = None
         self._live: _Live | None = None
         self._batch: Sequence[Event] = ()
@@ -115,6 +116,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.pipeline.running -= 1
+        if self._assessing is not None:
+            self._assessing.cancel()
         try:
             if self._live is not None and self._live.source is not None:
                 await self._live.source.aclose()  # type: ignore[attr-defined]
@@ -165,13 +168,15 @@ class Run:
         if self.options.cache == "refresh":
             return False
         # Beside it, since most questions are new ones. The answer of a hit does not wait for it.
-        self._assessing = pipeline.assess_early(self.request, self.options, self.degraded)
+        self._assessing = pipeline.assess_early(self.request, self.options, self._unsure)
         found = await pipeline.lookup(self.key, self.degraded)
         self.watch.split("cache_semantic", "encode", found.encoder_ms)
         self._embedding, self._encoder_ms = found.embedding, found.encoder_ms
+        if not self._replay(found):
+            return False
         if found.kind == "hit-exact" and found.answer is not None:
             pipeline.exact.put(self.key.exact, found.answer)
-        return self._replay(found)
+        return True
 
     def _replay(self, found: Lookup) -> bool:
         if found.answer is None or found.kind == "miss":
@@ -186,7 +191,8 @@ class Run:
         pipeline = self.pipeline
         self.tokens = prompt_tokens(self.request)
         self.watch.enter("classify")
-        assessment = await (self._assessing or pipeline.assess(self.request, self.options, self.degraded))
+        assessment = await (self._assessing or pipeline.assess(self.request, self.options, self._unsure))
+        self.degraded += self._unsure
         self.watch.enter("decide")
         self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens)
         plan = [self.decision.model, *self.decision.fallbacks]

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ray.serve._private.thirdparty.get_asgi_route_name import get_asgi_route_name
 
 from deployments.http_app import build_http_app
 from models.errors import ModelUnavailable
@@ -220,3 +221,41 @@ async def test_the_openapi_document_describes_every_route_and_resolves(door):
     assert "ChatBody" in references
     assert references <= set(schemas)
     assert (await door.client.get("/docs")).status_code == 200
+
+
+async def test_a_wrong_method_is_405_and_says_which_are_right(door):
+    wrong = await door.client.get("/v1/chat/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert "is not served here" in wrong.json()["error"]["message"]
+    assert (await door.client.head("/health")).status_code == 200
+    assert (await door.client.get("/v1/models/")).status_code == 404
+
+
+@pytest.mark.parametrize("origins", [(), ("https://app.example",)])
+async def test_serve_finds_the_route_of_a_request(origins: tuple[str, ...]):
+    opened = open_door(make_world(), cors_allow_origins=origins)
+    app = opened.client._transport.app
+    scope = {"type": "http", "method": "GET", "path": "/v1/receipts/req_1", "root_path": "", "headers": []}
+    assert get_asgi_route_name(app, scope) == "/v1/receipts/{request_id}"
+    assert "ok" in (await opened.client.get("/health")).text
+    await opened.client.aclose()
+
+
+async def test_a_websocket_is_closed_quietly(door, caplog):
+    sent = []
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        sent.append(message["type"])
+
+    scope = {"type": "websocket", "path": "/v1/chat/completions", "root_path": "", "headers": []}
+    await door.client._transport.app(scope, receive, send)
+    assert sent == ["websocket.close"] and not caplog.records
+
+
+async def test_the_document_is_served_and_the_page_finds_it(door):
+    document = (await door.client.get("/openapi.json")).json()
+    assert document["paths"]["/v1/chat/completions"]["post"]["requestBody"]
+    assert "/openapi.json" in (await door.client.get("/docs")).text

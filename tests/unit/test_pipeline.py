@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -28,6 +29,7 @@ from models.errors import (
 from models.messages import (
     ChatRequest,
     Event,
+    Finish,
     ImagePart,
     Message,
     ReasoningDelta,
@@ -37,6 +39,7 @@ from models.messages import (
     TextPart,
     ToolCallDelta,
     ToolChoice,
+    Usage,
     fold,
 )
 from models.simulated import SimulatedModel
@@ -44,7 +47,7 @@ from router.accounting.tenants import Tenants
 from router.config import ClassifierSettings, IngressSettings, TenantSettings
 from router.events import Principal, Record, RequestClosed, RequestOpened
 from router.pipeline import Backend, Options, Pipeline, Stages
-from router.ports import Assessment, Grant, Ticket
+from router.ports import Assessment, CachedAnswer, CacheKey, Grant, Lookup, Ticket
 from router.strategies import STRATEGIES
 from router.tokens import output_tokens, prompt_tokens
 from router.validation import check_priority, check_request
@@ -512,3 +515,46 @@ def test_only_an_admin_goes_before_everybody_else():
     check_priority(-5, Principal("acme", scopes=frozenset({"infer", "admin"})))
     with pytest.raises(PermissionDenied):
         check_priority(-5, ME)
+
+
+class SharedCache:
+    """A shared cache with one answer, or none."""
+
+    def __init__(self, answer: CachedAnswer | None = None) -> None:
+        self.answer = answer
+
+    async def lookup(self, key: CacheKey) -> Lookup:
+        await asyncio.sleep(0.005)
+        return Lookup("hit-semantic", self.answer, 0.97) if self.answer else Lookup("miss")
+
+    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None: ...
+
+
+class BrokenClassifier:
+    async def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
+        raise ModelUnavailable("gone")
+
+
+@pytest.mark.parametrize("hit", [True, False])
+async def test_only_who_needed_the_classifier_was_degraded_by_its_failure(hit: bool) -> None:
+    answer = CachedAnswer("req_0", "small-1", (TextDelta("yes", 1), Finish("stop")), Usage(1, 1), 1, time.time(), 60.0)
+    world = make_world()
+    world.pipeline.stages.classifier = BrokenClassifier()
+    world.pipeline.stages.semantic_cache = SharedCache(answer if hit else None)
+    await unary(world, ask())
+    (close,) = world.closes()
+    assert close.cache_verdict == ("hit-semantic" if hit else "miss")
+    assert close.degraded == (() if hit else ("classifier",))
+    world.books_are_shut()
+
+
+async def test_an_answer_of_a_model_that_may_not_be_used_any_more_is_no_hit() -> None:
+    world = make_world()
+    await unary(world, ask())
+    world.pipeline.reconfigure(IngressSettings(default_tenant=TenantSettings(models=("medium-1",))))
+    await unary(world, ask())
+    first, second = world.closes()
+    assert (first.model, second.model, second.cache_verdict) == ("small-1", "medium-1", "miss")
+    await unary(world, ask())
+    assert world.closes()[-1].cache_verdict == "hit-exact", "the new answer took the place of the old"
+    world.books_are_shut()

@@ -1,0 +1,148 @@
+"""The holder's side of admission, over a real `Admission`. The handle between them stands in for Serve."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from deployments.batcher import BatcherHandle
+from router import admission
+from router.admission import REUSABLE_S, Admission
+from router.config import BatcherSettings
+from router.ports import Grant, Ticket
+
+TICKET = Ticket("r", "b", "org", 0, 5.0)
+
+
+class Hop:
+    """A Serve handle whose calls take a turn of the loop."""
+
+    deployment_name = "Batcher"
+
+    def __init__(self, core: Admission, name: str = "") -> None:
+        self._core, self._name = core, name
+
+    def options(self, method_name: str, **_: Any) -> Hop:
+        return Hop(self._core, method_name)
+
+    def remote(self, *args: Any) -> Hop:
+        hop = Hop(self._core, self._name)
+        hop._args = args
+        return hop
+
+    def cancel(self) -> None: ...
+
+    def __await__(self):
+        return self._run().__await__()
+
+    async def _run(self) -> Any:
+        await asyncio.sleep(0)
+        match self._name:
+            case "admit":
+                return await self._core.admit(*self._args)
+            case "release":
+                return self._core.release(*self._args)
+            case _:
+                self._core.renew(*self._args)
+                return self._core.lease_ttl_s / 3
+
+
+@pytest.fixture
+def core() -> Admission:
+    made = Admission({"b": 4}, BatcherSettings())
+    made.set_replicas("b", 1)
+    return made
+
+
+@pytest.fixture
+async def holder(core: Admission) -> AsyncIterator[BatcherHandle]:
+    made = BatcherHandle(Hop(core))  # type: ignore[arg-type]
+    yield made
+    await made.close()
+    assert core.snapshot()["b"].running == 0, "all places come back"
+
+
+async def running(core: Admission, wanted: int) -> None:
+    for _ in range(500):
+        if core.snapshot()["b"].running == wanted:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"not {wanted} running: {core.snapshot()['b']}")
+
+
+async def test_requests_in_a_row_share_a_lease_until_its_time_is_up(core: Admission, holder: BatcherHandle) -> None:
+    first = await holder.admit(TICKET)
+    holder.release(first)
+    second = await holder.admit(TICKET)
+    assert second.lease_id == first.lease_id and core.snapshot()["b"].grants == 1
+    await asyncio.sleep(REUSABLE_S)
+    holder.release(second)
+    await running(core, 0)
+    assert (await holder.admit(TICKET)).lease_id != first.lease_id
+
+
+async def test_a_lease_runs_one_request_at_a_time_however_often_it_is_released(holder: BatcherHandle) -> None:
+    first = await holder.admit(TICKET)
+    holder.release(first)
+    second = await holder.admit(TICKET)
+    holder.release(first)  # which is over: the second runs on its lease now
+    third = await holder.admit(TICKET)
+    assert third.lease_id != second.lease_id
+    for grant in (second, second, third, third):
+        holder.release(grant)
+    again = [await holder.admit(TICKET) for _ in range(3)]
+    assert len({grant.lease_id for grant in again}) == 3
+    for grant in again:
+        holder.release(grant)
+
+
+async def test_what_nobody_takes_up_is_given_back(core: Admission, holder: BatcherHandle) -> None:
+    for grant in [await holder.admit(TICKET) for _ in range(4)]:
+        holder.release(grant)
+    await running(core, 2)  # with half of the places in use, the later ones were not to be kept
+    await running(core, 0)
+
+
+async def test_a_place_is_not_kept_while_one_of_ours_waits_for_one(core: Admission, holder: BatcherHandle) -> None:
+    grants = [await holder.admit(TICKET) for _ in range(4)]
+    waiting = asyncio.create_task(holder.admit(TICKET))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert core.snapshot()["b"].queued == 1
+    holder.release(grants[0])  # whose lease could be kept
+    async with asyncio.timeout(REUSABLE_S / 2):
+        grants[0] = await waiting
+    for grant in grants:
+        holder.release(grant)
+
+
+async def test_an_expired_place_is_passed_over_for_one_that_is_not(
+    holder: BatcherHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "REUSABLE_S", 1.0)
+    early = await holder.admit(TICKET)
+    await asyncio.sleep(0.6)
+    late = await holder.admit(TICKET)
+    await asyncio.sleep(0.3)
+    holder.release(late)
+    holder.release(early)
+    holder._sweeping.cancel()  # it would come in time, but a busy loop may be late with it
+    await asyncio.sleep(0.2)
+    assert (await holder.admit(TICKET)).lease_id == late.lease_id
+
+
+async def test_who_leaves_while_waiting_leaves_no_lease(core: Admission, holder: BatcherHandle) -> None:
+    grants: list[Grant] = [await holder.admit(TICKET) for _ in range(4)]
+    waiting = asyncio.create_task(holder.admit(TICKET))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert core.snapshot()["b"].queued == 1
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    for grant in grants:
+        holder.release(grant)
+    await running(core, 0)
