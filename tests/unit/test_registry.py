@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.catalog import ModelEntry
+from models.catalog import BUILT_IN, ModelEntry
 from models.errors import ModelNotFound, ModelUnavailable
 from models.registry import is_offline, resolve_source
 
@@ -22,9 +22,17 @@ def test_a_smoke_model_is_made_once(tmp_path: Path):
         resolve_source(entry("smoke:huge"), tmp_path)
 
 
-def test_a_demo_model_comes_with_the_package(tmp_path: Path):
-    folder = Path(resolve_source(entry("demo:small"), tmp_path))
+DEMOS = [row.source for row in BUILT_IN if row.source.startswith("demo:")]
+
+
+@pytest.mark.parametrize("source", DEMOS)
+def test_a_demo_model_comes_with_the_package(tmp_path: Path, source: str):
+    folder = Path(resolve_source(entry(source), tmp_path))
     assert (folder / "model.safetensors").is_file() and (folder / "tokenizer.json").is_file()
+
+
+def test_a_demo_model_that_there_is_not_is_said_so(tmp_path: Path):
+    assert len(DEMOS) >= 2
     with pytest.raises(ModelUnavailable, match="no folder 'demo:huge'"):
         resolve_source(entry("demo:huge"), tmp_path)
     assert is_offline("demo:small") and is_offline("smoke:small") and is_offline(str(tmp_path))
