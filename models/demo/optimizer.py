@@ -1,4 +1,4 @@
-"""Muon for the matrices, AdamW for the rest: at this size it needs about half the steps that AdamW alone needs.
+"""Muon for the matrices, AdamW for the rest. Not compared with AdamW alone here.
 
 Source: Keller Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024). torch's own Muon computes in
 bfloat16, which a CPU without AVX-512 does twenty times slower than float32.
