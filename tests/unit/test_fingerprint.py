@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from dataclasses import fields, is_dataclass, replace
 
 import pytest
@@ -188,15 +187,3 @@ def test_time_sensitive(text: str) -> None:
 @pytest.mark.parametrize("text", ["How do I know?", "What happened in 1998?", "Define knowledge.", "Boil an egg"])
 def test_not_time_sensitive(text: str) -> None:
     assert not time_sensitive(text, year=2031)
-
-
-def test_a_long_body_takes_under_a_millisecond() -> None:
-    body = 'It\'s a "long" body of text, with lines\n' * 2500
-    request = asked("hi", messages=(Message("system", (TextPart(body),)), *asked("hi").messages))
-
-    def once() -> float:
-        began_s = time.perf_counter()
-        key(request)
-        return time.perf_counter() - began_s
-
-    assert min(once() for _ in range(20)) < 0.001
