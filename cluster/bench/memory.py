@@ -10,38 +10,39 @@ A replica whose engine has processes of its own is listed with them apart: their
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
+import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 
-from cluster.runtime import running
+from cluster.bench.session import exit_code, own_cluster, write_json
 from cluster.state import Cluster
 
 _REPLICA = "ray::ServeReplica:switchyard:"
-_START_S = 300.0
+_ANSWER_S = 600.0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m cluster.bench.memory", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--config", type=Path, default=Path("serve_config.yaml"))
+    parser.add_argument("--tokens", type=int, default=64, help="of each model's answer, at most (default 64)")
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as data_dir,
-        running(arguments.config, data_dir=Path(data_dir), port=0) as cluster,
-    ):
-        speeds = {model: _ask(cluster, model) for model in _models(cluster)}
+    arguments = parser.parse_args(argv)
+    return exit_code(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    with own_cluster(arguments.config) as cluster:
+        speeds = {model: _ask(cluster, model, arguments.tokens) for model in _models(cluster)}
         sizes_mb = {name: size // 1024 for name, size in _pss_kb(cluster.ray_pid).most_common()}
     print("| part | memory, MB |\n|---|---|")
     for name, size in sizes_mb.items():
         print(f"| {name} | {size} |")
     print(f"| all | {sum(sizes_mb.values())} |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"memory_mb": sizes_mb, "tokens_per_s": speeds}, indent=2) + "\n")
+    write_json(arguments.json, {"memory_mb": sizes_mb, "tokens_per_s": speeds})
 
 
 def _models(cluster: Cluster) -> list[str]:
@@ -49,12 +50,12 @@ def _models(cluster: Cluster) -> list[str]:
     return [model["id"] for model in listed["data"] if model["id"] != "auto"]
 
 
-def _ask(cluster: Cluster, model: str) -> float:
+def _ask(cluster: Cluster, model: str, tokens: int) -> float:
     """One answer, so that what is allocated at first use is. Returns its tokens per second, for one client."""
     question = {"role": "user", "content": "Count from one to a hundred and say why."}
-    body = {"model": model, "messages": [question], "max_tokens": 64, "switchyard": {"cache": "off"}}
+    body = {"model": model, "messages": [question], "max_tokens": tokens, "switchyard": {"cache": "off"}}
     started_s = time.perf_counter()
-    answer = httpx.post(f"{cluster.base_url}/v1/chat/completions", headers=_key(cluster), json=body, timeout=_START_S)
+    answer = httpx.post(f"{cluster.base_url}/v1/chat/completions", headers=_key(cluster), json=body, timeout=_ANSWER_S)
     took_s = time.perf_counter() - started_s
     return round(answer.raise_for_status().json()["usage"]["completion_tokens"] / took_s, 1)
 
@@ -101,4 +102,4 @@ def _part(command: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
