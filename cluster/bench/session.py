@@ -60,7 +60,7 @@ def tell(line: str) -> None:
 
 def exit_code(measure: Callable[[], None]) -> int:
     """0, or 1 after one line about what went wrong, or 130 when it was interrupted: everything is stopped by then."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         measure()
     except (StartError, RequestFailed) as error:
@@ -68,6 +68,8 @@ def exit_code(measure: Callable[[], None]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
