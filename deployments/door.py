@@ -5,18 +5,57 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from deployments.openai.errors import openai_error
 from models.errors import BodyTooLarge, InternalError, SwitchyardError
 from models.messages import Completion, Event
+from router.events import Principal
 from router.run import Head, Run
 
+if TYPE_CHECKING:
+    from deployments.ingress import Ingress
+
 log = logging.getLogger("ray.serve")
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+ErrorBody = Callable[[SwitchyardError, str], bytes]
+"""Writes an error, of the request with this id, in the shape of one API."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route of a door. Those under /v1 need a key.
+
+    body: of a POST, for the OpenAPI document. error_body: the shape of its errors.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    body: type[BaseModel] | None = None
+    error_body: ErrorBody = openai_error
+
+
+def authenticated(ingress: Ingress, request: Request, scope: str = "infer") -> Principal:
+    """Who asks. Raises `Unauthorized` or `PermissionDenied`."""
+    headers = request.headers
+    return ingress.tenants.authenticate(headers.get("authorization"), headers.get("x-api-key"), scope)
+
+
+def admitted(ingress: Ingress, request: Request, scope: str = "infer") -> Principal:
+    """Who asks, within their rate. Raises `RateLimited` too."""
+    principal = authenticated(ingress, request, scope)
+    ingress.tenants.check_rate(principal)
+    return principal
 
 
 class Dialect(Protocol):
@@ -59,7 +98,7 @@ class Answer(Response):
                 return  # the client has gone
             known = error if isinstance(error, SwitchyardError) else unexpected(error, run.request_id)
             if not self._status_sent:
-                await error_response(known, self.dialect, run.request_id)(scope, receive, send)
+                await error_response(known, self.dialect.error, run.request_id)(scope, receive, send)
 
     async def _send_unary(self, send: Send) -> None:
         async with self.run as run:
@@ -111,13 +150,13 @@ def unexpected(error: Exception, request_id: str) -> InternalError:
     return InternalError("Something went wrong inside Switchyard; the request id leads to the log. Try again.")
 
 
-def error_response(error: SwitchyardError, dialect: Dialect, request_id: str) -> Response:
+def error_response(error: SwitchyardError, error_body: ErrorBody, request_id: str) -> Response:
     headers = {"x-switchyard-request-id": request_id}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
-    return Response(dialect.error(error, request_id), error.http_status, headers, "application/json")
+    return Response(error_body(error, request_id), error.http_status, headers, "application/json")
 
 
 def answer_headers(head: Head) -> dict[str, str]:

@@ -2,114 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from deployments.door import Answer, error_response, read_body, unexpected
-from deployments.openai_api import OpenAIChat, models_body
-from deployments.openai_schema import ChatBody, parse_chat
+from deployments.door import ErrorBody, Handler, Operation, error_response, unexpected
+from deployments.openai.chat import ChatDoor
+from deployments.openai.errors import openai_error
+from deployments.openai.models import ModelsDoor
+from deployments.openapi import openapi
+from deployments.operators_api import OperatorsDoor
 from models.errors import NotFound, SwitchyardError
-from router.accounting.usage import parse_usage_query, usage_answer
-from router.events import Principal, Stopwatch
 from router.run import new_request_id
-from router.validation import check_priority
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
 
-Handler = Callable[[Request], Awaitable[Response]]
+DOORS = (ChatDoor, ModelsDoor, OperatorsDoor)
+"""Each is made with the ingress and has `operations()`."""
 
 HEADERS = ["x-switchyard-request-id", "x-request-id", "retry-after"] + [
     f"x-switchyard-{name}"
     for name in ("model", "cache", "cost-microusd", "expected-cost-microusd", "overhead-ms", "encoder-ms")
 ]
-
-
-class Routes:
-    """One method a route. Those under /v1 need a key."""
-
-    def __init__(self, ingress: Ingress) -> None:
-        self.ingress = ingress
-
-    async def chat_completions(self, request: Request) -> Response:
-        watch = Stopwatch(time.perf_counter, "auth")
-        principal = self._principal(request)
-        self.ingress.tenants.check_rate(principal)
-        watch.enter("parse")
-        parsed = parse_chat(await read_body(request, self.ingress.topology.max_body_bytes))
-        check_priority(parsed.options.priority, principal)
-        run = self.ingress.pipeline.run(parsed.request, principal, parsed.options, "openai-chat", watch)
-        return Answer(run, OpenAIChat(parsed.include_usage), parsed.stream)
-
-    async def route(self, request: Request) -> Response:
-        principal = self._principal(request)
-        self.ingress.tenants.check_rate(principal)
-        parsed = parse_chat(await read_body(request, self.ingress.topology.max_body_bytes))
-        return JSONResponse(await self.ingress.pipeline.explain(parsed.request, principal, parsed.options))
-
-    async def models(self, request: Request) -> Response:
-        allowed = self.ingress.tenants.allowed_models(self._principal(request).org)
-        entries = self.ingress.pipeline.entries.values()
-        return JSONResponse(models_body(e for e in entries if allowed is None or e.name in allowed))
-
-    async def receipt(self, request: Request) -> Response:
-        principal = self._principal(request)
-        self.ingress.tenants.check_rate(principal)
-        return JSONResponse(await self.ingress.receipt(principal.org, request.path_params["request_id"]))
-
-    async def usage(self, request: Request) -> Response:
-        principal = self._principal(request, "usage")
-        self.ingress.tenants.check_rate(principal)
-        query = parse_usage_query(dict(request.query_params), int(time.time() * 1000))
-        rows = await self.ingress.ledger.usage(principal.org, query.since_unix_ms, query.until_unix_ms, query.group_by)
-        return JSONResponse(usage_answer(query, rows))
-
-    async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def ready(self, _: Request) -> Response:
-        parts = await self.ingress.readiness()
-        fine = all(state == "ok" for state in parts.values())
-        return JSONResponse({"status": "ok" if fine else "degraded", "parts": parts}, 200 if fine else 503)
-
-    async def metrics(self, _: Request) -> Response:
-        return PlainTextResponse(await self.ingress.all_metrics(), media_type="text/plain; version=0.0.4")
-
-    async def docs(self, request: Request) -> Response:
-        prefix = request.scope.get("root_path", "").rstrip("/")
-        return get_swagger_ui_html(openapi_url=f"{prefix}/openapi.json", title="Switchyard")
-
-    async def openapi(self, _: Request) -> Response:
-        return Response(openapi(), media_type="application/json")
-
-    def _principal(self, request: Request, scope: str = "infer") -> Principal:
-        headers = request.headers
-        return self.ingress.tenants.authenticate(headers.get("authorization"), headers.get("x-api-key"), scope)
-
-
-ROUTES = (
-    ("POST", "/v1/chat/completions", Routes.chat_completions),
-    ("POST", "/v1/route", Routes.route),
-    ("GET", "/v1/models", Routes.models),
-    ("GET", "/v1/receipts/{request_id}", Routes.receipt),
-    ("GET", "/v1/usage", Routes.usage),
-    ("GET", "/health", Routes.health),
-    ("GET", "/ready", Routes.ready),
-    ("GET", "/metrics", Routes.metrics),
-)
 
 
 def build_http_app(ingress: Ingress) -> Door:
@@ -125,11 +48,9 @@ def build_http_app(ingress: Ingress) -> Door:
         yield
         await ingress.shutdown()
 
-    routes = Routes(ingress)
-    served = [(*route[:2], route[2].__get__(routes)) for route in ROUTES]
-    served += [("GET", "/docs", routes.docs), ("GET", "/openapi.json", routes.openapi)]
+    operations = [operation for door in DOORS for operation in door(ingress).operations()]
     router = Router(
-        [_Route(path, Endpoint(handler), methods=[method]) for method, path, handler in served],
+        [*_routes(operations), *_routes(_Documents(operations).operations())],
         redirect_slashes=False,
         default=Endpoint(_unknown_path),
         lifespan=lifespan,
@@ -156,23 +77,39 @@ class Door:
         await self._app(scope, receive, send)
 
 
+def _routes(operations: Iterable[Operation]) -> list[Route]:
+    """A route for each path, whatever its methods."""
+    by_path: dict[str, dict[str, Operation]] = {}
+    for operation in operations:
+        by_path.setdefault(operation.path, {})[operation.method] = operation
+    return [_Route(path, methods) for path, methods in by_path.items()]
+
+
 class _Route(Route):
-    """Another method is answered as all errors are."""
+    """Another method than those of `operations` is answered as all errors are."""
+
+    def __init__(self, path: str, operations: Mapping[str, Operation]) -> None:
+        super().__init__(path, Endpoint(_unknown_path), methods=list(operations))
+        self._error_body = next(iter(operations.values())).error_body
+        self._endpoints = {method: Endpoint(o.handler, o.error_body) for method, o in operations.items()}
+        if "GET" in self._endpoints:
+            self._endpoints["HEAD"] = self._endpoints["GET"]
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.methods is None or scope["method"] in self.methods:
-            await self.app(scope, receive, send)
+        endpoint = self._endpoints.get(scope["method"])
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
             return
-        response = _not_served(Request(scope), 405)
-        response.headers["allow"] = ", ".join(sorted(self.methods))
+        response = _not_served(Request(scope), 405, self._error_body)
+        response.headers["allow"] = ", ".join(sorted(self._endpoints))
         await response(scope, receive, send)
 
 
 class Endpoint:
-    """A handler as an ASGI app. Errors before a run begins are answered here, in OpenAI's shape."""
+    """A handler as an ASGI app. Errors before a run begins are answered here."""
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+    def __init__(self, handler: Handler, error_body: ErrorBody = openai_error) -> None:
+        self._handler, self._error_body = handler, error_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -183,10 +120,10 @@ class Endpoint:
         except ClientDisconnect:
             return
         except SwitchyardError as error:
-            response = error_response(error, OpenAIChat(False), new_request_id())
+            response = error_response(error, self._error_body, new_request_id())
         except Exception as error:
             request_id = new_request_id()
-            response = error_response(unexpected(error, request_id), OpenAIChat(False), request_id)
+            response = error_response(unexpected(error, request_id), self._error_body, request_id)
         await response(scope, receive, send)
 
 
@@ -194,38 +131,27 @@ async def _unknown_path(request: Request) -> Response:
     return _not_served(request, 404)
 
 
-def _not_served(request: Request, status: int) -> Response:
+def _not_served(request: Request, status: int, error_body: ErrorBody = openai_error) -> Response:
     what = NotFound(f"{request.method} {request.url.path} is not served here; GET /docs lists what is.")
-    response = error_response(what, OpenAIChat(False), new_request_id())
+    response = error_response(what, error_body, new_request_id())
     response.status_code = status
     return response
 
 
-@cache
-def openapi() -> bytes:
-    """The OpenAPI document of this door. Writing it takes 17 ms, so it is written once."""
-    paths = {path: {method.lower(): _operation(path, handler.__name__, method)} for method, path, handler in ROUTES}
-    chat = ChatBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas = {**chat.pop("$defs", {}), "ChatBody": chat}
-    document = {
-        "openapi": "3.1.0",
-        "info": {"title": "Switchyard", "version": version("switchyard")},
-        "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
-    }
-    return json.dumps(document).encode()
+class _Documents:
+    """The OpenAPI document of `operations`, and a page to read it on."""
 
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._operations = operations
+        self._document: bytes | None = None
 
-def _operation(path: str, name: str, method: str) -> dict[str, Any]:
-    """An OpenAPI operation object."""
-    operation: dict[str, Any] = {
-        "operationId": name,
-        "security": [{"key": []}] if path.startswith("/v1/") else [],
-        "responses": {"200": {"description": "OK"}, "default": {"description": "an error in OpenAI's shape"}},
-    }
-    if method == "POST":
-        content = {"application/json": {"schema": {"$ref": "#/components/schemas/ChatBody"}}}
-        operation["requestBody"] = {"required": True, "content": content}
-    if "{request_id}" in path:
-        operation["parameters"] = [{"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}]
-    return operation
+    def operations(self) -> tuple[Operation, ...]:
+        return Operation("GET", "/docs", self.docs), Operation("GET", "/openapi.json", self.openapi)
+
+    async def docs(self, request: Request) -> Response:
+        prefix = request.scope.get("root_path", "").rstrip("/")
+        return get_swagger_ui_html(openapi_url=f"{prefix}/openapi.json", title="Switchyard")
+
+    async def openapi(self, _: Request) -> Response:
+        self._document = self._document or openapi(self._operations)  # writing it takes 17 ms
+        return Response(self._document, media_type="application/json")

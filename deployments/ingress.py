@@ -23,7 +23,7 @@ from deployments.ledger import LedgerHandle, journal_folder
 from deployments.live_settings import LiveSettings
 from deployments.metrics import Metrics, exposition, summed
 from deployments.model import ModelHandle
-from deployments.openai_schema import ParsedChat, parse_chat
+from deployments.openai.chat_schema import ParsedChat, parse_chat
 from deployments.part_metrics import PartMetrics, ingress_families
 from deployments.reply import Reply
 from models.catalog import ModelEntry

@@ -6,7 +6,8 @@ import json
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from deployments.openai_api import OpenAIChat, error_body
+from deployments.openai.chat import OpenAIChat
+from deployments.openai.errors import openai_error
 from models.errors import RateLimited
 from models.messages import (
     Completion,
@@ -64,6 +65,5 @@ def test_a_whole_answer_reads_as_a_chat_completion():
 
 
 def test_an_error_has_openais_shape():
-    error = error_body(RateLimited("slow down", None, 3.0), "req_1")["error"]
+    error = json.loads(openai_error(RateLimited("slow down", None, 3.0), "req_1"))["error"]
     assert (error["type"], error["code"], error["param"]) == ("rate_limit_error", "rate_limited", None)
-    assert json.dumps(error)

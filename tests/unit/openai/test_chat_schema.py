@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deployments.openai_schema import parse_chat
+from deployments.openai.chat_schema import parse_chat
 from models.errors import InvalidRequest, UnsupportedFeature
 from models.messages import ImagePart, TextPart, ToolCall, ToolChoice
 

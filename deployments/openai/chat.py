@@ -1,16 +1,21 @@
-"""OpenAI's doors: chat completions and models.
+"""OpenAI's chat completions.
 
-Sources: https://platform.openai.com/docs/api-reference/chat, /chat-streaming, /models.
+Sources: https://platform.openai.com/docs/api-reference/chat, /chat-streaming.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from models.catalog import ModelEntry
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from deployments.door import Answer, Operation, admitted, read_body
+from deployments.openai.chat_schema import ChatBody, parse_chat
+from deployments.openai.errors import openai_error
 from models.errors import SwitchyardError
 from models.messages import (
     Completion,
@@ -23,18 +28,39 @@ from models.messages import (
     Usage,
     UsageReport,
 )
+from router.events import Stopwatch
 from router.run import Head, Run
+from router.validation import check_priority
 
-_ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "insufficient_quota",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "invalid_request_error",
-    422: "invalid_request_error",
-    429: "rate_limit_error",
-}
+if TYPE_CHECKING:
+    from deployments.ingress import Ingress
+
+
+class ChatDoor:
+    """Chat completions, and what would be done with one."""
+
+    def __init__(self, ingress: Ingress) -> None:
+        self.ingress = ingress
+
+    def operations(self) -> tuple[Operation, ...]:
+        return (
+            Operation("POST", "/v1/chat/completions", self.chat_completions, ChatBody),
+            Operation("POST", "/v1/route", self.route, ChatBody),
+        )
+
+    async def chat_completions(self, request: Request) -> Response:
+        watch = Stopwatch(time.perf_counter, "auth")
+        principal = admitted(self.ingress, request)
+        watch.enter("parse")
+        parsed = parse_chat(await read_body(request, self.ingress.topology.max_body_bytes))
+        check_priority(parsed.options.priority, principal)
+        run = self.ingress.pipeline.run(parsed.request, principal, parsed.options, "openai-chat", watch)
+        return Answer(run, OpenAIChat(parsed.include_usage), parsed.stream)
+
+    async def route(self, request: Request) -> Response:
+        principal = admitted(self.ingress, request)
+        parsed = parse_chat(await read_body(request, self.ingress.topology.max_body_bytes))
+        return JSONResponse(await self.ingress.pipeline.explain(parsed.request, principal, parsed.options))
 
 
 class OpenAIChat:
@@ -119,17 +145,10 @@ class OpenAIChat:
     # ---- errors ----------------------------------------------------------------------------------------------------
 
     def error(self, error: SwitchyardError, request_id: str) -> bytes:
-        return json.dumps(error_body(error, request_id)).encode()
+        return openai_error(error, request_id)
 
     def error_event(self, error: SwitchyardError, request_id: str) -> bytes:
-        return f"data: {json.dumps(error_body(error, request_id))}\n\n".encode()
-
-
-def error_body(error: SwitchyardError, request_id: str) -> dict[str, Any]:
-    kind = _ERROR_TYPES.get(error.http_status, "api_error")
-    fields = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
-    extra = {"request_id": request_id, "retryable": error.retryable, **error.details}
-    return {"error": fields | {"switchyard": extra}}
+        return b"data: " + openai_error(error, request_id) + b"\n\n"
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
@@ -139,25 +158,6 @@ def usage_body(usage: Usage) -> dict[str, Any]:
         "total_tokens": usage.input_tokens + usage.output_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
-
-
-def models_body(entries: Iterable[ModelEntry]) -> dict[str, Any]:
-    """`auto` first, then what may be named."""
-    auto = {"id": "auto", "object": "model", "created": 0, "owned_by": "switchyard"}
-    return {"object": "list", "data": [auto, *map(_model_body, entries)]}
-
-
-def _model_body(entry: ModelEntry) -> dict[str, Any]:
-    return {
-        "id": entry.name,
-        "object": "model",
-        "created": 0,
-        "owned_by": entry.engine,
-        "tier": entry.tier,
-        "context_tokens": entry.context_tokens,
-        "capabilities": entry.model_dump(mode="json")["capabilities"],
-        "note": entry.note,
     }
 
 
