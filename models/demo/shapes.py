@@ -57,7 +57,13 @@ SHAPES: dict[str, Shape] = {
         192, 6, 512, {"easy": 0.15, "medium": 0.47, "hard": 0.38}, _EMPHASIS, learning_rate=0.01, embedding_rate=2e-3
     ),
     "large": Shape(
-        256, 8, 704, {"easy": 0.12, "medium": 0.40, "hard": 0.48}, _LARGE_EMPHASIS, learning_rate=0.01, embedding_rate=2e-3
+        256,
+        8,
+        704,
+        {"easy": 0.12, "medium": 0.40, "hard": 0.48},
+        _LARGE_EMPHASIS,
+        learning_rate=0.004,
+        embedding_rate=8e-4,
     ),
 }
 
