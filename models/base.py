@@ -36,6 +36,7 @@ class Capabilities:
     multiple_choices: bool = False
     seed: bool = True
     penalties: bool = False
+    temperature: bool = True
 
 
 class ChatModel(Protocol):
@@ -67,6 +68,8 @@ def check_supported(request: ChatRequest, capabilities: Capabilities, model: str
         "multiple_choices": ("n", sampling.n > 1),
         "seed": ("seed", sampling.seed is not None),
         "penalties": ("presence_penalty", bool(sampling.presence_penalty or sampling.frequency_penalty)),
+        # Reasoning models refuse any other than the default of both, which is 1.
+        "temperature": ("temperature", sampling.temperature not in (None, 1) or sampling.top_p not in (None, 1)),
     }
     for feature, (param, wanted) in asked.items():
         if wanted and not getattr(capabilities, feature):
