@@ -12,6 +12,8 @@ from typing import Literal
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+CacheTtl = Literal["5m", "1h"]
+"""How long a provider shall keep what it has read up to a mark. A mark changes no answer, only what it costs."""
 
 
 # ---- what is asked -------------------------------------------------------------------------------------------------
@@ -20,6 +22,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 @dataclass(frozen=True, slots=True)
 class TextPart:
     text: str
+    cache: CacheTtl | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +31,17 @@ class ImagePart:
 
     url: str
     detail: str = "auto"
+    cache: CacheTtl | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningPart:
-    """Thinking that a model showed earlier; `signature` is the provider's proof that it is unchanged."""
+    """Thinking that a model showed earlier; `signature` is the provider's proof that it is unchanged. `redacted` is
+    thinking that only the provider can read, instead of a text."""
 
     text: str
     signature: str | None = None
+    redacted: str | None = None
 
 
 Part = TextPart | ImagePart | ReasoningPart
@@ -48,15 +54,20 @@ class ToolCall:
     id: str
     name: str
     arguments: str
+    cache: CacheTtl | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """`is_error` and `cache` are of a tool's result: it failed; the mark is on the result as a whole."""
+
     role: Role
     parts: tuple[Part, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    is_error: bool = False
+    cache: CacheTtl | None = None
 
     @property
     def text(self) -> str:
@@ -72,6 +83,7 @@ class Tool:
     description: str = ""
     parameters: str = "{}"
     strict: bool | None = None
+    cache: CacheTtl | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +115,29 @@ class Sampling:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     top_logprobs: int | None = None
+    top_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """How a model may think before it answers, as Anthropic's API has it: as it does by itself, as much as it finds
+    right, up to `budget_tokens`, or not at all. `display` says whether the thoughts are shown; None: as the model does.
+    """
+
+    mode: Literal["default", "adaptive", "budget", "off"] = "default"
+    budget_tokens: int | None = None
+    display: Literal["summarized", "omitted"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One question with its whole conversation. `model` is a catalogue name or `auto`."""
+    """One question with its whole conversation. `model` is a catalogue name or `auto`.
+
+    thinking: None: as `reasoning_effort` says, which else is only how much.
+    prefill: the last message is the beginning of the answer, which the model goes on with.
+    betas: versions of a provider's API that it shall answer by, for a provider that has such.
+    cache: a mark on the last thing that can have one.
+    """
 
     model: str
     messages: tuple[Message, ...]
@@ -118,6 +148,10 @@ class ChatRequest:
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
     user: str | None = None
+    thinking: Thinking | None = None
+    prefill: bool = False
+    betas: tuple[str, ...] = ()
+    cache: CacheTtl | None = None
 
     @property
     def has_images(self) -> bool:
@@ -168,9 +202,12 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
+    """A piece of thinking. `signature` and `redacted` are whole, and end it: what follows is the next thought."""
+
     text: str
     signature: str | None = None
     choice: int = 0
+    redacted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +223,11 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
+    """`stop` is the sequence of the caller's that ended the answer, where that is known."""
+
     reason: FinishReason
     choice: int = 0
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
