@@ -25,7 +25,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a model accepts. What is not set is refused with 400, never dropped."""
+    """What a model accepts. What is not set is refused with 400, never dropped. `prefill`: a last message of the
+    assistant's, which the answer goes on with."""
 
     tools: bool = False
     images: bool = False
@@ -37,6 +38,9 @@ class Capabilities:
     seed: bool = True
     penalties: bool = False
     temperature: bool = True
+    top_k: bool = False
+    thinking_budget: bool = False
+    prefill: bool = False
 
 
 class ChatModel(Protocol):
@@ -58,16 +62,23 @@ def check_supported(request: ChatRequest, capabilities: Capabilities, model: str
     """Raise `UnsupportedFeature` naming the first thing in `request` that `model` cannot do."""
     sampling = request.sampling
     response_format = request.response_format.kind if request.response_format else "text"
+    thinking = request.thinking.mode if request.thinking else "default"
     asked = {
         "tools": ("tools", bool(request.tools) or any(m.tool_calls or m.role == "tool" for m in request.messages)),
         "images": ("messages", request.has_images),
         "json_object": ("response_format", response_format == "json_object"),
         "json_schema": ("response_format", response_format == "json_schema"),
         "logprobs": ("logprobs", sampling.top_logprobs is not None),
-        "reasoning": ("reasoning_effort", request.reasoning_effort is not None),
+        "reasoning": (
+            "reasoning_effort" if request.reasoning_effort else "thinking",
+            request.reasoning_effort is not None or thinking == "adaptive",
+        ),
         "multiple_choices": ("n", sampling.n > 1),
         "seed": ("seed", sampling.seed is not None),
         "penalties": ("presence_penalty", bool(sampling.presence_penalty or sampling.frequency_penalty)),
+        "top_k": ("top_k", sampling.top_k is not None),
+        "thinking_budget": ("thinking.budget_tokens", thinking == "budget"),
+        "prefill": ("messages", request.prefill),
         # Reasoning models refuse any other than the default of both, which is 1.
         "temperature": ("temperature", sampling.temperature not in (None, 1) or sampling.top_p not in (None, 1)),
     }
