@@ -15,6 +15,7 @@ from models.messages import (
     Sampling,
     TextDelta,
     TextPart,
+    Thinking,
     Tool,
     ToolCall,
 )
@@ -157,6 +158,9 @@ ASKING = {
     "multiple_choices": (replace(PLAIN, sampling=Sampling(n=2)), "n"),
     "seed": (replace(PLAIN, sampling=Sampling(seed=0)), "seed"),
     "penalties": (replace(PLAIN, sampling=Sampling(frequency_penalty=0.5)), "presence_penalty"),
+    "top_k": (replace(PLAIN, sampling=Sampling(top_k=5)), "top_k"),
+    "thinking_budget": (replace(PLAIN, thinking=Thinking("budget", 1024)), "thinking.budget_tokens"),
+    "prefill": (replace(PLAIN, prefill=True), "messages"),
 }
 
 
