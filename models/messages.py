@@ -133,6 +133,8 @@ class Thinking:
 class ChatRequest:
     """One question with its whole conversation. `model` is a catalogue name or `auto`.
 
+    raw_prompt: the one message is a text to go on with, so a local engine puts no chat template around it. A provider
+        whose API takes conversations only gets it as a user's turn.
     thinking: None: as `reasoning_effort` says, which else is only how much.
     prefill: the last message is the beginning of the answer, which the model goes on with.
     betas: versions of a provider's API that it shall answer by, for a provider that has such.
@@ -148,6 +150,7 @@ class ChatRequest:
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
     user: str | None = None
+    raw_prompt: bool = False
     thinking: Thinking | None = None
     prefill: bool = False
     betas: tuple[str, ...] = ()

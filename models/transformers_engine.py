@@ -117,6 +117,9 @@ class TransformersChatModel:
     def _encode(self, request: ChatRequest) -> list[int]:
         from jinja2 import TemplateError
 
+        if request.raw_prompt:
+            raw: list[int] = self._tokenizer(request.messages[-1].text)["input_ids"]
+            return raw
         roles = {"developer": "system"}
         messages = [{"role": roles.get(m.role, m.role), "content": m.text} for m in request.messages]
         try:

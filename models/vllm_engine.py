@@ -114,10 +114,14 @@ class VllmModel:
         from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 
         asked = self._request_class(**openai_request(request, streamed))
-        rendered = await self._serving.online_renderer.render_chat(asked)
-        if not isinstance(rendered, tuple):  # an ErrorResponse
-            raise InvalidRequest(f"Model '{self._entry.name}': {rendered.error.message}")
-        (prompt,) = rendered[1]
+        renderer = self._serving.online_renderer
+        if request.raw_prompt:
+            (prompt,) = await renderer.preprocess_completion(asked, request.messages[-1].text, None)
+        else:
+            rendered = await renderer.render_chat(asked)
+            if not isinstance(rendered, tuple):  # an ErrorResponse
+                raise InvalidRequest(f"Model '{self._entry.name}': {rendered.error.message}")
+            (prompt,) = rendered[1]
         context = self._serving.model_config.max_model_len
         length = len(prompt["prompt_token_ids"])
         if length >= context:
@@ -225,6 +229,8 @@ def openai_request(request: ChatRequest, streamed: bool) -> dict[str, Any]:
         "frequency_penalty": sampling.frequency_penalty,
         "response_format": _openai_response_format(request),
     }
+    if request.raw_prompt:
+        body["add_special_tokens"] = True  # those that a chat template would have written
     if sampling.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
     return {key: value for key, value in body.items() if value is not None}

@@ -114,6 +114,7 @@ def _similar_may_answer(request: ChatRequest, text: str, settings: IngressSettin
     temperature = sampling.temperature
     return not (
         request.tools
+        or request.raw_prompt  # goes on word for word
         or any(message.tool_calls or message.role == "tool" for message in request.messages)
         or request.has_images
         or sampling.n > 1
