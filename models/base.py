@@ -15,12 +15,14 @@ from models.messages import ChatRequest, Event
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a model needs to know of the request besides the question. `timeout_s` is the time left at the moment of
-    the call (clocks differ between machines). `tenant` is opaque and only separates callers."""
+    the call (clocks differ between machines). `tenant` is opaque and only separates callers. `spare_attempts` is for
+    how many more attempts than one, each as dear, money has been set aside."""
 
     request_id: str
     tenant: str = ""
     timeout_s: float = 600.0
     priority: int = 0
+    spare_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ class ChatModel(Protocol):
     """One model. `stream` yields events as they come and ends with `Finish` and then `UsageReport`.
 
     Closing the iterator (or cancelling the task that drives it) stops the work in the engine or at the provider.
-    Errors are `models.errors` only. A `stream` that raises before its first event has charged nothing.
+    Errors are `models.errors` only. A `stream` that raises before its first event has charged nothing, unless the
+    error's `abandoned` says otherwise. An earlier `UsageReport`, of what is known so far, may come after the first
+    event, for an answer that breaks off.
     """
 
     def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]: ...

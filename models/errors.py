@@ -28,11 +28,15 @@ from typing import Any
 
 
 class SwitchyardError(Exception):
-    """`details` holds plain JSON values for the caller; `retry_after_s` becomes the Retry-After header."""
+    """`details` holds plain JSON values for the caller; `retry_after_s` becomes the Retry-After header.
+
+    abandoned: how many attempts at a provider were given up before they answered. Each may have cost its prompt.
+    """
 
     code = "internal_error"
     http_status = 500
     retryable = False
+    abandoned = 0
 
     def __init__(
         self,
@@ -47,8 +51,8 @@ class SwitchyardError(Exception):
         self.retry_after_s = retry_after_s
         self.details = details or {}
 
-    def __reduce__(self) -> tuple[type[SwitchyardError], tuple[Any, ...]]:
-        return type(self), (self.message, self.param, self.retry_after_s, self.details)
+    def __reduce__(self) -> tuple[type[SwitchyardError], tuple[Any, ...], dict[str, Any]]:
+        return type(self), (self.message, self.param, self.retry_after_s, self.details), vars(self).copy()
 
 
 class InvalidRequest(SwitchyardError):

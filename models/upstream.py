@@ -80,9 +80,15 @@ class UpstreamCall:
         return error(f"The provider of model '{self._model}' {what}; send the request again.")
 
     def refused(self, status: int, headers: Mapping[str, str], error: object) -> SwitchyardError:
-        """The error for an HTTP answer other than 200. `error` is the decoded body's `error`, whatever it is."""
+        """The error for an HTTP answer other than 200. `error` is the decoded body's `error`, whatever it is. Its
+        `details` hold the provider's status."""
         if self.started:
             return self.broken(f"ended its answer with an error ({status})")
+        refusal = self._refusal(status, headers, error)
+        refusal.details["provider_status"] = status
+        return refusal
+
+    def _refusal(self, status: int, headers: Mapping[str, str], error: object) -> SwitchyardError:
         fields = error if isinstance(error, dict) else {}
         message = str(fields.get("message") or (error if isinstance(error, str) else ""))
         code = _identifier(fields.get("code")) or _identifier(fields.get("type"))
