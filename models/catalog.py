@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
+import datetime
 import math
+from dataclasses import fields
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.base import Capabilities
 
-Engine = Literal["transformers", "vllm", "simulated", "openai_compatible", "anthropic"]
+Engine = Literal["transformers", "vllm", "simulated", "openai_compatible", "anthropic", "gemini", "cohere"]
 Tier = Literal["small", "medium", "large"]
 TIERS: tuple[Tier, ...] = ("small", "medium", "large")
 
 
-class Price(BaseModel):
-    """USD per million tokens, which is micro-USD per token. `source` and `version` say where the numbers are from."""
+class TokenPrices(BaseModel):
+    """USD per million tokens of each kind, which is micro-USD per token."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: Decimal = Decimal(0)
-    cached_input: Decimal | None = Field(None, description="None: as `input`")
-    cache_write_5m: Decimal | None = Field(None, description="None: as `input`")
-    cache_write_1h: Decimal | None = Field(None, description="None: as `input`")
-    output: Decimal = Decimal(0)
-    reasoning: Decimal | None = Field(None, description="None: as `output`")
-    version: str = "unpriced"
+    input: Decimal = Field(Decimal(0), ge=0)
+    cached_input: Decimal | None = Field(None, ge=0, description="None: as `input`")
+    cache_write_5m: Decimal | None = Field(None, ge=0, description="None: as `input`")
+    cache_write_1h: Decimal | None = Field(None, ge=0, description="None: as `input`")
+    output: Decimal = Field(Decimal(0), ge=0)
+    reasoning: Decimal | None = Field(None, ge=0, description="None: as `output`")
+
+
+class LongContextPrices(TokenPrices):
+    """What every token of a request costs, those of its answer too, once its input is longer than this."""
+
+    above_input_tokens: int = Field(gt=0)
+
+
+class Price(TokenPrices):
+    """`source` says where the numbers are from, `date` when that was looked at, `version` names them in receipts."""
+
+    long_context: LongContextPrices | None = None
+    batch_factor: Decimal | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="of every price, for work sent through the provider's batch API; None: it has none",
+    )
+    version: str = Field("unpriced", description="where there is a date, that is the default")
+    date: datetime.date | None = None
     source: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dated(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("date") and "version" not in fields:
+            return {**fields, "version": str(fields["date"])}
+        return fields
 
 
 class NodePrice(BaseModel):
@@ -46,6 +74,16 @@ class NodePrice(BaseModel):
     source: str = ""
 
 
+def _listed_capabilities(value: Any) -> Any:
+    """A list names all that a model can do: what is not in it, it cannot."""
+    if not isinstance(value, list | tuple):
+        return value
+    known = [field.name for field in fields(Capabilities)]
+    if unknown := sorted(set(map(str, value)) - set(known)):
+        raise ValueError(f"no such capability: {', '.join(unknown)}; there are {', '.join(known)}")
+    return Capabilities(**{name: name in value for name in known})
+
+
 class ModelEntry(BaseModel):
     """One model. `source` is a hub id or a local folder for a local engine, the upstream model name for a cloud one."""
 
@@ -53,6 +91,7 @@ class ModelEntry(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")
     engine: Engine
+    provider: str = Field("", description="of a cloud model: the name of its endpoint")
     source: str = ""
     tier: Tier = "small"
     context_tokens: int = Field(gt=0)
@@ -61,7 +100,10 @@ class ModelEntry(BaseModel):
     chat_template: str | None = Field(None, description="a Jinja template, where the tokenizer has none")
     weights_gb: float = Field(0.0, ge=0, description="memory for the weights in `dtype`")
     max_batch: int = Field(16, ge=1, description="requests that one replica works on at once")
-    capabilities: Capabilities = Capabilities()
+    capabilities: Annotated[Capabilities, BeforeValidator(_listed_capabilities)] = Capabilities()
+    effort_with_tools: str | None = Field(
+        None, description="`reasoning_effort` sent along with tools where the caller sets none (OpenAI dialect)"
+    )
     price: Price | None = None
     node_price: NodePrice | None = None
     note: str = ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
 
-from models.catalog import ModelEntry, NodePrice, Price
+from models.catalog import ModelEntry, NodePrice, Price, TokenPrices
 from models.errors import ModelNotFound
 from models.messages import Usage
 
@@ -30,12 +30,21 @@ class Quote:
     details: USD per million tokens by kind, as text (12 digits), and where they come from; of a local model its
         machine too.
     numerators: by kind, micro-USD per token over `denominator`.
+    long_numerators: the same, of a request with more input tokens than `long_above_tokens` (None: all cost the same).
+    batch_factor: of all of them, for work sent through the provider's batch API; 1 where it has none.
     """
 
     version: str
     details: dict[str, str]
     numerators: tuple[int, ...]
     denominator: int
+    long_numerators: tuple[int, ...] = ()
+    long_above_tokens: int | None = None
+    batch_factor: Fraction = Fraction(1)
+
+    def numerators_for(self, input_tokens: int) -> tuple[int, ...]:
+        is_long = self.long_above_tokens is not None and input_tokens > self.long_above_tokens
+        return self.long_numerators if is_long else self.numerators
 
 
 class PriceBook:
@@ -59,8 +68,8 @@ class PriceBook:
                 f"There is no model '{model}'; GET /v1/models lists those there are.", "model"
             ) from None
 
-    def cost_microusd(self, model: str, usage: Usage) -> int:
-        """What `usage` cost, each kind of token at its own price."""
+    def cost_microusd(self, model: str, usage: Usage, batch: bool = False) -> int:
+        """What `usage` cost, each kind of token at its own price. `batch`: through the provider's batch API."""
         quote = self.quote(model)
         cached, write_5m, write_1h = usage.cached_input_tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens
         tokens = (
@@ -71,33 +80,53 @@ class PriceBook:
             max(0, usage.output_tokens - usage.reasoning_tokens),
             usage.reasoning_tokens,
         )
-        total = sum(count * price for count, price in zip(tokens, quote.numerators, strict=True))
-        return -(-total // quote.denominator)
+        prices = quote.numerators_for(usage.input_tokens)
+        total = sum(count * price for count, price in zip(tokens, prices, strict=True))
+        factor = quote.batch_factor if batch else Fraction(1)
+        return -(-total * factor.numerator // (quote.denominator * factor.denominator))
 
     def worst_case_microusd(self, model: str, input_tokens: int, max_output_tokens: int) -> int:
         """The most that so many tokens can cost: all input of the dearest input kind, all output of the dearer one."""
         quote = self.quote(model)
-        total = input_tokens * max(quote.numerators[:4]) + max_output_tokens * max(quote.numerators[4:])
+        prices = quote.numerators_for(input_tokens)
+        total = input_tokens * max(prices[:4]) + max_output_tokens * max(prices[4:])
         return -(-total // quote.denominator)
 
 
 def _quote(price: Price | NodePrice | None) -> Quote:
     if isinstance(price, NodePrice):
         vector, details = _node(price)
+        long, factor = None, Fraction(1)
     else:
         price = price or _UNPRICED
         vector, details = _listed(price), {}
+        long, factor = price.long_context, Fraction(1 if price.batch_factor is None else price.batch_factor)
     shown = {kind: _text(value) for kind, value in zip(_KINDS, vector, strict=True)}
+    if factor != 1:
+        shown["batch_factor"] = _text(factor)
+    long_vector = _listed(long) if long else []
+    if long:
+        shown["long_above_input_tokens"] = str(long.above_input_tokens)
+        shown |= {f"long_{kind}": _text(value) for kind, value in zip(_KINDS, long_vector, strict=True)}
     digest = hashlib.sha256(repr(sorted({**shown, **details}.items())).encode()).hexdigest()[:8]
     details = {"unit": "USD per million tokens", **shown, **details}
     if price.source:
         details["source"] = price.source
-    denominator = math.lcm(*(value.denominator for value in vector))
-    numerators = tuple(int(value * denominator) for value in vector)
-    return Quote(f"{price.version}-{digest}", details, numerators, denominator)
+    if isinstance(price, Price) and price.date:
+        details["date"] = price.date.isoformat()
+    denominator = math.lcm(*(value.denominator for value in [*vector, *long_vector]))
+    return Quote(
+        f"{price.version}-{digest}",
+        details,
+        tuple(int(value * denominator) for value in vector),
+        denominator,
+        tuple(int(value * denominator) for value in long_vector),
+        long.above_input_tokens if long else None,
+        factor,
+    )
 
 
-def _listed(price: Price) -> list[Fraction]:
+def _listed(price: TokenPrices) -> list[Fraction]:
     given = (
         price.input,
         price.cached_input,

@@ -158,6 +158,7 @@ ASKING = {
     "multiple_choices": (replace(PLAIN, sampling=Sampling(n=2)), "n"),
     "seed": (replace(PLAIN, sampling=Sampling(seed=0)), "seed"),
     "penalties": (replace(PLAIN, sampling=Sampling(frequency_penalty=0.5)), "presence_penalty"),
+    "temperature": (replace(PLAIN, sampling=Sampling(temperature=0.0)), "temperature"),
     "top_k": (replace(PLAIN, sampling=Sampling(top_k=5)), "top_k"),
     "thinking_budget": (replace(PLAIN, thinking=Thinking("budget", 1024)), "thinking.budget_tokens"),
     "prefill": (replace(PLAIN, prefill=True), "messages"),

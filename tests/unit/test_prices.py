@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import CompletionUsage
 
-from models.catalog import BUILT_IN, ModelEntry, NodePrice, Price
+from models.catalog import BUILT_IN, LongContextPrices, ModelEntry, NodePrice, Price
 from models.errors import ModelNotFound
 from models.messages import Usage
 from router.accounting.prices import PriceBook
@@ -147,6 +147,44 @@ def test_unpriced_and_unknown_models() -> None:
 def test_every_built_in_local_model_has_a_price() -> None:
     prices = PriceBook(BUILT_IN, {}, {})
     assert all(prices.cost_microusd(entry.name, Usage(10**6, 10**6)) > 0 for entry in BUILT_IN)
+
+
+GEMINI_PRO = Price.model_validate(
+    {
+        "input": "1.25",
+        "cached_input": "0.125",
+        "output": "10",
+        "long_context": {"above_input_tokens": 200_000, "input": "2.5", "cached_input": "0.25", "output": "15"},
+        "batch_factor": "0.5",
+        "date": "2026-11-21",
+        "source": "https://ai.google.dev/gemini-api/docs/pricing",
+    }
+)
+
+
+def test_a_long_prompt_makes_every_token_of_its_request_dearer() -> None:
+    prices = book(GEMINI_PRO)
+    # 100000 x 1.25 + 100000 x 0.125 + 1000 x 10
+    assert prices.cost_microusd("m", Usage(200_000, 1000, cached_input_tokens=100_000)) == 147_500
+    # 100001 x 2.5 + 100000 x 0.25 + 1000 x 15 = 290002.5
+    assert prices.cost_microusd("m", Usage(200_001, 1000, cached_input_tokens=100_000)) == 290_003
+    assert prices.worst_case_microusd("m", 200_000, 10) == 250_100
+    assert prices.worst_case_microusd("m", 200_001, 10) == 500_153
+
+
+def test_the_batch_api_has_its_own_price_and_a_provider_without_one_has_no_discount() -> None:
+    usage = Usage(300_001, 1000, reasoning_tokens=400)
+    assert book(GEMINI_PRO).cost_microusd("m", usage) == 765_003
+    assert book(GEMINI_PRO).cost_microusd("m", usage, batch=True) == 382_502
+    assert book(SONNET).cost_microusd("m", usage, batch=True) == book(SONNET).cost_microusd("m", usage)
+
+
+def test_the_quote_shows_every_number_of_the_list_and_where_it_is_from() -> None:
+    quote = book(GEMINI_PRO).quote("m")
+    assert quote.version.startswith("2026-11-21-")
+    assert quote.details | {"long_input": "2.5", "batch_factor": "0.5", "date": "2026-11-21"} == quote.details
+    dearer = LongContextPrices(above_input_tokens=200_000, input=Decimal(3), output=Decimal(15))
+    assert book(GEMINI_PRO.model_copy(update={"long_context": dearer})).quote("m").version != quote.version
 
 
 amount = st.decimals("0", "100", places=4)
