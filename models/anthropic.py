@@ -6,41 +6,43 @@ The only file that imports `anthropic` (and `httpx2`, the transport that the SDK
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from models.anthropic_request import count_body, encode, headers, to_json
 from models.base import Call, Capabilities
 from models.catalog import ModelEntry
-from models.errors import DeadlineExceeded, InvalidRequest
+from models.errors import DeadlineExceeded
 from models.messages import (
     ChatRequest,
     Event,
     Finish,
     FinishReason,
-    ImagePart,
-    Message,
-    Part,
     ReasoningDelta,
-    ReasoningPart,
     TextDelta,
-    TextPart,
-    Tool,
     ToolCallDelta,
     Usage,
     UsageReport,
 )
-from models.upstream import CONNECT_TIMEOUT_S, UpstreamCall, begin, begin_health_check, parse_json
+from models.upstream import CONNECT_TIMEOUT_S, UpstreamCall, begin, begin_health_check
+
+if TYPE_CHECKING:
+    from anthropic import AsyncStream
+    from anthropic.types import RawMessageStreamEvent
 
 _BASE_URL = "https://api.anthropic.com"
-_DEFAULT_MAX_TOKENS = 4096  # the API wants a limit with every request
-# The SDK's own version, 2026-10-21, refuses temperature and top_p; with this one the models that have them take them.
-_SAMPLING_VERSION = "2023-06-01"
-# Thinking that the provider encrypted comes and goes back as the signature of a reasoning part without text.
-_REDACTED = "redacted_thinking:"
-_DIALECT = Capabilities(tools=True, images=True, json_schema=True, reasoning=True, seed=False)
-_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_DIALECT = Capabilities(
+    tools=True,
+    images=True,
+    json_schema=True,
+    reasoning=True,
+    seed=False,
+    top_k=True,
+    thinking_budget=True,
+    prefill=True,
+)
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -77,9 +79,9 @@ class AnthropicModel:
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
         entry, upstream = begin(self._entries, request, call, self._client.is_closed())
-        arguments = encode(request, entry)
+        body = to_json(encode(request, entry))
         with _translated(upstream):
-            stream = await upstream.wait(self._client.messages.create(**arguments, stream=True))
+            stream = await upstream.wait(self._send(body, headers(request)))
             answer = _Answer()
             try:
                 events = aiter(stream)
@@ -91,8 +93,36 @@ class AnthropicModel:
                     raise upstream.broken("ended its answer before it was finished")
             finally:
                 await stream.close()
-            yield Finish(answer.finish)
+            yield Finish(answer.finish, stop=answer.stop)
             yield UsageReport(answer.usage)
+
+    def _send(self, body: bytes, extra: dict[str, str]) -> Awaitable[AsyncStream[RawMessageStreamEvent]]:
+        """As `client.messages.create` does, but with the body as it is: what the conversation's tool calls were given
+        stays byte for byte the same."""
+        from anthropic import AsyncStream
+        from anthropic.types import Message, RawMessageStreamEvent
+
+        return self._client.post(
+            "/v1/messages",
+            cast_to=Message,
+            content=body,
+            options={"headers": extra},
+            stream=True,
+            stream_cls=AsyncStream[RawMessageStreamEvent],
+        )
+
+    async def count_tokens(self, request: ChatRequest, call: Call) -> int:
+        """How long the provider finds the question. It charges nothing for that."""
+        from anthropic.types import MessageTokensCount
+
+        entry, upstream = begin(self._entries, request, call, self._client.is_closed())
+        body = to_json(count_body(request, entry))
+        extra = {name: value for name, value in headers(request).items() if name == "anthropic-beta"}
+        with _translated(upstream):
+            asked = self._client.post(
+                "/v1/messages/count_tokens", cast_to=MessageTokensCount, content=body, options={"headers": extra}
+            )
+            return (await upstream.wait(asked)).input_tokens
 
     async def check_health(self) -> None:
         """Lists the provider's models, which costs nothing; an endpoint without that list is healthy if it answers."""
@@ -138,132 +168,16 @@ def _translated(upstream: UpstreamCall) -> Iterator[None]:
         raise upstream.broken("sent something other than a message stream") from error
 
 
-# ---- the question --------------------------------------------------------------------------------------------------
-
-
-def encode(request: ChatRequest, entry: ModelEntry) -> dict[str, Any]:
-    """Arguments of the SDK's `messages.create`.
-
-    Raises `InvalidRequest` for tool arguments or a schema that are not JSON, and for an effort the API has no word for.
-    """
-    sampling = request.sampling
-    arguments: dict[str, Any] = {
-        "model": entry.source or entry.name,
-        "max_tokens": sampling.max_tokens or entry.max_output_tokens or _DEFAULT_MAX_TOKENS,
-        "messages": _turns(request.messages),
-    }
-    if system := "\n\n".join(m.text for m in request.messages if m.role in ("system", "developer") and m.text):
-        arguments["system"] = system
-    if sampling.stop:
-        arguments["stop_sequences"] = list(sampling.stop)
-    extra = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-    if extra := {name: value for name, value in extra.items() if value is not None}:
-        arguments["extra_body"] = extra
-        arguments["extra_headers"] = {"anthropic-version": _SAMPLING_VERSION}
-    if request.tools:
-        arguments["tools"] = [_tool(tool) for tool in request.tools]
-        arguments |= _tool_choice(request)
-    if request.user:
-        arguments["metadata"] = {"user_id": request.user}
-    return arguments | _output(request)
-
-
-def _output(request: ChatRequest) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    config: dict[str, Any] = {}
-    if effort := request.reasoning_effort:
-        if effort == "none":
-            arguments["thinking"] = {"type": "disabled"}
-        elif effort in _EFFORTS:
-            arguments["thinking"] = {"type": "adaptive", "display": "summarized"}
-            config["effort"] = effort
-        else:
-            raise InvalidRequest(f"reasoning_effort must be none or one of {', '.join(_EFFORTS)}.", "reasoning_effort")
-    if request.response_format and request.response_format.kind == "json_schema":
-        schema = parse_json(request.response_format.schema or "{}", "response_format")
-        config["format"] = {"type": "json_schema", "schema": schema}
-    return arguments | ({"output_config": config} if config else {})
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    schema = parse_json(tool.parameters, "tools")
-    fields: dict[str, Any] = {"name": tool.name, "input_schema": {"type": "object", **schema}}
-    if tool.description:
-        fields["description"] = tool.description
-    if tool.strict is not None:
-        fields["strict"] = tool.strict
-    return fields
-
-
-def _tool_choice(request: ChatRequest) -> dict[str, Any]:
-    choice: dict[str, Any] = {"type": "auto"}
-    if request.tool_choice:
-        choice["type"] = {"required": "any"}.get(request.tool_choice.mode, request.tool_choice.mode)
-        if request.tool_choice.mode == "tool":
-            choice["name"] = request.tool_choice.name
-    if request.parallel_tool_calls is not None and choice["type"] != "none":
-        choice["disable_parallel_tool_use"] = not request.parallel_tool_calls
-    return {"tool_choice": choice} if request.tool_choice or request.parallel_tool_calls is not None else {}
-
-
-def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
-    """User and assistant turns in turn: tool results are user content here, and those of one turn belong together."""
-    turns: list[dict[str, Any]] = []
-    for message in messages:
-        if message.role in ("system", "developer"):
-            continue
-        role = "assistant" if message.role == "assistant" else "user"
-        if not turns or turns[-1]["role"] != role:
-            turns.append({"role": role, "content": []})
-        turns[-1]["content"] += _blocks(message)
-    return turns
-
-
-def _blocks(message: Message) -> list[dict[str, Any]]:
-    blocks = [block for part in message.parts if (block := _block(part))]
-    if message.role == "tool":
-        return [{"type": "tool_result", "tool_use_id": message.tool_call_id, "content": blocks}]
-    for call in message.tool_calls:
-        value = parse_json(call.arguments or "{}", "messages")
-        blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": value})
-    return blocks
-
-
-def _block(part: Part) -> dict[str, Any] | None:
-    """None for what the API refuses: empty text, and thinking that it did not sign (another model's)."""
-    match part:
-        case TextPart():
-            return {"type": "text", "text": part.text} if part.text else None
-        case ImagePart():
-            return {"type": "image", "source": _image_source(part.url)}
-        case ReasoningPart():
-            if part.signature is None:
-                return None
-            if part.signature.startswith(_REDACTED):
-                return {"type": "redacted_thinking", "data": part.signature.removeprefix(_REDACTED)}
-            return {"type": "thinking", "thinking": part.text, "signature": part.signature}
-
-
-def _image_source(url: str) -> dict[str, str]:
-    if not url.startswith("data:"):
-        return {"type": "url", "url": url}
-    head, _, data = url.removeprefix("data:").partition(",")
-    media_type, _, encoding = head.rpartition(";")
-    if encoding != "base64" or not data:
-        raise InvalidRequest(
-            "An image's data URI must be base64, as in 'data:image/png;base64,...'; correct it.", "messages"
-        )
-    return {"type": "base64", "media_type": media_type, "data": data}
-
-
 # ---- the answer ----------------------------------------------------------------------------------------------------
 
 
 class _Answer:
-    """Reads the SDK's raw events of one answer. `finish` is None until the message has stopped."""
+    """Reads the SDK's raw events of one answer. `finish` is None until the message has stopped, `stop` is the sequence
+    that it stopped at."""
 
     def __init__(self) -> None:
         self.finish: FinishReason | None = None
+        self.stop: str | None = None
         self.usage = Usage()
         self._reason: FinishReason = "stop"
         self._calls = 0
@@ -282,6 +196,7 @@ class _Answer:
                 return [ToolCallDelta(self._calls - 1, arguments="{}")]
             case "message_delta":
                 self._reason = _FINISH.get(raw.delta.stop_reason or "end_turn", "stop")
+                self.stop = raw.delta.stop_sequence
                 self._count(raw.usage)
             case "message_stop":
                 self.finish = self._reason
@@ -295,7 +210,7 @@ class _Answer:
             case "thinking" if block.thinking:
                 return [ReasoningDelta(block.thinking)]
             case "redacted_thinking":
-                return [ReasoningDelta("", _REDACTED + block.data)]
+                return [ReasoningDelta("", redacted=block.data)]
             case "tool_use":
                 arguments = json.dumps(block.input, ensure_ascii=False) if block.input else ""
                 self._arguments_seen = bool(arguments)

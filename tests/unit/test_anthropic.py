@@ -7,7 +7,8 @@ from anthropic import _exceptions as sdk_errors
 from anthropic._models import construct_type
 from anthropic.types import RawMessageStreamEvent
 
-from models.anthropic import AnthropicModel, _Answer, _translated, encode
+from models.anthropic import AnthropicModel, _Answer, _translated
+from models.anthropic_request import RawJSON, encode, headers
 from models.base import Call, Capabilities
 from models.catalog import ModelEntry
 from models.errors import (
@@ -48,6 +49,7 @@ def test_a_plain_question():
     assert encode(ChatRequest("m", (USER,)), ENTRY) == {
         "model": "claude",
         "max_tokens": 4096,
+        "stream": True,
         "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}],
     }
 
@@ -68,7 +70,7 @@ def test_system_turns_are_joined_and_tool_results_share_a_turn():
             (
                 ReasoningPart("hm", "sig"),
                 ReasoningPart("another model's"),
-                ReasoningPart("", "redacted_thinking:x"),
+                ReasoningPart("", redacted="x"),
                 TextPart(""),
             ),
             (ToolCall("a", "one", '{"x": 1}'), ToolCall("b", "two", "")),
@@ -86,8 +88,8 @@ def test_system_turns_are_joined_and_tool_results_share_a_turn():
             "content": [
                 {"type": "thinking", "thinking": "hm", "signature": "sig"},
                 {"type": "redacted_thinking", "data": "x"},
-                {"type": "tool_use", "id": "a", "name": "one", "input": {"x": 1}},
-                {"type": "tool_use", "id": "b", "name": "two", "input": {}},
+                {"type": "tool_use", "id": "a", "name": "one", "input": RawJSON('{"x": 1}')},
+                {"type": "tool_use", "id": "b", "name": "two", "input": RawJSON("{}")},
             ],
         },
         {
@@ -127,10 +129,11 @@ def test_tool_choices(choice, expected):
 
 
 def test_sampling_names_the_version_of_the_api_that_has_it():
-    sent = encode(ChatRequest("m", (USER,), Sampling(temperature=0.0, top_p=0.5, stop=("a",))), ENTRY)
-    assert sent["extra_body"] == {"temperature": 0.0, "top_p": 0.5}
-    assert sent["extra_headers"] == {"anthropic-version": "2023-06-01"}
-    assert sent["stop_sequences"] == ["a"]
+    request = ChatRequest("m", (USER,), Sampling(temperature=0.0, top_p=0.5, top_k=7, stop=("a",)))
+    sent = encode(request, ENTRY)
+    assert (sent["temperature"], sent["top_p"], sent["top_k"], sent["stop_sequences"]) == (0.0, 0.5, 7, ["a"])
+    assert headers(request) == {"anthropic-version": "2023-06-01"}
+    assert headers(ChatRequest("m", (USER,))) == {}
 
 
 def test_effort_schema_and_user():
@@ -151,6 +154,7 @@ def test_effort_schema_and_user():
         ChatRequest("m", (USER,), reasoning_effort="enormous"),
         ChatRequest("m", (USER,), tools=(Tool("t", parameters="{"),)),
         ChatRequest("m", (USER, Message("assistant", (), (ToolCall("a", "t", "{"),)))),
+        ChatRequest("m", (USER, Message("assistant", (), (ToolCall("a", "t", "[]"),)))),
         ChatRequest("m", (Message("user", (ImagePart("data:image/png,raw"),)),)),
     ],
 )
@@ -227,7 +231,7 @@ def test_thinking_text_and_tools_in_one_answer():
     assert events == [
         ReasoningDelta("hm"),
         ReasoningDelta("", "sig"),
-        ReasoningDelta("", "redacted_thinking:secret"),
+        ReasoningDelta("", redacted="secret"),
         TextDelta("Hé"),
         ToolCallDelta(0, "a", "one"),
         *(ToolCallDelta(0, arguments=piece) for piece in arguments),
