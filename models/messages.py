@@ -188,9 +188,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
+    """The natural log of a token's probability before any temperature, and the likeliest tokens at its place.
+
+    raw: its bytes, where they are known and `token` is not simply their text (half a character has none).
+    """
+
     token: str
     logprob: float
-    top: tuple[tuple[str, float], ...] = ()
+    top: tuple[TokenLogprob, ...] = ()
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,48 +251,95 @@ Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | UsageReport
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
-    """A finished answer, folded from its events (choice 0)."""
+class Choice:
+    """One of the answers to a question. `finish_reason` is None where its stream was cut short."""
 
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason | None = None
-    usage: Usage = field(default_factory=Usage)
-    estimated: bool = True
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished answer, folded from its events: one choice, or `n` of them. The usage is of all of them.
+
+    What most callers want, who ask for one choice, is here too: `text` and the like are the first one's.
+    """
+
+    choices: tuple[Choice, ...] = (Choice(),)
+    usage: Usage = field(default_factory=Usage)
+    estimated: bool = True
+
+    @property
+    def text(self) -> str:
+        return self.choices[0].text
+
+    @property
+    def reasoning(self) -> str:
+        return self.choices[0].reasoning
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return self.choices[0].tool_calls
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        return self.choices[0].logprobs
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """How the answer as a whole ended: the least complete end among its choices, None where one has not ended."""
+        reasons = [choice.finish_reason for choice in self.choices]
+        return min(reasons, key=_LEAST_COMPLETE_FIRST.index)
+
+
+_LEAST_COMPLETE_FIRST: tuple[FinishReason | None, ...] = (None, "content_filter", "length", "tool_calls", "stop")
+
+
+class _OpenChoice:
+    """A choice that is still being folded."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.reasoning: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.calls: dict[int, list[ToolCallDelta]] = {}
+        self.finish: FinishReason | None = None
+
+    def closed(self) -> Choice:
+        calls = tuple(_joined(self.calls[index]) for index in sorted(self.calls))
+        return Choice("".join(self.text), "".join(self.reasoning), calls, self.finish, tuple(self.logprobs))
+
+
+def _joined(pieces: list[ToolCallDelta]) -> ToolCall:
+    """One tool call of its pieces. The last id and name hold: some providers repeat them."""
+    ids, names = [piece.id for piece in pieces if piece.id], [piece.name for piece in pieces if piece.name]
+    return ToolCall(ids[-1] if ids else "", names[-1] if names else "", "".join(piece.arguments for piece in pieces))
+
+
 def fold(events: Iterable[Event]) -> Completion:
-    """The answer that `events` spell out. `finish_reason` stays None when the stream was cut short."""
-    text: list[str] = []
-    reasoning: list[str] = []
-    logprobs: list[TokenLogprob] = []
-    calls: dict[int, ToolCall] = {}
-    finish: FinishReason | None = None
+    """The answer that `events` spell out, its choices in the order of their numbers. A `finish_reason` stays None when
+    the stream was cut short."""
+    choices: dict[int, _OpenChoice] = {}
     report = UsageReport(Usage(), estimated=True)
     for event in events:
+        if isinstance(event, UsageReport):
+            report = event
+            continue
+        choice = choices.get(event.choice)
+        if choice is None:
+            choice = choices[event.choice] = _OpenChoice()
         match event:
             case TextDelta():
-                text.append(event.text)
-                logprobs.extend(event.logprobs)
+                choice.text.append(event.text)
+                choice.logprobs.extend(event.logprobs)
             case ReasoningDelta():
-                reasoning.append(event.text)
+                choice.reasoning.append(event.text)
             case ToolCallDelta():
-                call = calls.get(event.index, ToolCall("", "", ""))
-                calls[event.index] = ToolCall(
-                    event.id or call.id, event.name or call.name, call.arguments + event.arguments
-                )
+                choice.calls.setdefault(event.index, []).append(event)
             case Finish():
-                finish = event.reason
-            case UsageReport():
-                report = event
-    return Completion(
-        "".join(text),
-        "".join(reasoning),
-        tuple(calls[index] for index in sorted(calls)),
-        finish,
-        report.usage,
-        report.estimated,
-        tuple(logprobs),
-    )
+                choice.finish = event.reason
+    folded = tuple(choices[number].closed() for number in sorted(choices))
+    return Completion(folded or (Choice(),), report.usage, report.estimated)

@@ -331,13 +331,15 @@ class _Answer:
 
 def _logprobs(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
     return tuple(
-        TokenLogprob(
-            token["token"],
-            token["logprob"],
-            tuple((top["token"], top["logprob"]) for top in token.get("top_logprobs") or ()),
-        )
+        _token(token, tuple(_token(top) for top in token.get("top_logprobs") or ()))
         for token in (logprobs or {}).get("content") or ()
     )
+
+
+def _token(token: dict[str, Any], top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    text, raw = token["token"], token.get("bytes")
+    given = bytes(raw) if isinstance(raw, list) else None
+    return TokenLogprob(text, token["logprob"], top, None if given == text.encode("utf-8", "replace") else given)
 
 
 def _usage(usage: dict[str, Any]) -> Usage:

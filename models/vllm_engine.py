@@ -151,7 +151,11 @@ class VllmModel:
             tokenizer = self._serving.renderer.tokenizer
             found = self._serving._create_chat_logprobs(choice.token_ids, choice.logprobs, tokenizer, top)
             return tuple(
-                TokenLogprob(row.token, row.logprob, tuple((other.token, other.logprob) for other in row.top_logprobs))
+                TokenLogprob(
+                    row.token,
+                    row.logprob,
+                    tuple(TokenLogprob(other.token, other.logprob) for other in row.top_logprobs),
+                )
                 for row in found.content
             )
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from models.errors import InvalidRequest, PermissionDenied, UnsupportedFeature
+from models.errors import InvalidRequest, PermissionDenied
 from models.messages import ChatRequest, ImagePart, ToolChoice
 from router.events import Principal
 
 MAX_OUTPUT_TOKENS = 1_000_000
 MAX_STOPS = 16
+MAX_CHOICES = 16
 
 
 def check_request(request: ChatRequest) -> None:
-    """Raises `InvalidRequest` or `UnsupportedFeature` naming the field."""
+    """Raises `InvalidRequest` naming the field."""
     sampling = request.sampling
     if not request.messages:
         raise InvalidRequest("'messages' is empty; say something.", "messages")
     if sampling.max_tokens is not None and not 1 <= sampling.max_tokens <= MAX_OUTPUT_TOKENS:
         raise InvalidRequest(f"'max_tokens' must be between 1 and {MAX_OUTPUT_TOKENS}.", "max_tokens")
-    if sampling.n != 1:
-        raise UnsupportedFeature("More than one choice is not supported; leave out 'n' and ask again for another.", "n")
+    if not 1 <= sampling.n <= MAX_CHOICES:
+        raise InvalidRequest(f"'n' must be between 1 and {MAX_CHOICES}.", "n")
     if len(sampling.stop) > MAX_STOPS or not all(sampling.stop):
         raise InvalidRequest(f"'stop' takes up to {MAX_STOPS} strings, none of them empty.", "stop")
     if request.tool_choice not in (None, ToolChoice("none"), ToolChoice("auto")) and not request.tools:

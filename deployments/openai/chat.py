@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from deployments.door import Answer, Operation, admitted, read_body
-from deployments.openai.chat_schema import ChatBody, parse_chat
+from deployments.openai.chat_schema import ChatBody, ParsedChat, parse_chat
 from deployments.openai.errors import openai_error
 from models.errors import SwitchyardError
 from models.messages import (
+    Choice,
     Completion,
     Event,
     Finish,
@@ -55,7 +56,7 @@ class ChatDoor:
         parsed = parse_chat(await read_body(request, self.ingress.topology.max_body_bytes))
         check_priority(parsed.options.priority, principal)
         run = self.ingress.pipeline.run(parsed.request, principal, parsed.options, "openai-chat", watch)
-        return Answer(run, OpenAIChat(parsed.include_usage), parsed.stream)
+        return Answer(run, _dialect(parsed), parsed.stream)
 
     async def route(self, request: Request) -> Response:
         principal = admitted(self.ingress, request)
@@ -63,47 +64,60 @@ class ChatDoor:
         return JSONResponse(await self.ingress.pipeline.explain(parsed.request, principal, parsed.options))
 
 
-class OpenAIChat:
-    """The chat-completions dialect of one request."""
+def _dialect(parsed: ParsedChat) -> OpenAIChat:
+    sampling = parsed.request.sampling
+    return OpenAIChat(parsed.include_usage, sampling.n, sampling.top_logprobs is not None)
 
-    def __init__(self, include_usage: bool) -> None:
+
+class OpenAIChat:
+    """The chat-completions dialect of one request.
+
+    `choices` is how many answers were asked for. `logprobs`: whether the caller asked for log probabilities; an
+    answer may have them although nobody did.
+    """
+
+    def __init__(self, include_usage: bool = False, choices: int = 1, logprobs: bool = False) -> None:
         self.include_usage = include_usage
+        self.choices = choices
+        self.logprobs = logprobs
         self.created = int(time.time())
         self._before = self._after = ""
 
     # ---- unary -----------------------------------------------------------------------------------------------------
 
     def unary(self, run: Run, head: Head, completion: Completion) -> bytes:
-        message: dict[str, Any] = {"role": "assistant", "content": completion.text or None, "refusal": None}
-        if completion.reasoning:
-            message["reasoning_content"] = completion.reasoning
-        if completion.tool_calls:
-            message["tool_calls"] = [
-                {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
-                for c in completion.tool_calls
-            ]
-        elif message["content"] is None:
-            message["content"] = ""
-        choice = {
-            "index": 0,
-            "message": message,
-            "logprobs": _logprobs(completion.logprobs),
-            "finish_reason": completion.finish_reason,
-        }
         body = {
             "id": f"chatcmpl-{head.request_id}",
             "object": "chat.completion",
             "created": self.created,
             "model": head.model,
-            "choices": [choice],
+            "choices": [self._whole(number, choice) for number, choice in enumerate(completion.choices)],
             "usage": usage_body(completion.usage),
         }
         return json.dumps(body).encode()
 
+    def _whole(self, number: int, choice: Choice) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text or None, "refusal": None}
+        if choice.reasoning:
+            message["reasoning_content"] = choice.reasoning
+        if choice.tool_calls:
+            message["tool_calls"] = [
+                {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+                for c in choice.tool_calls
+            ]
+        elif message["content"] is None:
+            message["content"] = ""
+        return {
+            "index": number,
+            "message": message,
+            "logprobs": _logprobs(choice.logprobs) if self.logprobs else None,
+            "finish_reason": choice.finish_reason,
+        }
+
     # ---- stream ----------------------------------------------------------------------------------------------------
 
     def first(self, head: Head) -> bytes:
-        """The role, and what stands around every delta: made once, since a stream has many."""
+        """The roles, and what stands around every delta: made once, since a stream has many."""
         shell = {
             "id": f"chatcmpl-{head.request_id}",
             "object": "chat.completion.chunk",
@@ -112,7 +126,8 @@ class OpenAIChat:
         }
         self._before = "data: " + json.dumps(shell)[:-1] + ', "choices": ['
         self._after = "]" + (', "usage": null' if self.include_usage else "") + "}\n\n"
-        return self._event('{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": null}')
+        role = '"delta": {"role": "assistant", "content": ""}, "finish_reason": null}'
+        return b"".join(self._event(f'{{"index": {choice}, {role}') for choice in range(self.choices))
 
     def chunk(self, events: Sequence[Event]) -> bytes:
         return b"".join(self._choice(event) for event in events)
@@ -120,7 +135,7 @@ class OpenAIChat:
     def _choice(self, event: Event) -> bytes:
         match event:
             case TextDelta(text, _, logprobs, choice):
-                tail = f', "logprobs": {json.dumps(_logprobs(logprobs))}' if logprobs else ""
+                tail = f', "logprobs": {json.dumps(_logprobs(logprobs))}' if logprobs and self.logprobs else ""
                 delta = '{"content": ' + json.dumps(text) + "}" + tail
             case ReasoningDelta(text, _, choice):
                 delta = '{"reasoning_content": ' + json.dumps(text) + "}"
@@ -174,12 +189,13 @@ def _tool_call_delta(event: ToolCallDelta) -> dict[str, Any]:
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     if not tokens:
         return None
-    content = [
-        _token_body(t.token, t.logprob) | {"top_logprobs": [_token_body(text, lp) for text, lp in t.top]}
-        for t in tokens
-    ]
+    content = [_token_body(token) | {"top_logprobs": [_token_body(other) for other in token.top]} for token in tokens]
     return {"content": content, "refusal": None}
 
 
-def _token_body(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "surrogatepass"))}
+def _token_body(token: TokenLogprob) -> dict[str, Any]:
+    """`bytes` is null where they are not known: half a character decodes to U+FFFD."""
+    raw = token.raw
+    if raw is None and "\ufffd" not in token.token:
+        raw = token.token.encode("utf-8", "surrogatepass")
+    return {"token": token.token, "logprob": token.logprob, "bytes": None if raw is None else list(raw)}

@@ -4,6 +4,7 @@ import pytest
 
 from models.messages import (
     ChatRequest,
+    Choice,
     Completion,
     Finish,
     ImagePart,
@@ -39,7 +40,7 @@ def test_usage_adds_kind_by_kind():
 
 
 def test_fold_joins_an_answer():
-    logprob = TokenLogprob("Hel", -0.1, (("Hel", -0.1), ("Hi", -2.0)))
+    logprob = TokenLogprob("Hel", -0.1, (TokenLogprob("Hel", -0.1), TokenLogprob("Hi", -2.0)))
     events = [
         ReasoningDelta("let me "),
         ReasoningDelta("see", signature="s"),
@@ -48,7 +49,7 @@ def test_fold_joins_an_answer():
         Finish("stop"),
         UsageReport(Usage(3, 2)),
     ]
-    expected = Completion("Hello", "let me see", (), "stop", Usage(3, 2), False, (logprob,))
+    expected = Completion((Choice("Hello", "let me see", (), "stop", (logprob,)),), Usage(3, 2), False)
     assert fold(events) == expected
 
 
@@ -63,6 +64,44 @@ def test_fold_keeps_interleaved_tool_calls_apart_byte_for_byte():
     ]
     calls = (ToolCall("a", "one", '{"x": 1.0}'), ToolCall("b", "two", ' {"y" : 1e2} '))
     assert fold(events).tool_calls == calls
+
+
+def test_fold_keeps_choices_apart_and_in_order():
+    events = [
+        TextDelta("b", choice=1),
+        TextDelta("a"),
+        ToolCallDelta(0, "x", "f", "{", choice=2),
+        ReasoningDelta("hm", choice=1),
+        ToolCallDelta(0, arguments="}", choice=2),
+        Finish("length", 1),
+        Finish("tool_calls", 2),
+        Finish("stop"),
+        UsageReport(Usage(3, 9)),
+    ]
+    answer = fold(events)
+    assert answer.choices == (
+        Choice("a", finish_reason="stop"),
+        Choice("b", "hm", finish_reason="length"),
+        Choice(tool_calls=(ToolCall("x", "f", "{}"),), finish_reason="tool_calls"),
+    )
+    assert (answer.text, answer.finish_reason, answer.usage) == ("a", "length", Usage(3, 9))
+
+
+@pytest.mark.parametrize(
+    ("reasons", "whole"),
+    [
+        (("stop", "stop"), "stop"),
+        (("stop", "tool_calls"), "tool_calls"),
+        (("content_filter", "length"), "content_filter"),
+        (("stop", None), None),
+    ],
+)
+def test_an_answer_is_as_complete_as_its_least_complete_choice(reasons, whole):
+    assert Completion(tuple(Choice("x", finish_reason=reason) for reason in reasons)).finish_reason == whole
+
+
+def test_nothing_folds_to_an_empty_answer_that_has_not_ended():
+    assert fold([]) == Completion((Choice(),))
 
 
 def test_a_stream_that_was_cut_has_no_finish_and_an_estimate():

@@ -2,7 +2,7 @@ import asyncio
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.catalog import ModelEntry
@@ -158,6 +158,7 @@ async def decode(*chunks, n=1, done=True, splits=None):
 USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.data())
 def test_any_splits_of_any_text_give_the_same_events(data):
     texts = data.draw(st.lists(st.text(min_size=1), min_size=1, max_size=4))
@@ -211,12 +212,21 @@ async def test_logprobs_and_choices():
         n=2,
     )
     assert events == [
-        TextDelta("A", 1, (TokenLogprob("A", -0.5, (("B", -1.0),)),)),
+        TextDelta("A", 1, (TokenLogprob("A", -0.5, (TokenLogprob("B", -1.0),)),)),
         TextDelta("Z", choice=1),
         Finish("stop"),
         Finish("length", 1),
         UsageReport(Usage(5, 2)),
     ]
+
+
+async def test_a_tokens_bytes_are_kept_where_they_are_not_its_text():
+    half = {"token": "\\xf0\\x9f", "logprob": -1.0, "bytes": [0xF0, 0x9F], "top_logprobs": []}
+    whole = {"token": "A", "logprob": -0.5, "bytes": [65], "top_logprobs": [{**half, "logprob": -2.0}]}
+    events = await decode(choice({"content": "A"}, "stop", logprobs={"content": [whole, half]}), USAGE)
+    first, second = events[0].logprobs
+    assert (first.raw, second.raw) == (None, b"\xf0\x9f")
+    assert first.top == (TokenLogprob("\\xf0\\x9f", -2.0, (), b"\xf0\x9f"),)
 
 
 @pytest.mark.parametrize(

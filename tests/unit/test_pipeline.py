@@ -24,7 +24,6 @@ from models.errors import (
     PermissionDenied,
     StreamInterrupted,
     SwitchyardError,
-    UnsupportedFeature,
 )
 from models.messages import (
     ChatRequest,
@@ -497,7 +496,7 @@ def test_the_worst_case_counts_bytes_images_and_earlier_reasoning():
     [
         ({"messages": ()}, InvalidRequest),
         ({"sampling": Sampling(max_tokens=-5)}, InvalidRequest),
-        ({"sampling": Sampling(n=2)}, UnsupportedFeature),
+        ({"sampling": Sampling(n=17)}, InvalidRequest),
         ({"sampling": Sampling(stop=("",))}, InvalidRequest),
         ({"tool_choice": ToolChoice("required")}, InvalidRequest),
         ({"messages": (Message("user", (TextPart("\ud800"),)),)}, InvalidRequest),
