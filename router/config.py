@@ -8,11 +8,15 @@ Secrets are not here: they come from the environment, read once in `deployments/
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.catalog import BUILT_IN, ModelEntry, NodePrice, Price, Tier
+from models.providers import ENGINES, PROVIDERS, Dialect, Platform, Quirks, known_provider
+
+Strategy = Literal["complexity", "cascade"]
+"""How the model for `auto` is chosen."""
 
 
 class Strict(BaseModel):
@@ -47,12 +51,38 @@ class ExactCacheSettings(Strict):
     max_temperature: float = Field(1.0, ge=0, description="an explicit temperature above this is not cached at all")
 
 
-class RoutingSettings(Strict):
-    """Scores below `medium_from` go to a small model, up to `large_above` to a medium one, the rest to a large one."""
+class GateSettings(Strict):
+    """When the answer of a cheap model is given out in a cascade. Where the defaults come from: docs/cascade.md."""
 
-    strategy: Literal["complexity"] = "complexity"
+    tokens: int = Field(8, ge=1, le=256, description="of an answer that are held back at most, until it is judged")
+    min_mean_logprob: float = Field(
+        -0.05, le=0, description="mean log probability (natural) of those tokens from which the answer is given out"
+    )
+    refusals: bool = Field(True, description="whether an answer that begins as a refusal is let go")
+
+
+class RoutingSettings(Strict):
+    """How `auto` is answered, and what follows a model that cannot answer.
+
+    complexity: scores below `medium_from` go to a small model, up to `large_above` to a medium one, the rest to a large
+    one. cascade: the cheapest model first, the next stronger one where the first tokens do not pass the `gate`.
+    """
+
+    strategy: Strategy = "complexity"
     medium_from: float = Field(0.3, ge=0, le=1)
     large_above: float = Field(0.6, ge=0, le=1)
+    gate: GateSettings = GateSettings()
+    gates: dict[str, GateSettings] = Field({}, description="by model name; what one of them sets stands before `gate`")
+    fallbacks: dict[str, tuple[str, ...]] = Field(
+        {}, description="model name -> the models that are tried after it, in this order; a named model has no others"
+    )
+    content_filter_falls_back: bool = Field(
+        False, description="whether a content filter that ends an answer before its first text counts as a failure"
+    )
+
+    def gate_of(self, model: str) -> GateSettings:
+        own = self.gates.get(model)
+        return self.gate.model_copy(update=own.model_dump(include=own.model_fields_set)) if own else self.gate
 
     @model_validator(mode="after")
     def _ordered(self) -> RoutingSettings:
@@ -164,16 +194,62 @@ class LocalModel(Strict):
 class CloudEndpoint(Strict):
     """A provider. It is enabled when the environment has its key; the key is held by its own deployment only.
 
-    `api_key_env` None: the endpoint needs no key and is always enabled.
+    Either one that Switchyard knows, by `provider`: what is known of it (models/providers.py) and its rows of the
+    catalogue hold for all that is not given here. Or an endpoint of your own: `name`, `dialect`, `base_url`,
+    `api_key_env` and `models`.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-    dialect: Literal["openai", "anthropic"]
-    base_url: str | None = Field(None, description="None: the SDK's own")
-    api_key_env: str | None
-    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    provider: str | None = None
+    name: str = Field("", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="default: that of `provider`")
+    dialect: Dialect | None = None
+    platform: Platform | None = None
+    base_url: str | None = None
+    api_key_env: str | tuple[str, ...] | None = Field(
+        None, description="where the key is; of several names the first that is set. None: the endpoint needs no key"
+    )
+    models: tuple[ModelEntry, ...] = Field((), description="instead of the catalogue's rows")
+    only: tuple[str, ...] | None = Field(None, description="names of the rows to serve; None: all")
+    quirks: Quirks | None = None
+    settings: dict[str, str] = Field(
+        {}, description="what it needs besides a key, such as AWS_REGION; before the environment's of that name"
+    )
+    ambient: bool = Field(False, description="no key is needed: the platform's SDK finds credentials by itself")
     max_concurrency: int = Field(64, ge=1)
     scale: Scale = Scale()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorter(cls, fields: Any) -> Any:
+        """What need not be said: the name of a known provider, and which adapter the models of a dialect have."""
+        if not isinstance(fields, dict):
+            return fields
+        provider = known_provider(str(fields.get("provider")))
+        dialect = fields.get("dialect") or (provider and provider.dialect)
+        filled = {"name": fields.get("provider"), **fields}
+        models = filled.get("models")
+        if dialect in ENGINES and isinstance(models, list | tuple):
+            known = {"engine": ENGINES[dialect], "provider": filled["name"] or ""}
+            filled["models"] = [{**known, **model} if isinstance(model, dict) else model for model in models]
+        return filled if filled["name"] is not None else fields
+
+    @model_validator(mode="after")
+    def _complete(self) -> CloudEndpoint:
+        if self.provider is not None:
+            if known_provider(self.provider) is None:
+                known = ", ".join(provider.name for provider in PROVIDERS)
+                raise ValueError(f"there is no provider '{self.provider}' ({known}); give an endpoint a `dialect`")
+        elif missing := [f for f in ("dialect", "api_key_env", "models") if f not in self.model_fields_set]:
+            raise ValueError(f"an endpoint without `provider` needs {', '.join(missing)} (api_key_env may be null)")
+        elif not self.models:
+            raise ValueError("an endpoint without `provider` needs `models`")
+        return self
+
+    @property
+    def key_variables(self) -> tuple[str, ...]:
+        """The environment variables that may have the key."""
+        if self.api_key_env is None:
+            return ()
+        return (self.api_key_env,) if isinstance(self.api_key_env, str) else self.api_key_env
 
 
 class Encoder(Strict):
@@ -184,11 +260,17 @@ class Encoder(Strict):
 
 
 class Topology(Strict):
-    """What runs where. `data_dir` None: SWITCHYARD_DATA_DIR, else `~/.switchyard`."""
+    """What runs where. `data_dir` None: SWITCHYARD_DATA_DIR, else `~/.switchyard`.
+
+    catalogue: a file of cloud models that stands before the packaged one (models/catalog_file.py).
+    auto_providers: every known provider that `cloud` does not name is there too, enabled by its key alone.
+    """
 
     data_dir: str | None = None
     local_models: tuple[LocalModel, ...] = ()
     cloud: tuple[CloudEndpoint, ...] = ()
+    catalogue: str | None = None
+    auto_providers: bool = True
     encoder: Encoder = Encoder()
     semantic_cache: Literal["deployment", "off"] = "deployment"
     classifier: Literal["deployment", "inline"] = "deployment"
@@ -209,6 +291,9 @@ class Topology(Strict):
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
             raise ValueError(f"model names must be unique, these are not: {', '.join(sorted(doubled))}")
+        endpoints = [endpoint.name for endpoint in self.cloud]
+        if len(set(endpoints)) < len(endpoints):
+            raise ValueError(f"names of endpoints in `cloud` must be unique, these are not: {', '.join(endpoints)}")
         for model in self.local_models:
             model.resolve()
         return self

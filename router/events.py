@@ -29,7 +29,12 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try at one backend. `outcome` is `ok`, `cancelled` or an error code."""
+    """One try at one backend. `outcome` is `ok`, `cancelled`, an error code, `escalated` (the gate of a cascade did not
+    let the answer through) or `content_filter` (it had no text, and the next model was asked).
+
+    input_tokens, output_tokens: what it took, `estimated` where the engine had not counted yet. gate: the judgement of
+    the first tokens (`cascade.Judgement` as plain JSON values), where there was one.
+    """
 
     model: str
     backend: str
@@ -38,6 +43,10 @@ class Attempt:
     ttft_ms: float | None
     total_ms: float
     cost_microusd: int
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: bool = False
+    gate: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,8 @@ class RequestOpened:
 class RequestClosed:
     """The receipt. `stage_ms` sums to `total_ms`; `overhead_ms` is what of it was not the model's.
 
-    `usage` of a cache hit is what the replayed answer once took; it cost nothing now and saved `saved_microusd`.
+    `usage` is that of the answer; what was generated and not given out is in the `attempts` before the last, and in the
+    cost. `usage` of a cache hit is what the replayed answer once took; it cost nothing now and saved `saved_microusd`.
     `decision` is `policy.Decision` as plain JSON values. `degraded` names stages that failed and were done without.
     """
 

@@ -17,11 +17,11 @@ from models.errors import SwitchyardError
 from models.messages import ChatRequest
 from router.accounting.prices import PriceBook
 from router.accounting.tenants import Tenants
-from router.config import IngressSettings
+from router.config import IngressSettings, Strategy
 from router.events import Principal, Record, Sink, Stopwatch
 from router.exact_cache import ExactCache
 from router.fingerprint import Fingerprint, fingerprint
-from router.policy import Candidate, Decision, decide
+from router.policy import AUTO, Candidate, Decision, Wish, decide
 from router.ports import (
     Assessment,
     BatcherPort,
@@ -53,7 +53,9 @@ class Backend:
 class Options:
     """What a caller may say besides the question (the `switchyard` object of a body).
 
-    cache: `off` neither reads nor stores; `refresh` stores without reading. priority: lower goes first.
+    cache: `off` neither reads nor stores; `refresh` stores without reading. priority: lower goes first. strategy: how
+    the model for `auto` is chosen, None: as configured. fallbacks: what is tried after the first model, in this order;
+    None: as configured.
     """
 
     cache: Literal["on", "off", "refresh"] = "on"
@@ -61,6 +63,8 @@ class Options:
     priority: int = 0
     deadline_s: float | None = None
     domain: str | None = None
+    strategy: Strategy | None = None
+    fallbacks: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -145,7 +149,7 @@ class Pipeline:
 
     async def assess(self, request: ChatRequest, options: Options, degraded: list[str]) -> Assessment | None:
         """How hard the question is; None for a named model. With no classifier the strong side is safe."""
-        if request.model != "auto":
+        if request.model != AUTO:
             return None
         assessed = await _within(
             self.settings.cache_timeout_s,
@@ -159,12 +163,17 @@ class Pipeline:
         self, request: ChatRequest, options: Options, degraded: list[str]
     ) -> asyncio.Task[Assessment | None] | None:
         """`assess` begun beside the look into the shared cache; None where there is nothing to do at the same time."""
-        if request.model != "auto" or self.stages.semantic_cache is None or not self.settings.semantic_cache:
+        if request.model != AUTO or self.stages.semantic_cache is None or not self.settings.semantic_cache:
             return None
         return self._spawn(self.assess(request, options, degraded))
 
     def decide(
-        self, request: ChatRequest, principal: Principal, assessment: Assessment | None, tokens: PromptTokens
+        self,
+        request: ChatRequest,
+        principal: Principal,
+        assessment: Assessment | None,
+        tokens: PromptTokens,
+        options: Options,
     ) -> Decision:
         """The model and its fallbacks. Raises what `policy.decide` raises."""
         candidates = [
@@ -174,7 +183,8 @@ class Pipeline:
             for entry in self.entries.values()
         ]
         allowed = self.tenants.allowed_models(principal.org)
-        return decide(request, assessment, candidates, self.settings.routing, allowed, tokens.at_least)
+        wish = Wish(options.strategy, options.fallbacks)
+        return decide(request, assessment, candidates, self.settings.routing, allowed, tokens.at_least, wish)
 
     def _expected(self, entry: ModelEntry, request: ChatRequest, tokens: PromptTokens) -> int:
         return self.prices.worst_case_microusd(entry.name, tokens.expected, self.max_output_tokens(entry, request))
@@ -215,7 +225,7 @@ class Pipeline:
         key = found.key(self.settings) if found else None
         cached = key is not None and options.cache == "on" and self.exact.peek(key.exact)
         assessment = await self.assess(request, options, degraded)
-        decision = self.decide(request, principal, assessment, tokens)
+        decision = self.decide(request, principal, assessment, tokens, options)
         return {
             "decision": asdict(decision),
             "exact_cache": "bypass" if key is None else "hit" if cached else "miss",

@@ -1,29 +1,43 @@
-"""The choice of a model: constraints first, then the score's tier, then the price. Pure and deterministic."""
+"""The choice of a model and of those after it: constraints first, then the score's tier, then the price. Pure and
+deterministic."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from models.catalog import TIERS
+from models.catalog import TIERS, ModelEntry
 from models.errors import (
     ContextLengthExceeded,
+    InvalidRequest,
     ModelNotFound,
     NoEligibleModel,
     SwitchyardError,
     UnsupportedFeature,
 )
 from models.messages import ChatRequest
-from router.config import RoutingSettings
+from router.config import RoutingSettings, Strategy
 from router.constraints import Candidate, Demand, Exclusion, allow_list, exclusion
 from router.ports import Assessment
 
-__all__ = ["AUTO", "Candidate", "Decision", "decide", "tier_of"]
+__all__ = ["AUTO", "Candidate", "Decision", "Wish", "decide", "tier_of"]
 
 AUTO = "auto"
 ABSTAINED = Assessment(1.0, "unknown", {}, "abstain")
 """Of a question that nothing assessed: the strong side is the safe one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the caller says about the choice; None leaves it to the settings.
+
+    fallbacks: the models to try after the first, in this order; empty: none.
+    """
+
+    strategy: Strategy | None = None
+    fallbacks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +49,10 @@ class Decision:
     score, task: None for a named model that was not assessed.
     eligible: the models that could have been chosen; excluded: the others, each with the reason.
     propensity: probability with which `model` was chosen (1.0: this policy draws no lots).
+    expected_cost_microusd: of an answer of `model`; a cascade that goes on costs more.
     baseline_cost_microusd: expected cost of "always-strong", the cheapest eligible model of the strongest eligible
         tier, which is what a caller without a router would use. A named model is its own baseline: nothing was saved.
+    cascade: the models of a cascade, each stronger than the one before; the answers of all but the last are judged.
     """
 
     model: str
@@ -53,6 +69,7 @@ class Decision:
     propensity: float
     expected_cost_microusd: int
     baseline_cost_microusd: int
+    cascade: tuple[str, ...] = ()
 
 
 def decide(
@@ -62,16 +79,22 @@ def decide(
     routing: RoutingSettings,
     allowed_models: tuple[str, ...] | None,
     input_tokens_at_least: int,
+    wish: Wish = Wish(),
 ) -> Decision:
-    """The model for `request`: the named one, or for `auto` the cheapest of the tier that the score asks for, else of
-    the nearest stronger tier, else of the nearest weaker one. Without an assessment `auto` plays safe: the strongest.
+    """The model for `request`: the named one, or what the strategy says for `auto`.
 
-    Raises `ModelNotFound`, `PermissionDenied`, `UnsupportedFeature`, `ContextLengthExceeded`, `NoEligibleModel`.
+    complexity: the cheapest of the tier that the score asks for, else of the nearest stronger tier, else of the nearest
+    weaker one; without an assessment the strongest, to be safe. cascade: the cheapest of the weakest tier.
+
+    Raises `ModelNotFound`, `PermissionDenied`, `UnsupportedFeature`, `ContextLengthExceeded`, `NoEligibleModel`, and
+    `InvalidRequest` for a strategy beside a named model.
     """
     demand = Demand(request, allowed_models, input_tokens_at_least)
+    pool = {candidate.entry.name: candidate for candidate in candidates}
+    _check_wish(demand, pool, wish)
     if request.model == AUTO:
-        return _choose(demand, assessment or ABSTAINED, candidates, routing)
-    return _pin(demand, assessment, candidates)
+        return _choose(demand, assessment or ABSTAINED, candidates, routing, wish)
+    return _pin(demand, assessment, pool, routing, wish)
 
 
 def tier_of(score: float, routing: RoutingSettings) -> str:
@@ -80,53 +103,85 @@ def tier_of(score: float, routing: RoutingSettings) -> str:
     return "medium" if score <= routing.large_above else "large"
 
 
-def _pin(demand: Demand, assessment: Assessment | None, candidates: Sequence[Candidate]) -> Decision:
-    name = demand.request.model
-    named = next((candidate for candidate in candidates if candidate.entry.name == name), None)
-    if named is None:
-        usable = sorted(candidate.entry.name for candidate in candidates if allow_list(demand, candidate) is None)
-        raise ModelNotFound(
-            f"There is no model '{name}'; use '{AUTO}' or one of: {', '.join(usable) or '(none for this key)'}.",
-            "model",
+def stronger(one: ModelEntry, other: ModelEntry) -> bool:
+    return TIERS.index(one.tier) > TIERS.index(other.tier)
+
+
+def _check_wish(demand: Demand, pool: Mapping[str, Candidate], wish: Wish) -> None:
+    if wish.strategy is not None and demand.request.model != AUTO:
+        raise InvalidRequest(
+            f"A strategy chooses the model for '{AUTO}'; leave out 'switchyard.strategy' or the model's name.",
+            "switchyard.strategy",
         )
-    out = exclusion(demand, named)
-    if out is not None:
-        raise out.error
+    for name in wish.fallbacks or ():
+        if name not in pool:
+            raise _unknown(name, demand, pool, "switchyard.fallbacks")
+        if (refused := allow_list(demand, pool[name])) is not None:
+            refused.param = "switchyard.fallbacks"
+            raise refused
+
+
+def _unknown(name: str, demand: Demand, pool: Mapping[str, Candidate], param: str) -> ModelNotFound:
+    usable = sorted(other for other, candidate in pool.items() if allow_list(demand, candidate) is None)
+    names = ", ".join(usable) or "(none for this key)"
+    choice = f"'{AUTO}' or one of" if param == "model" else "some of"
+    return ModelNotFound(f"There is no model '{name}'; use {choice}: {names}.", param)
+
+
+def _pin(
+    demand: Demand, assessment: Assessment | None, pool: Mapping[str, Candidate], routing: RoutingSettings, wish: Wish
+) -> Decision:
+    """The named model. It has only the fallbacks that were asked for or configured; one of those with room for it takes
+    a prompt that is surely too long for the named model."""
+    name = demand.request.model
+    named = pool.get(name)
+    if named is None:
+        raise _unknown(name, demand, pool, "model")
+    wanted = wish.fallbacks if wish.fallbacks is not None else routing.fallbacks.get(name, ())
+    plan = dict.fromkeys([name, *(other for other in wanted if other in pool)])
+    outs = {other: out for other in plan if (out := exclusion(demand, pool[other])) is not None}
+    able = [other for other in plan if other not in outs]
+    if name in outs and not (able and outs[name].constraint == "context"):
+        raise outs[name].error
+    chosen = pool[able[0]]
+    reasons = {other: outs[other].error.message if other in outs else "another model was named" for other in pool}
     return Decision(
-        model=name,
-        backend=named.backend,
-        fallbacks=(),
-        tier=named.entry.tier,
+        model=chosen.entry.name,
+        backend=chosen.backend,
+        fallbacks=tuple(able[1:]),
+        tier=chosen.entry.tier,
         strategy="pinned",
         strategy_version="1",
         score=assessment.score if assessment else None,
         task=assessment.task if assessment else None,
         factors=dict(assessment.factors) if assessment else {},
-        eligible=(name,),
-        excluded={c.entry.name: "another model was named" for c in candidates if c is not named},
+        eligible=tuple(able),
+        excluded={other: reason for other, reason in reasons.items() if other not in able},
         propensity=1.0,
-        expected_cost_microusd=named.expected_cost_microusd,
-        baseline_cost_microusd=named.expected_cost_microusd,
+        expected_cost_microusd=chosen.expected_cost_microusd,
+        baseline_cost_microusd=chosen.expected_cost_microusd,
     )
 
 
 def _choose(
-    demand: Demand, assessment: Assessment, candidates: Sequence[Candidate], routing: RoutingSettings
+    demand: Demand, assessment: Assessment, candidates: Sequence[Candidate], routing: RoutingSettings, wish: Wish
 ) -> Decision:
     outs = {candidate.entry.name: exclusion(demand, candidate) for candidate in candidates}
     eligible = [candidate for candidate in candidates if outs[candidate.entry.name] is None]
     excluded = {name: out for name, out in outs.items() if out is not None}
     if not eligible:
         raise _nobody(excluded)
-    ranked = _ranked(eligible, tier_of(assessment.score, routing))
-    chosen = ranked[0]
+    cascading = (wish.strategy or routing.strategy) == "cascade"
+    ranked = _ranked(eligible, TIERS[0] if cascading else tier_of(assessment.score, routing))
+    chosen, rest = ranked[0], _after(ranked, routing, wish)
+    steps = _steps([chosen, *rest]) if cascading else ()
     return Decision(
         model=chosen.entry.name,
         backend=chosen.backend,
-        fallbacks=tuple(candidate.entry.name for candidate in ranked[1:]),
+        fallbacks=tuple(candidate.entry.name for candidate in rest),
         tier=chosen.entry.tier,
-        strategy=assessment.strategy,
-        strategy_version=assessment.strategy_version,
+        strategy="cascade" if cascading else assessment.strategy,
+        strategy_version=_gates_version(steps, routing) if cascading else assessment.strategy_version,
         score=assessment.score,
         task=assessment.task,
         factors=dict(assessment.factors),
@@ -135,7 +190,32 @@ def _choose(
         propensity=1.0,
         expected_cost_microusd=chosen.expected_cost_microusd,
         baseline_cost_microusd=_ranked(eligible, TIERS[-1])[0].expected_cost_microusd,
+        cascade=steps,
     )
+
+
+def _after(ranked: Sequence[Candidate], routing: RoutingSettings, wish: Wish) -> list[Candidate]:
+    """What follows the first: the caller's order, else the operator's, else the ranking's. Only who may answer."""
+    first = ranked[0].entry.name
+    order = wish.fallbacks if wish.fallbacks is not None else routing.fallbacks.get(first)
+    if order is None:
+        return list(ranked[1:])
+    able = {candidate.entry.name: candidate for candidate in ranked[1:]}
+    return [able[name] for name in dict.fromkeys(order) if name in able]
+
+
+def _steps(plan: Sequence[Candidate]) -> tuple[str, ...]:
+    steps = [plan[0].entry]
+    for candidate in plan[1:]:
+        if stronger(candidate.entry, steps[-1]):
+            steps.append(candidate.entry)
+    return tuple(entry.name for entry in steps)
+
+
+def _gates_version(steps: Sequence[str], routing: RoutingSettings) -> str:
+    """Names everything that decides when a cascade goes on, so that logged decisions stay comparable."""
+    gates = [(name, routing.gate_of(name).model_dump_json()) for name in steps[:-1]]
+    return "1-" + hashlib.sha256(repr(gates).encode()).hexdigest()[:8]
 
 
 def _ranked(eligible: Sequence[Candidate], tier: str) -> list[Candidate]:

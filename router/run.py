@@ -7,31 +7,32 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from models.base import Call
 from models.errors import (
+    BudgetExceeded,
     ContextLengthExceeded,
     DeadlineExceeded,
     ModelUnavailable,
     StreamInterrupted,
     SwitchyardError,
-    UpstreamFailed,
 )
-from models.messages import ChatRequest, Completion, Event, Usage, UsageReport, fold
+from models.messages import ChatRequest, Completion, Event, Usage, fold
 from router import receipts
+from router.attempt import LiveAttempt, worst_case_microusd
+from router.config import GateSettings
 from router.events import Attempt, Principal, Status, Stopwatch, Verdict
 from router.fingerprint import Fingerprint
-from router.policy import Decision
-from router.ports import Assessment, CachedAnswer, CacheKey, Grant, Lookup, Ticket
-from router.tokens import PromptTokens, output_tokens, prompt_tokens
+from router.policy import AUTO, Decision, stronger
+from router.ports import Assessment, CachedAnswer, CacheKey, Lookup
+from router.tokens import PromptTokens, prompt_tokens
 
 if TYPE_CHECKING:
     from router.pipeline import Options, Pipeline
 
-MODEL_STAGES = frozenset({"prefill", "stream"})
+MODEL_STAGES = frozenset({"prefill", "gate", "stream"})
 """Time in these is the model's (and the client's reading), all other time is Switchyard's own."""
 
 
@@ -45,21 +46,6 @@ class Head:
     expected_cost_microusd: int
     overhead_ms: float
     encoder_ms: float
-
-
-@dataclass(slots=True)
-class _Live:
-    """The attempt that is under way."""
-
-    model: str
-    backend: str
-    reservation_id: str
-    started_ms: float
-    unary: bool
-    grant: Grant | None = None
-    called: bool = False
-    source: AsyncIterator[Sequence[Event]] | None = None
-    ttft_ms: float | None = None
 
 
 class Run:
@@ -90,7 +76,7 @@ class Run:
         self.verdict: Verdict = "bypass"
         self.decision: Decision | None = None
         self.answer: CachedAnswer | None = None
-        self.events: list[Event] = []
+        self.events: Sequence[Event] = ()
         self.attempts: list[Attempt] = []
         self.degraded: list[str] = []
         self.cost_microusd = 0
@@ -101,8 +87,8 @@ class Run:
         self._encoder_ms = 0.0
         self._unsure: list[str] = []
         self._assessing: asyncio.Task[Assessment | None] | None = None
-        self._live: _Live | None = None
-        self._batch: Sequence[Event] = ()
+        self._live: LiveAttempt | None = None
+        self._escalated: list[str] = []
         self._finished = False
         self._folded: Completion | None = None
         self._failure: SwitchyardError | None = None
@@ -119,8 +105,8 @@ class Run:
         if self._assessing is not None:
             self._assessing.cancel()
         try:
-            if self._live is not None and self._live.source is not None:
-                await self._live.source.aclose()  # type: ignore[attr-defined]
+            if self._live is not None:
+                await self._live.stop()
         finally:
             self._close(error)
 
@@ -184,7 +170,7 @@ class Run:
         if not self.pipeline.may_use(self.principal, found.answer.model):
             return False
         self.answer, self.verdict, self.similarity = found.answer, found.kind, found.similarity
-        self._arrive(found.answer.events)
+        self.events = found.answer.events
         return True
 
     async def _generate(self, stream: bool) -> None:
@@ -194,89 +180,94 @@ class Run:
         assessment = await (self._assessing or pipeline.assess(self.request, self.options, self._unsure))
         self.degraded += self._unsure
         self.watch.enter("decide")
-        self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens)
+        self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens, self.options)
         plan = [self.decision.model, *self.decision.fallbacks]
-        pipeline.emit(receipts.opened(self, self.decision.model, max(map(self._worst_case, plan))))
+        pipeline.emit(receipts.opened(self, self.decision.model, self._most_microusd(plan)))
         while True:
             model = plan.pop(0)
+            live = LiveAttempt(self, model, stream, self._gate(model, plan), self._filter_escalates and bool(plan))
             try:
-                return await self._attempt(model, stream)
+                if await self._attempt(live):
+                    return
             except SwitchyardError as error:
-                self._end_attempt(error.code, 0)
-                plan = self._rest_of(plan, model, error)
+                plan = self._after_failure(plan, live, error)
+                await self._end_attempt(error.code, error)
                 if not plan:
                     raise
+            else:
+                plan = self._after_escalation(plan, live)
+                await self._end_attempt(live.outcome)
 
-    def _rest_of(self, plan: list[str], model: str, error: SwitchyardError) -> list[str]:
-        """The models worth trying after `model` failed with `error` before its first byte."""
+    async def _attempt(self, live: LiveAttempt) -> bool:
+        """One try at one model, up to where its answer may be given out; False: it must not be."""
+        self.watch.enter("reserve")
+        await live.reserve()
+        self._live, self.events = live, live.events
+        self.watch.enter("admit")
+        await live.admit()
+        self.watch.enter("prefill")
+        await live.call()
+        return await live.convinces()
+
+    def _gate(self, model: str, plan: Sequence[str]) -> GateSettings | None:
+        """By what the answer of `model` is judged: in a cascade, as long as a stronger one could be asked instead."""
+        assert self.decision is not None
+        if self.decision.strategy != "cascade" or not self._stronger(plan, model):
+            return None
+        return self.settings.routing.gate_of(model)
+
+    def _stronger(self, plan: Sequence[str], model: str) -> list[str]:
+        entries = self.pipeline.entries
+        return [other for other in plan if stronger(entries[other], entries[model])]
+
+    @property
+    def _filter_escalates(self) -> bool:
+        return self.settings.routing.content_filter_falls_back
+
+    def _most_microusd(self, plan: Sequence[str]) -> int:
+        """What the request may cost at the most: every model is tried, and those of a cascade are asked again."""
+        return sum(worst_case_microusd(self, model) * (2 if self._gate(model, plan) else 1) for model in plan)
+
+    def _after_failure(self, plan: list[str], live: LiveAttempt, error: SwitchyardError) -> list[str]:
+        """The models worth trying after `live` failed with `error`, before anything of it was given out."""
         if isinstance(error, ContextLengthExceeded):
-            room = self.pipeline.entries[model].context_tokens
-            return [other for other in plan if self.pipeline.entries[other].context_tokens > room]
-        if not error.retryable:
+            return [other for other in plan if self.pipeline.entries[other].context_tokens > live.entry.context_tokens]
+        if isinstance(error, BudgetExceeded):
+            return [other for other in plan if other in self._escalated]  # what it said was only not good enough
+        if not (error.retryable or isinstance(error, StreamInterrupted)):
             return []
-        if isinstance(error, ModelUnavailable) and not any(a.model == model for a in self.attempts[:-1]):
-            return [model, *plan]  # its replica died: another one, or its successor, may take it
+        free = not (live.events or error.abandoned)
+        if isinstance(error, ModelUnavailable) and free and all(each.model != live.model for each in self.attempts):
+            return [live.model, *plan]  # its replica died: another one, or its successor, may take it
         return plan
 
-    async def _attempt(self, model: str, stream: bool) -> None:
-        """One try at one model, up to its first batch."""
-        pipeline, principal = self.pipeline, self.principal
-        backend, entry = pipeline.backend_of(model), pipeline.entries[model]
-        self.watch.enter("reserve")
-        unary = not stream and entry.price is None  # a provider's tokens are counted as they come
-        live = _Live(model, backend.name, f"{self.request_id}/{len(self.attempts)}", self.watch.elapsed_ms, unary)
-        await pipeline.stages.budgets.reserve(principal.org, live.reservation_id, self._worst_case(model))
-        self._live = live
-        self.watch.enter("admit")
-        wait_s = min(self.settings.queue_timeout_s, self._time_left_s())
-        live.grant = await pipeline.stages.batcher.admit(
-            Ticket(self.request_id, backend.name, principal.org, self.options.priority, wait_s)
-        )
-        self.watch.enter("prefill")
-        call = Call(self.request_id, principal.org, self._time_left_s(), self.options.priority)
-        request = self._for_model(model)
-        live.called = True
-        if unary:
-            self._arrive(await backend.port.complete(request, call))
-        else:
-            live.source = backend.port.stream(request, call)
-            try:
-                self._arrive(await anext(live.source))
-            except StopAsyncIteration:
-                raise UpstreamFailed(f"Model '{model}' ended without an answer; send the request again.") from None
-        live.ttft_ms = self.watch.elapsed_ms - live.started_ms
-
-    def _for_model(self, model: str) -> ChatRequest:
-        """The question as the model gets it, never with more output than was reserved for it."""
-        limit = self.pipeline.max_output_tokens(self.pipeline.entries[model], self.request)
-        return replace(self.request, model=model, sampling=replace(self.request.sampling, max_tokens=limit))
-
-    def _arrive(self, batch: Sequence[Event]) -> None:
-        self._batch = batch
-        self.events.extend(batch)
+    def _after_escalation(self, plan: list[str], live: LiveAttempt) -> list[str]:
+        """A stronger model next. Should all of those fail, the answer that did not convince is better than none."""
+        if live.outcome != "escalated":
+            return plan
+        self._escalated.append(live.model)
+        better = self._stronger(plan, live.model)
+        return [*better, live.model, *(other for other in plan if other not in better)]
 
     # ---- the answer ------------------------------------------------------------------------------------------------
 
     async def batches(self) -> AsyncIterator[Sequence[Event]]:
         """The answer as it comes. Raises `SwitchyardError` when it breaks off: nothing is retried by then."""
         self.watch.enter("stream")
-        source = self._live.source if self._live else None
-        while True:
-            yield self._batch
-            if source is None:
-                break
+        live = self._live
+        batch: Sequence[Event] | None = tuple(self.events)
+        while batch is not None:
+            yield batch
             try:
                 async with asyncio.timeout_at(self.deadline):
-                    self._arrive(await anext(source))
-            except StopAsyncIteration:
-                break
+                    batch = await live.more() if live is not None else None
             except TimeoutError:
                 raise self._too_late() from None
         self._finish()
 
     async def completion(self) -> Completion:
         """The whole answer. Raises what `batches` raises."""
-        if self._live is None or self._live.source is None:  # all of it is here
+        if self._live is None or self._live.whole:
             self.watch.enter("stream")
             self._finish()
         else:
@@ -305,8 +296,7 @@ class Run:
         completion = self.folded
         usage, estimated = self._usage(completion)
         if self._live is not None:
-            cost = self._cost(usage)
-            self._end_attempt("ok" if status == "ok" else code or status, cost)
+            self._book("ok" if status == "ok" else code or status)
         if status == "ok" and self.answer is None:
             self._store(completion, usage, now_unix_ms)
         self.watch.enter("end")
@@ -322,51 +312,29 @@ class Run:
         return "ok", None
 
     def _usage(self, completion: Completion) -> tuple[Usage, bool]:
-        """The engine's count, else ours: of a broken-off answer what was asked and what came of it."""
         if self.answer is not None:
             return self.answer.usage, False
-        if any(isinstance(event, UsageReport) for event in self.events):
-            return completion.usage, completion.estimated
-        if self._live is None or not self._live.called:
-            return Usage(), True
-        return Usage(self.tokens.expected, output_tokens(self.events)), True
+        return self._live.usage(completion) if self._live is not None else (Usage(), True)
 
-    def _cost(self, usage: Usage) -> int:
-        """Micro-USD of the attempt that is under way. A unary one that was left before its end is charged its worst
-        case, since only the engine knows how far it had come."""
-        assert self._live is not None
-        if self._live.unary and self._live.called and not self.events:
-            return self._worst_case(self._live.model)
-        return self.prices.cost_microusd(self._live.model, usage)
+    async def _end_attempt(self, outcome: str, error: SwitchyardError | None = None) -> None:
+        """Stop the model and settle; another one is tried after it."""
+        if self._live is not None:
+            await self._live.stop()
+            self._book(outcome, error)
+            self.events = ()
 
-    def _worst_case(self, model: str) -> int:
-        entry = self.pipeline.entries[model]
-        output = self.pipeline.max_output_tokens(entry, self.request) * self.request.sampling.n
-        return self.prices.worst_case_microusd(model, min(self.tokens.at_most, entry.context_tokens), output)
-
-    def _end_attempt(self, outcome: str, cost_microusd: int) -> None:
+    def _book(self, outcome: str, error: SwitchyardError | None = None) -> None:
         live, self._live = self._live, None
-        if live is None:
-            return
-        if live.grant is not None:
-            self.pipeline.stages.batcher.release(live.grant)
-        self.pipeline.stages.budgets.settle(self.principal.org, live.reservation_id, cost_microusd)
-        self.cost_microusd += cost_microusd
-        self.attempts.append(
-            Attempt(
-                live.model,
-                live.backend,
-                outcome,
-                round(live.grant.queued_ms, 3) if live.grant else 0.0,
-                live.ttft_ms,
-                self.watch.elapsed_ms - live.started_ms,
-                cost_microusd,
-            )
-        )
+        assert live is not None
+        attempt = live.settle(outcome, error)
+        self.cost_microusd += attempt.cost_microusd
+        self.attempts.append(attempt)
 
     def _store(self, completion: Completion, usage: Usage, now_unix_ms: int) -> None:
         """Keep a complete answer: ended by itself or, for the identical question only, at the caller's limit."""
         key, reason = self.key, completion.finish_reason
+        if self.request.model not in (AUTO, self.model):
+            return  # who names a model again, without fallbacks, must not get another's answer
         at_limit = reason == "length" and self.request.sampling.max_tokens is not None
         if key is None or not (reason in ("stop", "tool_calls") or at_limit):
             return
@@ -414,7 +382,7 @@ class Run:
             model_ms += self.watch.current_ms
         return self.watch.elapsed_ms - model_ms
 
-    def _time_left_s(self) -> float:
+    def time_left_s(self) -> float:
         return max(0.001, self.deadline - asyncio.get_running_loop().time())
 
     def _too_late(self) -> DeadlineExceeded:

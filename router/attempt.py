@@ -1,0 +1,181 @@
+"""One try of a run at one model: money set aside, a place, the call, the first tokens judged, and one settlement."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from models.base import Call
+from models.errors import SwitchyardError, UpstreamFailed
+from models.messages import ChatRequest, Completion, Event, Usage, UsageReport, fold
+from router.cascade import Judgement, judge, without_logprobs
+from router.config import GateSettings
+from router.events import Attempt
+from router.ports import Grant, Ticket
+from router.tokens import output_tokens
+
+if TYPE_CHECKING:
+    from router.run import Run
+
+
+class LiveAttempt:
+    """Made by a `Run`, which calls `reserve`, `admit`, `call` and `convinces` in this order, `more` until the end, and
+    after `reserve` exactly once `settle`, whatever happened; `stop` before it ends the work in the engine.
+
+    gate: by what the first tokens are judged; None: the first piece of the answer is good enough.
+    filter_escalates: a content filter that ends the answer before its first text is no answer.
+    """
+
+    def __init__(self, run: Run, model: str, stream: bool, gate: GateSettings | None, filter_escalates: bool) -> None:
+        self.run, self.model = run, model
+        self.entry, self._backend = run.pipeline.entries[model], run.pipeline.backend_of(model)
+        self.events: list[Event] = []
+        self.judgement: Judgement | None = None
+        self._gate, self._filter_escalates = gate, filter_escalates
+        # A provider's tokens are counted as they come, and a gate that says no does not wait for the rest.
+        self._unary = not stream and self.entry.price is None and gate is None
+        self._own_logprobs = (
+            gate is not None and self.entry.capabilities.logprobs and run.request.sampling.top_logprobs is None
+        )
+        self._reservation_id = f"{run.request_id}/{len(run.attempts)}"
+        self._started_ms = run.watch.elapsed_ms
+        self._grant: Grant | None = None
+        self._called = False
+        self._source: AsyncIterator[Sequence[Event]] | None = None
+        self._ttft_ms: float | None = None
+
+    async def reserve(self) -> None:
+        """Set the worst case aside. Raises `BudgetExceeded`; there is nothing to settle then."""
+        run = self.run
+        budgets = run.pipeline.stages.budgets
+        await budgets.reserve(run.principal.org, self._reservation_id, worst_case_microusd(run, self.model))
+
+    async def admit(self) -> None:
+        run = self.run
+        wait_s = min(run.settings.queue_timeout_s, run.time_left_s())
+        self._grant = await run.pipeline.stages.batcher.admit(
+            Ticket(run.request_id, self._backend.name, run.principal.org, run.options.priority, wait_s)
+        )
+
+    async def call(self) -> None:
+        """Ask the model; returns with the first batch, or with the whole answer."""
+        run = self.run
+        call = Call(run.request_id, run.principal.org, run.time_left_s(), run.options.priority)
+        request = self._question()
+        self._called = True
+        if self._unary:
+            self.events.extend(await self._backend.port.complete(request, call))
+        else:
+            self._source = self._backend.port.stream(request, call)
+            if await self._pull() is None:
+                raise UpstreamFailed(f"Model '{self.model}' ended without an answer; send the request again.")
+        self._ttft_ms = run.watch.elapsed_ms - self._started_ms
+
+    async def convinces(self) -> bool:
+        """Hold the answer back until it is judged: whether it may be given out."""
+        if self._gate is None and not self._filter_escalates:
+            return True
+        self.run.watch.enter("gate")
+        while True:
+            self.judgement = judge(self.events, self.run.request, self._gate, self._filter_escalates)
+            if self.judgement.verdict != "wait":
+                break
+            if await self._pull() is None:
+                break  # it ended without an end, which its reader finds out
+        if self.judgement.verdict == "escalate":
+            return False
+        if self._own_logprobs:
+            self.events[:] = without_logprobs(self.events)
+        return True
+
+    async def more(self) -> Sequence[Event] | None:
+        """The next batch; None at the end."""
+        batch = await self._pull()
+        if batch is None or not self._own_logprobs:
+            return batch
+        bare = without_logprobs(batch)
+        self.events[-len(batch) :] = bare
+        return bare
+
+    async def stop(self) -> None:
+        """End the work in the engine. Does nothing when it is at its end."""
+        if self._source is not None:
+            await self._source.aclose()  # type: ignore[attr-defined]
+
+    def settle(self, outcome: str, error: SwitchyardError | None = None) -> Attempt:
+        """Give the place back and settle the money. `error` is what it raised: before the first event that costs
+        nothing, but for prompts that a provider may have taken."""
+        run, worst_case = self.run, worst_case_microusd(self.run, self.model)
+        if error is not None and not self.events:
+            usage, estimated = Usage(error.abandoned * run.tokens.expected), error.abandoned > 0
+            cost_microusd = min(run.prices.cost_microusd(self.model, usage), worst_case)
+        else:
+            usage, estimated = self.usage(fold(self.events))
+            # A whole answer that was left before its end: only the engine knows how far it had come.
+            left = self._unary and self._called and not self.events
+            cost_microusd = (
+                worst_case_microusd(run, self.model) if left else run.prices.cost_microusd(self.model, usage)
+            )
+        if self._grant is not None:
+            run.pipeline.stages.batcher.release(self._grant)
+        run.pipeline.stages.budgets.settle(run.principal.org, self._reservation_id, cost_microusd)
+        return Attempt(
+            self.model,
+            self._backend.name,
+            outcome,
+            round(self._grant.queued_ms, 3) if self._grant else 0.0,
+            self._ttft_ms,
+            run.watch.elapsed_ms - self._started_ms,
+            cost_microusd,
+            usage.input_tokens,
+            usage.output_tokens,
+            estimated,
+            asdict(self.judgement) if self.judgement else None,
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the answer came at once."""
+        return self._source is None
+
+    @property
+    def outcome(self) -> str:
+        """Of an answer that must not be given out."""
+        filtered = self.judgement is not None and self.judgement.reason == "content_filter"
+        return "content_filter" if filtered else "escalated"
+
+    def usage(self, completion: Completion) -> tuple[Usage, bool]:
+        """The engine's count, else ours: of a broken-off answer what was asked and what came of it."""
+        if any(isinstance(event, UsageReport) for event in self.events):
+            return completion.usage, completion.estimated
+        if not self._called:
+            return Usage(), True
+        return Usage(self.run.tokens.expected, output_tokens(self.events)), True
+
+    async def _pull(self) -> Sequence[Event] | None:
+        if self._source is None:
+            return None
+        try:
+            batch = await anext(self._source)
+        except StopAsyncIteration:
+            return None
+        self.events.extend(batch)
+        return batch
+
+    def _question(self) -> ChatRequest:
+        """As the model gets it: never with more output than was reserved for it, and with what the gate needs."""
+        request = self.run.request
+        sampling = replace(
+            request.sampling, max_tokens=self.run.pipeline.max_output_tokens(self.entry, self.run.request)
+        )
+        if self._own_logprobs:
+            sampling = replace(sampling, top_logprobs=0)
+        return replace(request, model=self.model, sampling=sampling)
+
+
+def worst_case_microusd(run: Run, model: str) -> int:
+    """The most that one answer of `model` can cost."""
+    entry = run.pipeline.entries[model]
+    output = run.pipeline.max_output_tokens(entry, run.request) * run.request.sampling.n
+    return run.prices.worst_case_microusd(model, min(run.tokens.at_most, entry.context_tokens), output)

@@ -1,0 +1,153 @@
+"""Is the cheap model's answer good enough to be given out? Judged by its first tokens, before anyone has seen them.
+
+A cascade asks the cheapest model first and goes on to a stronger one where the answer does not convince (FrugalGPT,
+Chen et al. 2023, https://arxiv.org/abs/2305.05176). What it has to go by here is the mean log probability of the first
+tokens (a model that is wrong is less sure of them), and what can be seen of the form: a refusal, an empty answer, JSON
+or a tool call that is none. Pure: the same events give the same judgement.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from models.messages import (
+    ChatRequest,
+    Completion,
+    Event,
+    Finish,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    UsageReport,
+    fold,
+)
+from router.config import GateSettings
+from router.json_form import begins_json, fits_schema, parsed
+from router.tokens import output_tokens
+
+Verdict = Literal["wait", "release", "escalate"]
+Reason = Literal[
+    "early", "begun", "sure", "unjudged", "unsure", "empty", "refusal", "json", "schema", "tool_call", "content_filter"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Of what has come so far. `tokens` were looked at; `mean_logprob` is None where the engine gives none.
+
+    reason: `early` (wait), `begun` (nothing is judged, the answer has begun), `sure`, `unjudged` (no log probabilities,
+    nothing wrong with the form), or what is wrong: `unsure`, `empty`, `refusal`, `json`, `schema`, `tool_call`,
+    `content_filter`.
+    """
+
+    verdict: Verdict
+    reason: Reason
+    tokens: int = 0
+    mean_logprob: float | None = None
+
+
+def judge(
+    events: Sequence[Event], request: ChatRequest, gate: GateSettings | None, filter_escalates: bool = False
+) -> Judgement:
+    """What to do with the first `events` of an answer to `request`.
+
+    Within `gate.tokens` tokens this is no longer `wait`; without a gate, with the first piece of the answer. An answer
+    that is all there is judged as one, however short. `filter_escalates`: a content filter that ends the answer
+    before its first text sends the question on.
+    """
+    if request.sampling.n > 1:  # the first of several answers stands for all
+        events = [event for event in events if isinstance(event, UsageReport) or event.choice == 0]
+    answer = fold(events)
+    finished = answer.finish_reason is not None
+    if answer.finish_reason == "content_filter" and not answer.text:
+        return Judgement("escalate" if filter_escalates else "release", "content_filter")
+    if gate is None:
+        return Judgement("release" if finished or any(map(_begins, events)) else "wait", "begun")
+    wrong = _wrong(answer, request, gate)
+    logprobs = [token.logprob for token in answer.logprobs[: gate.tokens]]
+    tokens = len(logprobs) or output_tokens(events)
+    mean = sum(logprobs) / len(logprobs) if logprobs else None
+    if wrong is not None:
+        return Judgement("escalate", wrong, tokens, mean)
+    full = finished or tokens >= gate.tokens
+    if mean is None:
+        return Judgement("release", "unjudged", tokens) if full else Judgement("wait", "early", tokens)
+    if full:
+        sure = mean >= gate.min_mean_logprob
+        return Judgement("release" if sure else "escalate", "sure" if sure else "unsure", tokens, mean)
+    # No token's log probability is above 0: were all that are still missing certain, the mean could not be higher.
+    if sum(logprobs) / gate.tokens < gate.min_mean_logprob:
+        return Judgement("escalate", "unsure", tokens, mean)
+    return Judgement("wait", "early", tokens, mean)
+
+
+def without_logprobs(events: Sequence[Event]) -> list[Event]:
+    """For a caller who asked for none: they were the gate's."""
+    return [
+        replace(event, logprobs=()) if isinstance(event, TextDelta) and event.logprobs else event for event in events
+    ]
+
+
+def _begins(event: Event) -> bool:
+    match event:
+        case TextDelta() | ReasoningDelta():
+            return bool(event.text)
+        case ToolCallDelta() | Finish():
+            return True
+    return False
+
+
+# ---- form ----------------------------------------------------------------------------------------------------------
+
+_SORRY = r"(?:i(?:['\u2019]?m| am) (?:very |so |really )?sorry|sorry|i apologi[sz]e|unfortunately)?"
+_CANNOT = r"i (?:can ?not|can['\u2019]?t|won['\u2019]?t|will not|must decline)"
+_UNABLE = r"i(?:['\u2019]m| am) (?:unable|not able|not allowed) to"
+_REFUSAL = re.compile(
+    rf"{_SORRY}[\s,.:;!-]*(?:(?:but|however)[\s,]+)?(?:{_CANNOT}|{_UNABLE}|as an ai\b)", re.IGNORECASE
+)
+
+
+def refuses(text: str) -> bool:
+    """Whether an answer begins as a refusal, in English. That it does not know is an answer."""
+    return _REFUSAL.match(text.lstrip(" \t\r\n\"'*_>#")) is not None
+
+
+def _wrong(answer: Completion, request: ChatRequest, gate: GateSettings) -> Reason | None:
+    """What is wrong with the form of an answer, as far as it has come. One cut at its limit has come only so far."""
+    whole = answer.finish_reason in ("stop", "tool_calls")
+    if answer.tool_calls:
+        return "tool_call" if _wrong_call(answer, request, whole) else None
+    if answer.finish_reason is not None and not answer.text.strip():
+        return "empty"
+    if gate.refusals and refuses(answer.text):
+        return "refusal"
+    wanted = request.response_format
+    if wanted is None or wanted.kind == "text":
+        return None
+    if not begins_json(answer.text):
+        return "json"
+    if whole:
+        value = parsed(answer.text)
+        if not isinstance(value, dict):
+            return "json"
+        if wanted.schema is not None and not fits_schema(value, parsed(wanted.schema)):
+            return "schema"
+    return None
+
+
+def _wrong_call(answer: Completion, request: ChatRequest, whole: bool) -> bool:
+    """A tool that was not offered, or arguments that are no JSON object."""
+    schemas = {tool.name: tool.parameters for tool in request.tools}
+    for call in answer.tool_calls:
+        if call.name not in schemas:
+            return True
+        if whole:
+            arguments = parsed(call.arguments or "{}")
+            if not isinstance(arguments, dict) or not fits_schema(arguments, parsed(schemas[call.name])):
+                return True
+        elif not begins_json(call.arguments):
+            return True
+    return False
