@@ -110,6 +110,8 @@ class Ingress:
             *settings.prices,
             *settings.node_prices,
             *(m for t in settings.tenants.values() for m in t.models or ()),
+            *settings.routing.gates,
+            *(m for model, after in settings.routing.fallbacks.items() for m in (model, *after)),
         }
         if unknown := named - known:
             raise ValueError(f"user_config of Ingress names models that are not served: {', '.join(sorted(unknown))}")

@@ -25,6 +25,7 @@ from models.messages import (
     ToolCall,
     ToolChoice,
 )
+from router.config import Strategy
 from router.pipeline import Options
 from router.validation import check_request
 
@@ -105,7 +106,10 @@ class StreamOptions(_Body):
 class SwitchyardBody(_Body):
     """What Switchyard takes besides OpenAI's own fields."""
 
-    strategy: Literal["complexity"] | None = Field(None, description="for `auto`; there is this one")
+    strategy: Strategy | None = Field(None, description="how the model for `auto` is chosen; by default as configured")
+    fallbacks: list[str] | None = Field(
+        None, max_length=8, description="models to try after the first, in this order; by default as configured"
+    )
     cache: Literal["on", "off", "refresh"] = "on"
     namespace: str = Field("", max_length=128)
     priority: int = Field(0, ge=-100, le=100, description="lower goes first")
@@ -162,7 +166,15 @@ def parse_chat(body: bytes | dict[str, Any]) -> ParsedChat:
     extra = parsed.switchyard
     return ParsedChat(
         _chat_request(parsed),
-        Options(extra.cache, extra.namespace, extra.priority, extra.deadline_s, extra.domain),
+        Options(
+            extra.cache,
+            extra.namespace,
+            extra.priority,
+            extra.deadline_s,
+            extra.domain,
+            extra.strategy,
+            None if extra.fallbacks is None else tuple(extra.fallbacks),
+        ),
         bool(parsed.stream),
         bool(parsed.stream_options and parsed.stream_options.include_usage),
     )
