@@ -12,12 +12,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.errors import InvalidRequest, UnsupportedFeature
+from deployments.openai.body import explained
+from deployments.openai.chat_reasons import reason
+from models.errors import InvalidRequest
 from models.messages import (
     ChatRequest,
     ImagePart,
     Message,
     Part,
+    ReasoningPart,
     ResponseFormat,
     Sampling,
     TextPart,
@@ -58,18 +61,25 @@ class ToolCallBody(_Body):
 
 
 class MessageBody(_Body):
+    """One turn. Clients send an earlier answer back as they got it, so what an answer has is known here too."""
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCallBody] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = Field(None, description="what a model thought before this answer")
+    reasoning: str | None = Field(None, description="another name for `reasoning_content`")
+    annotations: list[Any] | None = Field(None, description="of an earlier answer; no part of the conversation")
+    audio: None = None
+    function_call: None = None
 
 
 class FunctionBody(_Body):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    description: str = ""
-    parameters: dict[str, Any] = {}
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
@@ -100,7 +110,7 @@ class ResponseFormatBody(_Body):
 
 class StreamOptions(_Body):
     include_usage: bool = False
-    include_obfuscation: bool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
 class SwitchyardBody(_Body):
@@ -118,7 +128,8 @@ class SwitchyardBody(_Body):
 
 
 class ChatBody(_Body):
-    """Body of POST /v1/chat/completions. `metadata`, `store`, `service_tier` and the like change no answer here."""
+    """Body of POST /v1/chat/completions. `metadata`, `safety_identifier` and the `prompt_cache_` fields change no answer
+    here. What is None here is refused with what to do instead (`chat_reasons`)."""
 
     model: str = Field(min_length=1, max_length=200)
     messages: list[MessageBody] = Field(min_length=1)
@@ -135,17 +146,26 @@ class ChatBody(_Body):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    logit_bias: dict[str, float] | None = Field(None, max_length=1024, description="token id -> from -100 to 100")
     tools: list[ToolBody] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormatBody | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
     user: str | None = Field(None, max_length=256)
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    modalities: list[Literal["text"]] | None = None
+    functions: None = None
+    function_call: None = None
+    audio: None = None
+    prediction: None = None
+    web_search_options: None = None
     switchyard: SwitchyardBody = SwitchyardBody()
 
 
@@ -162,7 +182,7 @@ def parse_chat(body: bytes | dict[str, Any]) -> ParsedChat:
     try:
         parsed = ChatBody.model_validate(body) if isinstance(body, dict) else ChatBody.model_validate_json(body)
     except ValidationError as error:
-        raise _explained(error) from None
+        raise (reason(error) or explained(error)) from None
     extra = parsed.switchyard
     return ParsedChat(
         _chat_request(parsed),
@@ -178,17 +198,6 @@ def parse_chat(body: bytes | dict[str, Any]) -> ParsedChat:
         bool(parsed.stream),
         bool(parsed.stream_options and parsed.stream_options.include_usage),
     )
-
-
-def _explained(error: ValidationError) -> InvalidRequest:
-    """The first thing wrong, without the caller's text in it."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "json_invalid":
-        return InvalidRequest("The body is not valid JSON; send a JSON object.")
-    if first["type"] == "extra_forbidden":
-        return UnsupportedFeature(f"'{where}' is not supported; leave it out.", where)
-    return InvalidRequest(f"'{where}': {first['msg']}." if where else f"{first['msg']}.", where or None)
 
 
 def _chat_request(body: ChatBody) -> ChatRequest:
@@ -210,23 +219,52 @@ def _chat_request(body: ChatBody) -> ChatRequest:
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
             top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            logit_bias=_logit_bias(body),
         ),
         tools=tuple(
-            Tool(t.function.name, t.function.description, json.dumps(t.function.parameters), t.function.strict)
+            Tool(
+                t.function.name,
+                t.function.description or "",
+                json.dumps(t.function.parameters or {}, ensure_ascii=False),
+                t.function.strict,
+            )
             for t in body.tools or ()
         ),
         tool_choice=_tool_choice(body.tool_choice),
         parallel_tool_calls=body.parallel_tool_calls,
         response_format=_response_format(body.response_format),
         reasoning_effort=body.reasoning_effort,
+        verbosity=body.verbosity,
         user=body.user,
     )
     check_request(request)
     return request
 
 
+def _logit_bias(body: ChatBody) -> tuple[tuple[int, float], ...]:
+    """Sorted by token, so that the same biases are the same request."""
+    if not body.logit_bias:
+        return ()
+    if body.model == "auto":
+        raise InvalidRequest("'logit_bias' names tokens of one model; name the model instead of 'auto'.", "logit_bias")
+    if not all(token.isdecimal() and token.isascii() and len(token) < 10 for token in body.logit_bias):
+        raise InvalidRequest("'logit_bias' goes by token ids, such as {\"1234\": -100}.", "logit_bias")
+    if not all(-100 <= bias <= 100 for bias in body.logit_bias.values()):
+        raise InvalidRequest("A bias in 'logit_bias' must be between -100 and 100.", "logit_bias")
+    return tuple(sorted((int(token), bias) for token, bias in body.logit_bias.items()))
+
+
+def _reasoning(body: MessageBody, index: int) -> list[Part]:
+    said = {text for text in (body.reasoning_content, body.reasoning) if text}
+    if said and body.role != "assistant":
+        raise InvalidRequest("Only an 'assistant' message has reasoning.", f"messages.{index}.reasoning_content")
+    if len(said) > 1:
+        raise InvalidRequest("'reasoning' and 'reasoning_content' differ; send one.", f"messages.{index}.reasoning")
+    return [ReasoningPart(text) for text in said]
+
+
 def _message(body: MessageBody, index: int) -> Message:
-    parts: list[Part] = []
+    parts = _reasoning(body, index)
     if isinstance(body.content, str):
         parts.append(TextPart(body.content))
     for number, part in enumerate(body.content if isinstance(body.content, list) else ()):
@@ -258,4 +296,4 @@ def _response_format(body: ResponseFormatBody | None) -> ResponseFormat | None:
     if body.json_schema is None:
         raise InvalidRequest("'response_format.json_schema' is missing.", "response_format.json_schema")
     schema = body.json_schema
-    return ResponseFormat("json_schema", schema.name, json.dumps(schema.schema_), schema.strict)
+    return ResponseFormat("json_schema", schema.name, json.dumps(schema.schema_, ensure_ascii=False), schema.strict)

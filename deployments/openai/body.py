@@ -1,0 +1,45 @@
+"""What the bodies of all of OpenAI's doors have in common."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.errors import InvalidRequest, UnsupportedFeature
+from router.pipeline import Options
+
+
+class Body(BaseModel):
+    """What a body or a part of it may hold. Anything else is refused, so that nothing is silently dropped."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+def read_json(kind: type[Parsed], body: bytes) -> Parsed:
+    """Raises `InvalidRequest` naming the field, or `UnsupportedFeature` for an unknown one."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise explained(error) from None
+
+
+def explained(error: ValidationError) -> InvalidRequest:
+    """The first thing wrong, without the caller's text in it."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        return InvalidRequest("The body is not valid JSON; send a JSON object.")
+    if first["type"] == "extra_forbidden":
+        return UnsupportedFeature(f"'{where}' is not supported; leave it out.", where)
+    return InvalidRequest(f"'{where}': {first['msg']}." if where else f"{first['msg']}.", where or None)
+
+
+def options_of(extra: BaseModel) -> Options:
+    """The `switchyard` object of a body as the pipeline takes it: the same fields by the same names."""
+    given = {field.name: getattr(extra, field.name) for field in fields(Options) if hasattr(extra, field.name)}
+    return Options(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
