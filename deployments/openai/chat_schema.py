@@ -114,7 +114,7 @@ class StreamOptions(_Body):
 
 
 class SwitchyardBody(_Body):
-    """What Switchyard takes besides OpenAI's own fields."""
+    """What Switchyard takes besides an API's own fields."""
 
     strategy: Strategy | None = Field(None, description="how the model for `auto` is chosen; by default as configured")
     fallbacks: list[str] | None = Field(
@@ -125,6 +125,12 @@ class SwitchyardBody(_Body):
     priority: int = Field(0, ge=-100, le=100, description="lower goes first")
     deadline_s: float | None = Field(None, gt=0)
     domain: str | None = Field(None, max_length=64)
+
+    def options(self) -> Options:
+        fallbacks = None if self.fallbacks is None else tuple(self.fallbacks)
+        return Options(
+            self.cache, self.namespace, self.priority, self.deadline_s, self.domain, self.strategy, fallbacks
+        )
 
 
 class ChatBody(_Body):
@@ -183,18 +189,9 @@ def parse_chat(body: bytes | dict[str, Any]) -> ParsedChat:
         parsed = ChatBody.model_validate(body) if isinstance(body, dict) else ChatBody.model_validate_json(body)
     except ValidationError as error:
         raise (reason(error) or explained(error)) from None
-    extra = parsed.switchyard
     return ParsedChat(
         _chat_request(parsed),
-        Options(
-            extra.cache,
-            extra.namespace,
-            extra.priority,
-            extra.deadline_s,
-            extra.domain,
-            extra.strategy,
-            None if extra.fallbacks is None else tuple(extra.fallbacks),
-        ),
+        parsed.switchyard.options(),
         bool(parsed.stream),
         bool(parsed.stream_options and parsed.stream_options.include_usage),
     )
