@@ -8,11 +8,13 @@ have an index of its own, and torch.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -23,7 +25,14 @@ from ray.serve.handle import DeploymentHandle
 from deployments.hop import call, method
 from deployments.live_settings import LiveSettings
 from models.encoder import Encoder
-from models.errors import ModelUnavailable, SwitchyardError
+from models.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    ModelUnavailable,
+    Overloaded,
+    SwitchyardError,
+    UnsupportedFeature,
+)
 from router import config
 from router.config import CacheSettings, Topology
 from router.ports import CachedAnswer, CacheKey, Lookup
@@ -44,8 +53,22 @@ STUCK_AFTER_S = 60.0
 Storable = tuple[CacheKey, CachedAnswer, bytes | None]
 """An answer, where it belongs and the embedding of its question, if there is one already."""
 
-Encoded = tuple[bytes | None, float]
-"""The embedding, None where a text has none that stands for all of it, and the time its batch took in ms."""
+EMBED_AT_ONCE = 8
+"""Texts of one caller's list that go into a batch, so that lookups find a place beside them."""
+
+MAX_EMBEDDING = 32
+"""Lists of texts that are embedded or wait for it. They must not take the places of lookups."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """`vector`: float32, little-endian, unit length; None for a text that cannot be encoded or is longer than the
+    window. `whole`: it stands for all of the text. `batch_ms`: what its batch took."""
+
+    vector: bytes | None
+    tokens: int
+    whole: bool
+    batch_ms: float = 0.0
 
 
 class SemanticCache:
@@ -60,6 +83,8 @@ class SemanticCache:
         self._encode = serve.batch(max_batch_size=encoder.max_batch, batch_wait_timeout_s=encoder.batch_wait_s)(
             self._encode_batch
         )
+        self._embedding = 0
+        self._turn = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
         self._batch_began_s: float | None = None
@@ -73,7 +98,10 @@ class SemanticCache:
         found = self._store.exact(key)
         if found is not None:
             return found
-        embedding, encoder_ms = await self._embed(key.text) if key.scope else (None, 0.0)
+        embedding, encoder_ms = None, 0.0
+        if key.scope:
+            encoded = await self._encoded(key.text)
+            embedding, encoder_ms = encoded.vector if encoded.whole else None, encoded.batch_ms
         found = self._store.lookup(key, embedding)
         return Lookup(found.kind, found.answer, found.similarity, found.embedding, encoder_ms)
 
@@ -84,6 +112,41 @@ class SemanticCache:
         if failed:
             logger.error("%d of %d answers were not kept (%s)", len(failed), len(answers), type(failed[0]).__name__)
         return len(failed)
+
+    async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+        """The vectors of `texts` (float32, little-endian, unit length) and how many tokens these have.
+
+        Raises `InvalidRequest` for a text or a number of dimensions that the encoder does not have, `Overloaded`.
+        """
+        if self._embedding >= MAX_EMBEDDING:
+            raise Overloaded("Too many texts wait for the encoder; try again.", None, 1.0)
+        self._embedding += 1
+        vectors: list[bytes] = []
+        tokens = 0
+        try:
+            for start in range(0, len(texts), EMBED_AT_ONCE):
+                async with self._turn:
+                    some = texts[start : start + EMBED_AT_ONCE]
+                    found = await asyncio.gather(*(self._encoded(text) for text in some))
+                for number, encoded in enumerate(found, start):
+                    vectors.append(self._vector(encoded, number, dimensions))
+                    tokens += encoded.tokens
+        finally:
+            self._embedding -= 1
+        return vectors, tokens
+
+    def _vector(self, encoded: Encoded, number: int, dimensions: int | None) -> bytes:
+        where, window = f"input.{number}", self._encoder.window_tokens
+        if encoded.tokens > window:
+            raise ContextLengthExceeded(
+                f"'{where}' has {encoded.tokens} tokens and this model reads {window}; split the text.", where
+            )
+        if encoded.vector is None:
+            raise InvalidRequest(f"'{where}' cannot be encoded; it has to be text.", where)
+        width = len(encoded.vector) // 4
+        if dimensions not in (None, width):
+            raise UnsupportedFeature(f"This model has {width} dimensions; leave out 'dimensions'.", "dimensions")
+        return encoded.vector
 
     async def stats(self) -> dict[str, int]:
         """Counts since the start and what is held now; `encoded / batches` is the mean batch size."""
@@ -98,10 +161,11 @@ class SemanticCache:
 
     async def _keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
         if embedding is None and key.scope:
-            embedding, _ = await self._embed(key.text)
+            encoded = await self._encoded(key.text)
+            embedding = encoded.vector if encoded.whole else None
         self._store.store(key, answer, embedding)
 
-    async def _embed(self, text: str) -> Encoded:
+    async def _encoded(self, text: str) -> Encoded:
         """Serve closes a batch after its wait even while another runs, and the encoder would get crumbs one by one. So
         a text joins only when the encoder is free: what came while a batch ran is the next batch."""
         await self._idle.wait()
@@ -112,25 +176,26 @@ class SemanticCache:
         self._idle.clear()
         self._batch_began_s = time.monotonic()
         try:
-            vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode_each, texts)
+            encoded = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode_each, texts)
         finally:
             took_ms = (time.monotonic() - self._batch_began_s) * 1000
             self._batch_began_s = None
             self._idle.set()
-        self._counts.update(batches=1, encoded=len(texts), not_encodable=vectors.count(None))
-        return [(vector, took_ms) for vector in vectors]
+        self._counts.update(batches=1, encoded=len(texts), not_encodable=sum(not each.whole for each in encoded))
+        return [replace(each, batch_ms=took_ms) for each in encoded]
 
-    def _encode_each(self, texts: list[str]) -> list[bytes | None]:
+    def _encode_each(self, texts: list[str]) -> list[Encoded]:
         """A text that cannot be encoded (a lone surrogate, say) has no vector; those beside it have theirs."""
         try:
-            seen = self._encoder.sees_all(texts)
-            readable = [text for text, whole in zip(texts, seen, strict=True) if whole]
-            rows = iter(self._encoder.encode(readable) if readable else ())
-            return [next(rows).astype("<f4").tobytes() if whole else None for whole in seen]
+            readings = self._encoder.read(texts)
+            fitting = [text for text, reading in zip(texts, readings, strict=True) if reading.fits]
+            rows = iter(self._encoder.encode(fitting) if fitting else ())
+            vectors = [next(rows).astype("<f4").tobytes() if reading.fits else None for reading in readings]
+            return [Encoded(v, r.tokens, r.fits and r.known) for v, r in zip(vectors, readings, strict=True)]
         except Exception:
             if len(texts) == 1:
-                return [None]
-            return [vector for text in texts for vector in self._encode_each([text])]
+                return [Encoded(None, 0, False)]
+            return [encoded for text in texts for encoded in self._encode_each([text])]
 
 
 class CacheHandle:
@@ -139,6 +204,7 @@ class CacheHandle:
     def __init__(self, shards: Sequence[DeploymentHandle]) -> None:
         self._lookups = {shard.deployment_name: method(shard, "lookup") for shard in shards}
         self._outboxes = {shard.deployment_name: _Outbox(method(shard, "store")) for shard in shards}
+        self._embedders = itertools.cycle([method(shard, "embed") for shard in shards])
 
     async def lookup(self, key: CacheKey) -> Lookup:
         """Raises `SwitchyardError` when the shard is down or overloaded, which its caller takes for a miss."""
@@ -151,6 +217,11 @@ class CacheHandle:
         Leaving earlier does not stop it: what is on its way arrives.
         """
         await self._outboxes[self._shard(key.tenant)].put((key, answer, embedding))
+
+    async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+        """See `SemanticCache.embed`. Every shard has the same encoder, so they take turns."""
+        found: tuple[list[bytes], int] = await call(next(self._embedders), texts, dimensions)
+        return found
 
     @property
     def stores_dropped(self) -> int:

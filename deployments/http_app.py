@@ -16,6 +16,7 @@ from starlette.websockets import WebSocketClose
 
 from deployments.door import ErrorBody, Handler, Operation, error_response, unexpected
 from deployments.openai.chat import ChatDoor
+from deployments.openai.embeddings import EmbeddingsDoor
 from deployments.openai.errors import openai_error
 from deployments.openai.models import ModelsDoor
 from deployments.openapi import openapi
@@ -26,7 +27,7 @@ from router.run import new_request_id
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
 
-DOORS = (ChatDoor, ModelsDoor, OperatorsDoor)
+DOORS = (ChatDoor, EmbeddingsDoor, ModelsDoor, OperatorsDoor)
 """Each is made with the ingress and has `operations()`."""
 
 HEADERS = ["x-switchyard-request-id", "x-request-id", "retry-after"] + [
@@ -68,7 +69,7 @@ class Door:
             self._app = CORSMiddleware(
                 router,
                 allow_origins=list(cors_allow_origins),
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=HEADERS,
             )

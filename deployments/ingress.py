@@ -34,6 +34,7 @@ from router.accounting.journal import Journal
 from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.tenants import Tenants
 from router.config import ClassifierSettings, IngressSettings, KeySettings, Topology
+from router.embeddings import Embedders, encoder_entry
 from router.events import Principal, Stopwatch
 from router.pipeline import Backend, Options, Pipeline, Stages
 from router.validation import check_priority, check_request, size_chars
@@ -81,6 +82,8 @@ class Ingress:
         self.budgets = Budgets(holder, self.tenants.budget_microusd, self.ledger.lease)
         self.batcher = BatcherHandle(batcher)
         self._shared_cache = CacheHandle(list(caches)) if caches else None
+        encoder = encoder_entry(topology.encoder)
+        self.embedders: Embedders = {encoder.name: (encoder, self._shared_cache)} if self._shared_cache else {}
         self._parts = PartMetrics(batcher, ledger, caches)
         self._inline_classifier = InlineClassifier(ClassifierSettings())
         stages = Stages(

@@ -8,6 +8,7 @@ takes about 12 ms; ONNX Runtime gives the same vectors in less than half of that
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from models.errors import ModelUnavailable
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACKAGED = "all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a text looks to the encoder: its length in word pieces, whether the window takes all of them, whether all of
+    them are in the vocabulary."""
+
+    tokens: int
+    fits: bool
+    known: bool
 
 
 class Encoder:
@@ -50,11 +61,16 @@ class Encoder:
         )
         return vectors
 
-    def sees_all(self, texts: list[str]) -> list[bool]:
-        """For each text whether its vector stands for all of it: inside the window, and no piece unknown."""
+    def read(self, texts: list[str]) -> list[Reading]:
+        """Only one that fits and is known has a vector that stands for all of it."""
         tokenizer = self._model.tokenizer
         pieces = tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
-        return [len(ids) <= self._model.max_seq_length and tokenizer.unk_token_id not in ids for ids in pieces]
+        return [Reading(len(ids), len(ids) <= self.window_tokens, tokenizer.unk_token_id not in ids) for ids in pieces]
+
+    @property
+    def window_tokens(self) -> int:
+        tokens: int = self._model.max_seq_length
+        return tokens
 
 
 def _resolve(source: str) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.errors import InvalidRequest, UnsupportedFeature
-from router.pipeline import Options
 
 
 class Body(BaseModel):
@@ -37,9 +35,3 @@ def explained(error: ValidationError) -> InvalidRequest:
     if first["type"] == "extra_forbidden":
         return UnsupportedFeature(f"'{where}' is not supported; leave it out.", where)
     return InvalidRequest(f"'{where}': {first['msg']}." if where else f"{first['msg']}.", where or None)
-
-
-def options_of(extra: BaseModel) -> Options:
-    """The `switchyard` object of a body as the pipeline takes it: the same fields by the same names."""
-    given = {field.name: getattr(extra, field.name) for field in fields(Options) if hasattr(extra, field.name)}
-    return Options(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})

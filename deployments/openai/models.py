@@ -29,13 +29,20 @@ class ModelsDoor:
         """Those that the caller may use."""
         allowed = self.ingress.tenants.allowed_models(authenticated(self.ingress, request).org)
         entries = self.ingress.pipeline.entries.values()
-        return JSONResponse(models_body(e for e in entries if allowed is None or e.name in allowed))
+        embedders = [entry for entry, _ in self.ingress.embedders.values()]
+        body = models_body(e for e in entries if allowed is None or e.name in allowed)
+        body["data"] += [_embedder_body(e) for e in embedders if allowed is None or e.name in allowed]
+        return JSONResponse(body)
 
 
 def models_body(entries: Iterable[ModelEntry]) -> dict[str, Any]:
     """`auto` first, then what may be named."""
     auto = {"id": "auto", "object": "model", "created": 0, "owned_by": "switchyard"}
     return {"object": "list", "data": [auto, *map(_model_body, entries)]}
+
+
+def _embedder_body(entry: ModelEntry) -> dict[str, Any]:
+    return _model_body(entry) | {"tier": None, "capabilities": {"embeddings": True}}
 
 
 def _model_body(entry: ModelEntry) -> dict[str, Any]:

@@ -29,7 +29,10 @@ def test_a_vector_does_not_depend_on_its_batch(encoder: Encoder) -> None:
 
 def test_it_says_what_its_vectors_do_not_stand_for(encoder: Encoder) -> None:
     fits, too_long = "word " * 254, "word " * 255
-    assert encoder.sees_all(["hello", fits, too_long, "an emoji \U0001f600"]) == [True, True, False, False]
+    readings = encoder.read(["hello", fits, too_long, "an emoji \U0001f600"])
+    assert [reading.fits for reading in readings] == [True, True, False, True]
+    assert [reading.known for reading in readings] == [True, True, True, False]
+    assert [reading.tokens for reading in readings[:3]] == [3, 256, 257]
     tail = too_long + "and something else entirely"
     assert np.allclose(*encoder.encode([too_long, tail]), atol=1e-5)
 

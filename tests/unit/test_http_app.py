@@ -26,6 +26,7 @@ KEY = "sy-test"
 class Door:
     world: World
     client: httpx.AsyncClient
+    ingress: SimpleNamespace
 
     async def chat(self, text: str = "hi there", key: str | None = KEY, **fields: Any) -> httpx.Response:
         body = {"model": "auto", "messages": [{"role": "user", "content": text}], **fields}
@@ -41,10 +42,15 @@ def open_door(world: World, settings: IngressSettings | None = None, **topology:
     async def nothing() -> None: ...
 
     ingress = SimpleNamespace(
-        pipeline=world.pipeline, tenants=tenants, topology=Topology(**topology), startup=nothing, shutdown=nothing
+        pipeline=world.pipeline,
+        tenants=tenants,
+        topology=Topology(**topology),
+        embedders={},
+        startup=nothing,
+        shutdown=nothing,
     )
     transport = httpx.ASGITransport(app=build_http_app(ingress))
-    return Door(world, httpx.AsyncClient(transport=transport, base_url="http://door"))
+    return Door(world, httpx.AsyncClient(transport=transport, base_url="http://door"), ingress)
 
 
 @pytest.fixture
