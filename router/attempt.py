@@ -33,6 +33,7 @@ class LiveAttempt:
         self.events: list[Event] = []
         self.judgement: Judgement | None = None
         self._gate, self._filter_escalates = gate, filter_escalates
+        self._spare_attempts = run.settings.spare_attempts.get(model, 0)
         # A provider's tokens are counted as they come, and a gate that says no does not wait for the rest.
         self._unary = not stream and self.entry.price is None and gate is None
         self._own_logprobs = (
@@ -61,7 +62,7 @@ class LiveAttempt:
     async def call(self) -> None:
         """Ask the model; returns with the first batch, or with the whole answer."""
         run = self.run
-        call = Call(run.request_id, run.principal.org, run.time_left_s(), run.options.priority)
+        call = Call(run.request_id, run.principal.org, run.time_left_s(), run.options.priority, self._spare_attempts)
         request = self._question()
         self._called = True
         if self._unary:
@@ -147,11 +148,17 @@ class LiveAttempt:
 
     def usage(self, completion: Completion) -> tuple[Usage, bool]:
         """The engine's count, else ours: of a broken-off answer what was asked and what came of it."""
-        if any(isinstance(event, UsageReport) for event in self.events):
+        reported = any(isinstance(event, UsageReport) for event in self.events)
+        if reported and completion.finish_reason is not None:
             return completion.usage, completion.estimated
         if not self._called:
             return Usage(), True
-        return Usage(self.run.tokens.expected, output_tokens(self.events)), True
+        came = output_tokens(self.events)
+        if reported:  # early, of what was known when the answer began
+            return replace(completion.usage, output_tokens=max(came, completion.usage.output_tokens)), True
+        # Left before it began: nobody says how many attempts were under way by then.
+        asked = 1 if self.events else 1 + self._spare_attempts
+        return Usage(asked * self.run.tokens.expected, came), True
 
     async def _pull(self) -> Sequence[Event] | None:
         if self._source is None:
@@ -175,7 +182,8 @@ class LiveAttempt:
 
 
 def worst_case_microusd(run: Run, model: str) -> int:
-    """The most that one answer of `model` can cost."""
+    """The most that one answer of `model` can cost, with the further attempts that money is set aside for."""
     entry = run.pipeline.entries[model]
     output = run.pipeline.max_output_tokens(entry, run.request) * run.request.sampling.n
-    return run.prices.worst_case_microusd(model, min(run.tokens.at_most, entry.context_tokens), output)
+    attempts = 1 + run.settings.spare_attempts.get(model, 0)
+    return attempts * run.prices.worst_case_microusd(model, min(run.tokens.at_most, entry.context_tokens), output)

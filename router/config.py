@@ -8,12 +8,13 @@ Secrets are not here: they come from the environment, read once in `deployments/
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.catalog import BUILT_IN, ModelEntry, NodePrice, Price, Tier
 from models.providers import ENGINES, PROVIDERS, Dialect, Platform, Quirks, known_provider
+from models.reliability.settings import ReliabilitySettings
 
 Strategy = Literal["complexity", "cascade"]
 """How the model for `auto` is chosen."""
@@ -125,6 +126,11 @@ class IngressSettings(Strict):
     queue_timeout_s: float = Field(30.0, gt=0)
     default_max_output_tokens: int = Field(512, gt=0, description="when the caller sets none")
     cache_timeout_s: float = Field(2.0, gt=0, description="a slower semantic cache counts as a miss")
+    spare_attempts: dict[str, Annotated[int, Field(ge=0, le=2)]] = Field(
+        {},
+        description="by name of a provider's model: attempts besides the first that a request sets money aside for, so "
+        "that it may be hedged, or tried again after an attempt that did not begin in time",
+    )
 
 
 class CacheSettings(Strict):
@@ -143,6 +149,12 @@ class BatcherSettings(Strict):
         128, ge=0, description="waiting requests per backend and tenant; more are answered 429"
     )
     lease_ttl_s: float = Field(10.0, gt=0, description="a holder that does not renew for this long loses its places")
+
+
+class CloudModelSettings(Strict):
+    """Of CloudModel:<name>."""
+
+    reliability: ReliabilitySettings = ReliabilitySettings()
 
 
 # ---- args ----------------------------------------------------------------------------------------------------------
