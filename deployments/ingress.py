@@ -112,6 +112,7 @@ class Ingress:
         named = {
             *settings.prices,
             *settings.node_prices,
+            *settings.spare_attempts,
             *(m for t in settings.tenants.values() for m in t.models or ()),
             *settings.routing.gates,
             *(m for model, after in settings.routing.fallbacks.items() for m in (model, *after)),
