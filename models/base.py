@@ -43,6 +43,8 @@ class Capabilities:
     top_k: bool = False
     thinking_budget: bool = False
     prefill: bool = False
+    logit_bias: bool = False
+    verbosity: bool = False
 
 
 class ChatModel(Protocol):
@@ -75,7 +77,7 @@ def check_supported(request: ChatRequest, capabilities: Capabilities, model: str
         "logprobs": ("logprobs", sampling.top_logprobs is not None),
         "reasoning": (
             "reasoning_effort" if request.reasoning_effort else "thinking",
-            request.reasoning_effort is not None or thinking == "adaptive",
+            request.reasoning_effort not in (None, "none") or thinking == "adaptive",
         ),
         "multiple_choices": ("n", sampling.n > 1),
         "seed": ("seed", sampling.seed is not None),
@@ -83,6 +85,8 @@ def check_supported(request: ChatRequest, capabilities: Capabilities, model: str
         "top_k": ("top_k", sampling.top_k is not None),
         "thinking_budget": ("thinking.budget_tokens", thinking == "budget"),
         "prefill": ("messages", request.prefill),
+        "logit_bias": ("logit_bias", bool(sampling.logit_bias)),
+        "verbosity": ("verbosity", request.verbosity is not None),
         # Reasoning models refuse any other than the default of both, which is 1.
         "temperature": ("temperature", sampling.temperature not in (None, 1) or sampling.top_p not in (None, 1)),
     }

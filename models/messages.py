@@ -104,7 +104,8 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """`None` leaves the choice to the model."""
+    """`None` leaves the choice to the model. `logit_bias` is token ids of one model and what is added to their logits,
+    -100 to 100."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -116,6 +117,7 @@ class Sampling:
     frequency_penalty: float | None = None
     top_logprobs: int | None = None
     top_k: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ class ChatRequest:
     prefill: the last message is the beginning of the answer, which the model goes on with.
     betas: versions of a provider's API that it shall answer by, for a provider that has such.
     cache: a mark on the last thing that can have one.
+    verbosity: how much to say, in OpenAI's words (low, medium, high).
     """
 
     model: str
@@ -155,6 +158,7 @@ class ChatRequest:
     prefill: bool = False
     betas: tuple[str, ...] = ()
     cache: CacheTtl | None = None
+    verbosity: str | None = None
 
     @property
     def has_images(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.errors import InvalidRequest, PermissionDenied
-from models.messages import ChatRequest, ImagePart, ToolChoice
+from models.messages import ChatRequest, ImagePart, ReasoningPart, ToolChoice
 from router.events import Principal
 
 MAX_OUTPUT_TOKENS = 1_000_000
@@ -31,7 +31,14 @@ def check_request(request: ChatRequest) -> None:
             raise InvalidRequest("Only a 'tool' message has a 'tool_call_id'.", f"messages.{index}.tool_call_id")
         if not message.parts and not message.tool_calls:
             raise InvalidRequest(f"'messages.{index}.content' is empty; say something.", f"messages.{index}.content")
-        _check_text(message.text, index)
+        _check_text(message.text, f"messages.{index}.content")
+        _check_text(
+            "".join(part.text for part in message.parts if isinstance(part, ReasoningPart)), f"messages.{index}"
+        )
+        for call in message.tool_calls:
+            _check_text(call.id + call.name + call.arguments, f"messages.{index}.tool_calls")
+    for index, tool in enumerate(request.tools):
+        _check_text(tool.name + tool.description + tool.parameters, f"tools.{index}")
 
 
 def check_priority(priority: int, principal: Principal) -> None:
@@ -47,10 +54,9 @@ def size_chars(request: ChatRequest) -> int:
     return sum(map(len, [*texts, *images, *(tool.parameters for tool in request.tools)]))
 
 
-def _check_text(text: str, index: int) -> None:
+def _check_text(text: str, where: str) -> None:
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            where = f"messages.{index}.content"
             raise InvalidRequest(f"'{where}' has half a surrogate pair, which is no text; repair it.", where) from None

@@ -134,8 +134,8 @@ class SwitchyardBody(_Body):
 
 
 class ChatBody(_Body):
-    """Body of POST /v1/chat/completions. `metadata`, `safety_identifier` and the `prompt_cache_` fields change no answer
-    here. What is None here is refused with what to do instead (`chat_reasons`)."""
+    """Body of POST /v1/chat/completions. `metadata`, `safety_identifier` and `prompt_cache_...` change no answer here.
+    What is None here is refused with what to do instead (`chat_reasons`)."""
 
     model: str = Field(min_length=1, max_length=200)
     messages: list[MessageBody] = Field(min_length=1)

@@ -157,6 +157,8 @@ ASKING = {
     "reasoning": (replace(PLAIN, reasoning_effort="low"), "reasoning_effort"),
     "multiple_choices": (replace(PLAIN, sampling=Sampling(n=2)), "n"),
     "seed": (replace(PLAIN, sampling=Sampling(seed=0)), "seed"),
+    "logit_bias": (replace(PLAIN, sampling=Sampling(logit_bias=((5, -100.0),))), "logit_bias"),
+    "verbosity": (replace(PLAIN, verbosity="low"), "verbosity"),
     "penalties": (replace(PLAIN, sampling=Sampling(frequency_penalty=0.5)), "presence_penalty"),
     "temperature": (replace(PLAIN, sampling=Sampling(temperature=0.0)), "temperature"),
     "top_k": (replace(PLAIN, sampling=Sampling(top_k=5)), "top_k"),
@@ -181,6 +183,7 @@ def test_what_is_not_set_is_refused_and_what_is_set_passes(feature):
 def test_a_plain_question_needs_nothing():
     check_supported(PLAIN, NOTHING, "m")
     check_supported(replace(PLAIN, response_format=ResponseFormat("text")), NOTHING, "m")
+    check_supported(replace(PLAIN, reasoning_effort="none"), NOTHING, "m")
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from openai.types.chat import ChatCompletionMessage
 
 from deployments.openai.chat_schema import parse_chat
 from models.errors import InvalidRequest, UnsupportedFeature
-from models.messages import ImagePart, TextPart, ToolCall, ToolChoice
+from models.messages import ImagePart, Message, ReasoningPart, TextPart, ToolCall, ToolChoice
 
 HELLO = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -54,6 +55,9 @@ def test_everything_that_is_understood_arrives():
         logprobs=True,
         top_logprobs=2,
         user="u1",
+        verbosity="low",
+        reasoning_effort="high",
+        n=3,
         switchyard={"cache": "refresh", "priority": -1, "deadline_s": 2.5},
     )
     request = chat.request
@@ -64,6 +68,7 @@ def test_everything_that_is_understood_arrives():
     assert request.response_format.schema == '{"type": "object"}'
     assert (request.sampling.max_tokens, request.sampling.stop, request.sampling.top_logprobs) == (7, ("END",), 2)
     assert isinstance(request.sampling.temperature, float)
+    assert (request.verbosity, request.reasoning_effort, request.sampling.n) == ("low", "high", 3)
     assert chat.stream
     assert chat.include_usage
     assert (chat.options.cache, chat.options.priority, chat.options.deadline_s) == ("refresh", -1, 2.5)
@@ -97,11 +102,88 @@ def test_what_is_wrong_is_named(change, param):
         assert caught.value.param.startswith(param)
 
 
-@pytest.mark.parametrize("field", ["logit_bias", "functions", "audio", "modalities", "made_up"])
-def test_what_is_not_understood_is_refused_not_dropped(field):
+def test_what_is_not_understood_is_refused_not_dropped():
     with pytest.raises(UnsupportedFeature) as caught:
-        parsed(**{field: {}})
-    assert caught.value.param == field
+        parsed(made_up={})
+    assert caught.value.param == "made_up"
+
+
+AUDIO = {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "advice"),
+    [
+        ({"functions": [{"name": "f"}]}, "functions", "'tools'"),
+        ({"function_call": "auto"}, "function_call", "'tool_choice'"),
+        ({"messages": [{"role": "function", "name": "f", "content": "1"}]}, "messages.0.role", "'tool'"),
+        (
+            {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": ""}}]},
+            "messages.0.function_call",
+            "'tool_calls'",
+        ),
+        ({"messages": [{"role": "user", "content": [AUDIO]}]}, "messages.0.content.0.type", "as text"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}]},
+            "messages.0.tool_calls.0.type",
+            "'function'",
+        ),
+        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages.0.audio", "transcript"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools.0.type", "string parameter"),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "tool_choice.type", "fewer tools"),
+        ({"modalities": ["text", "audio"]}, "modalities.1", "leave"),
+        ({"audio": {"voice": "x", "format": "wav"}}, "audio", "leave"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction", "leave it out"),
+        ({"web_search_options": {}}, "web_search_options", "a tool"),
+        ({"store": True}, "store", "send false"),
+        ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "send false"),
+        ({"service_tier": "flex"}, "service_tier", "'priority'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_no_model_here_can_do_is_refused_with_what_to_do_instead(change, param, advice):
+    with pytest.raises(UnsupportedFeature) as caught:
+        parsed(**change)
+    assert (caught.value.param, caught.value.http_status) == (param, 400)
+    assert advice in caught.value.message
+
+
+def test_what_clients_send_without_meaning_anything_by_it_is_taken():
+    nothing = ("functions", "function_call", "audio", "prediction", "web_search_options", "logit_bias", "store", "n")
+    chat = parsed(
+        **dict.fromkeys(nothing),
+        modalities=["text"],
+        metadata={"a": "b"},
+        stream_options={"include_obfuscation": False},
+        prompt_cache_retention="24h",
+        service_tier="auto",
+    )
+    assert chat.request == parsed().request
+
+
+def test_an_answer_can_be_sent_back_as_the_sdk_dumps_it():
+    message = ChatCompletionMessage.model_validate(
+        {"role": "assistant", "content": "hello", "reasoning_content": "hm", "annotations": []}
+    )
+    assert message.model_dump().keys() >= {"audio", "function_call", "refusal", "tool_calls"}
+    chat = parsed(messages=[message.model_dump(), {"role": "user", "content": "and?"}])
+    assert chat.request.messages[0] == Message("assistant", (ReasoningPart("hm"), TextPart("hello")))
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_earlier_reasoning_has_two_names(field):
+    chat = parsed(messages=[{"role": "assistant", field: "hm", "content": "a"}])
+    assert chat.request.messages[0].parts == (ReasoningPart("hm"), TextPart("a"))
+
+
+def test_biases_are_of_one_model_and_in_order():
+    bias = parsed(model="m", logit_bias={"20": -100, "3": 1.5}).request.sampling.logit_bias
+    assert bias == ((3, 1.5), (20, -100.0))
+    for wrong in ({"x": 1}, {"5": 101}, {"-5": 1}):
+        with pytest.raises(InvalidRequest):
+            parsed(model="m", logit_bias=wrong)
+    with pytest.raises(InvalidRequest, match="auto"):
+        parsed(logit_bias={"5": 1})
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"hi"', b"\xff\xfe", b'{"model": "auto"}'])
