@@ -2,6 +2,8 @@
 one that reads secrets from the environment."""
 
 import os
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from deployments.ledger import ledger_deployment
 from deployments.llm_server import llm_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
 from router.accounting.keys import KEY_FILE, hash_key, kept_secret, new_key
+from router.cloud import ProviderState, keys_of, provider_states, resolved, secret_names, with_settings
 from router.config import KeySettings, Topology
 
 STREAMS_PER_INGRESS = 256
@@ -26,14 +29,17 @@ STREAMS_PER_INGRESS = 256
 
 def build(args: dict[str, Any]) -> Application:
     """The application for `args` (see `router.config.Topology`). Raises ValueError saying what is wrong with them."""
-    topology = Topology.model_validate(args)
+    topology = resolved(Topology.model_validate(args))
     data_dir = (
         Path(os.environ.get("SWITCHYARD_DATA_DIR") or topology.data_dir or "~/.switchyard").expanduser().resolve()
     )
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    bindings = {**_local_backends(topology, data_dir), **_cloud_backends(topology)}
+    providers = provider_states(topology, os.environ, _is_installed)
+    bindings = {**_local_backends(topology, data_dir), **_cloud_backends(topology, providers)}
     if not bindings:
-        raise ValueError("no model to serve: list one in 'local_models', or set the key of a provider in 'cloud'")
+        raise ValueError(
+            "no model to serve: list one in 'local_models', or set a provider's key (`switchyard models` lists them)"
+        )
     places = {name: places for name, (_, places) in bindings.items()}
     return _ingress_deployment(topology).bind(
         topology=topology,
@@ -44,6 +50,7 @@ def build(args: dict[str, Any]) -> Application:
         ledger=ledger_deployment(str(data_dir)),
         caches=cache_deployments(topology),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
+        providers=providers,
     )
 
 
@@ -69,15 +76,23 @@ def _local_backends(topology: Topology, data_dir: Path) -> Backends:
     return backends
 
 
-def _cloud_backends(topology: Topology) -> Backends:
-    """The providers whose key the environment has."""
+def _cloud_backends(topology: Topology, providers: Iterable[ProviderState]) -> Backends:
+    """Those providers that are enabled, each with its keys."""
+    enabled = {provider.name for provider in providers if provider.enabled}
     backends: Backends = {}
     for endpoint in topology.cloud:
-        key = os.environ.get(endpoint.api_key_env) if endpoint.api_key_env else None
-        if endpoint.api_key_env is None or key:
-            binding = BackendBinding(cloud_deployment(endpoint, key), endpoint.models)
+        if endpoint.name in enabled:
+            ready = with_settings(endpoint, os.environ)
+            binding = BackendBinding(cloud_deployment(ready, keys_of(endpoint, os.environ)), endpoint.models)
             backends[f"CloudModel:{endpoint.name}"] = (binding, endpoint.max_concurrency)
     return backends
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False
 
 
 def _bootstrap_key(topology: Topology, data_dir: Path) -> KeySettings | None:
@@ -108,5 +123,4 @@ def _ingress_deployment(topology: Topology) -> Any:
 
 def _no_provider_keys(topology: Topology) -> dict[str, str]:
     """Ray's processes inherit the environment of their node. The public door's has no provider's key in it."""
-    names = [endpoint.api_key_env for endpoint in topology.cloud]
-    return {name: "" for name in names if name and os.environ.get(name)}
+    return {name: "" for name in secret_names(topology) if os.environ.get(name)}

@@ -1,6 +1,9 @@
-"""`CloudModel:<name>`: one provider's adapter and its key, which no other process holds."""
+"""`CloudModel:<name>`: one provider's adapter and its keys, which no other process holds."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from pydantic import SecretStr
 from ray.serve import Application
@@ -9,16 +12,24 @@ from deployments.model import InlineModel, model_deployment
 from models.anthropic import AnthropicModel
 from models.base import ChatModel
 from models.openai_compatible import OpenAICompatibleModel
+from models.provider_health import Watched
 from router.config import CloudEndpoint
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
+HEALTH_WAIT_S = 1.0
 
 
 class CloudModel(InlineModel):
-    """The deployment. `api_key` travels as a secret, so that nothing that prints these arguments prints it."""
+    """The deployment. `api_keys` travel as secrets, so that nothing that prints these arguments prints them."""
 
-    def __init__(self, endpoint: CloudEndpoint, api_key: SecretStr | None) -> None:
-        super().__init__(adapter(endpoint, api_key.get_secret_value() if api_key else None))
+    def __init__(self, endpoint: CloudEndpoint, api_keys: Sequence[SecretStr]) -> None:
+        keys = [key.get_secret_value() for key in api_keys] or [None]
+        self._watched = Watched(adapter(endpoint, keys[0]))
+        super().__init__(self._watched)
+
+    async def provider_health(self) -> dict[str, Any]:
+        """How the provider does: see `Watched.health`."""
+        return await self._watched.health(HEALTH_WAIT_S)
 
     async def check_health(self) -> None:
         """This process answers, that is all: a provider that is down or refuses the key is not cured by a new replica,
@@ -26,16 +37,18 @@ class CloudModel(InlineModel):
 
 
 def adapter(endpoint: CloudEndpoint, api_key: str | None) -> ChatModel:
-    """The adapter for the dialect that `endpoint` speaks."""
+    """The adapter for the dialect that `endpoint` speaks, with one of its keys."""
     entries = {entry.name: entry for entry in endpoint.models}
     match endpoint.dialect:
         case "openai":
-            return OpenAICompatibleModel(entries, endpoint.base_url or OPENAI_BASE_URL, api_key)
+            base_url = endpoint.base_url or OPENAI_BASE_URL
+            return OpenAICompatibleModel(entries, base_url, api_key, endpoint.quirks)
         case "anthropic":
             return AnthropicModel(entries, api_key, endpoint.base_url)
+    raise ValueError(f"endpoint '{endpoint.name}' has no dialect")
 
 
-def cloud_deployment(endpoint: CloudEndpoint, api_key: str | None) -> Application:
-    """`CloudModel:<name>`. `api_key` None: the endpoint needs none."""
+def cloud_deployment(endpoint: CloudEndpoint, api_keys: Sequence[str]) -> Application:
+    """`CloudModel:<name>`. No key: the endpoint needs none."""
     shell = model_deployment(CloudModel, endpoint.name, endpoint.scale, endpoint.max_concurrency)
-    return shell.bind(endpoint, SecretStr(api_key) if api_key else None)
+    return shell.bind(endpoint, [SecretStr(key) for key in api_keys])

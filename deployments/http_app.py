@@ -16,18 +16,20 @@ from starlette.websockets import WebSocketClose
 
 from deployments.door import ErrorBody, Handler, Operation, error_response, unexpected
 from deployments.openai.chat import ChatDoor
+from deployments.openai.completions import CompletionsDoor
 from deployments.openai.embeddings import EmbeddingsDoor
 from deployments.openai.errors import openai_error
 from deployments.openai.models import ModelsDoor
 from deployments.openapi import openapi
 from deployments.operators_api import OperatorsDoor
+from deployments.providers_api import ProvidersDoor
 from models.errors import NotFound, SwitchyardError
 from router.run import new_request_id
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
 
-DOORS = (ChatDoor, EmbeddingsDoor, ModelsDoor, OperatorsDoor)
+DOORS = (ChatDoor, CompletionsDoor, EmbeddingsDoor, ModelsDoor, OperatorsDoor, ProvidersDoor)
 """Each is made with the ingress and has `operations()`."""
 
 HEADERS = ["x-switchyard-request-id", "x-request-id", "retry-after"] + [

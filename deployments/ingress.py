@@ -25,6 +25,7 @@ from deployments.metrics import Metrics, exposition, summed
 from deployments.model import ModelHandle
 from deployments.openai.chat_schema import ParsedChat, parse_chat
 from deployments.part_metrics import PartMetrics, ingress_families
+from deployments.providers_api import Providers
 from deployments.reply import Reply
 from models.catalog import ModelEntry
 from models.errors import ModelUnavailable, NotFound, SwitchyardError
@@ -33,6 +34,7 @@ from router.accounting.budget import Budgets
 from router.accounting.journal import Journal
 from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.tenants import Tenants
+from router.cloud import ProviderState
 from router.config import ClassifierSettings, IngressSettings, KeySettings, Topology
 from router.embeddings import Embedders, encoder_entry
 from router.events import Principal, Stopwatch
@@ -67,8 +69,11 @@ class Ingress:
         ledger: DeploymentHandle,
         caches: Sequence[DeploymentHandle],
         classifier: DeploymentHandle | None,
+        providers: Sequence[ProviderState] = (),
     ) -> None:
         self.topology = topology
+        asleep = frozenset(endpoint.name for endpoint in topology.cloud if endpoint.scale.min_replicas == 0)
+        self.providers = Providers(providers, {name: bound.handle for name, bound in backends.items()}, asleep)
         self._settings = LiveSettings(IngressSettings, self._check_names)
         self.metrics = Metrics()
         self.ledger = LedgerHandle(ledger)

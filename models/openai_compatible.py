@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from models.base import Call
@@ -32,6 +32,7 @@ from models.messages import (
     Usage,
     UsageReport,
 )
+from models.providers import Quirks
 from models.sse import SSEDecoder
 from models.upstream import CONNECT_TIMEOUT_S, UpstreamCall, begin, begin_health_check, parse_json
 
@@ -57,8 +58,7 @@ class OpenAICompatibleModel:
 
     entries: by catalogue name; an entry's `source` is the model's name upstream.
     base_url: up to and with the version, such as `https://api.openai.com/v1`.
-    max_tokens_field: OpenAI's reasoning models only know the newer name, most other servers only the older one. None:
-    the newer one for OpenAI's own address.
+    quirks: None: none, but OpenAI's own address gets the newer name of `max_tokens`.
     """
 
     def __init__(
@@ -66,19 +66,21 @@ class OpenAICompatibleModel:
         entries: Mapping[str, ModelEntry],
         base_url: str,
         api_key: str | None,
-        max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None,
+        quirks: Quirks | None = None,
     ) -> None:
         import httpx
 
         self._entries = dict(entries)
         is_openai = (urlsplit(base_url).hostname or "").endswith("openai.com")
-        self._max_tokens_field = max_tokens_field or ("max_completion_tokens" if is_openai else "max_tokens")
+        self._quirks = quirks or Quirks(max_tokens_field="max_completion_tokens" if is_openai else "max_tokens")
         self._client = httpx.AsyncClient(
             base_url=base_url,
+            params=self._quirks.query,
             headers={
+                **self._quirks.headers,
                 "content-type": "application/json",
                 "accept-encoding": "identity",  # a compressed stream is a buffered one
-                **({"authorization": f"Bearer {api_key}"} if api_key else {}),
+                **_key_header(self._quirks, api_key),
             },
             # Only connecting has a limit of its own: a model may think for minutes, and the call has its deadline.
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
@@ -89,7 +91,7 @@ class OpenAICompatibleModel:
         import httpx
 
         entry, upstream = begin(self._entries, request, call, self._client.is_closed)
-        body = json.dumps(encode(request, entry, self._max_tokens_field), ensure_ascii=False)
+        body = json.dumps(encode(request, entry, self._quirks), ensure_ascii=False)
         with _translated(upstream):
             post = self._client.build_request("POST", "chat/completions", content=body.encode())
             response = await upstream.wait(self._client.send(post, stream=True))
@@ -127,6 +129,12 @@ class OpenAICompatibleModel:
         await self._client.aclose()
 
 
+def _key_header(quirks: Quirks, api_key: str | None) -> dict[str, str]:
+    if not api_key:
+        return {}
+    return {quirks.key_header: f"Bearer {api_key}" if quirks.key_header == "authorization" else api_key}
+
+
 @contextmanager
 def _translated(upstream: UpstreamCall) -> Iterator[None]:
     """httpx's errors as ours (https://www.python-httpx.org/exceptions)."""
@@ -157,7 +165,7 @@ async def _error_of(response: httpx.Response, upstream: UpstreamCall) -> object:
 # ---- the question --------------------------------------------------------------------------------------------------
 
 
-def encode(request: ChatRequest, entry: ModelEntry, max_tokens_field: str) -> dict[str, Any]:
+def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str, Any]:
     """The JSON body of a chat completion request, always a stream that ends with its usage.
 
     Raises `InvalidRequest` for a schema that is not JSON.
@@ -167,7 +175,7 @@ def encode(request: ChatRequest, entry: ModelEntry, max_tokens_field: str) -> di
         "messages": [_message(message) for message in request.messages],
         "stream": True,
         "stream_options": {"include_usage": True},
-        **_sampling(request.sampling, max_tokens_field),
+        **_sampling(request.sampling, quirks),
     }
     if request.tools:
         body["tools"] = [{"type": "function", "function": _tool(tool)} for tool in request.tools]
@@ -181,9 +189,17 @@ def encode(request: ChatRequest, entry: ModelEntry, max_tokens_field: str) -> di
             body["response_format"]["json_schema"] = _present(
                 name=request.response_format.name, schema=schema, strict=request.response_format.strict
             )
-    body |= _present(
-        parallel_tool_calls=request.parallel_tool_calls, reasoning_effort=request.reasoning_effort, user=request.user
-    )
+    effort = request.reasoning_effort or (entry.effort_with_tools if request.tools else None)
+    body |= _present(parallel_tool_calls=request.parallel_tool_calls, reasoning_effort=effort, user=request.user)
+    return _without(body, quirks)
+
+
+def _without(body: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
+    for field in quirks.leaves_out:
+        body.pop(field, None)
+    if "name" in quirks.leaves_out:
+        for message in body["messages"]:
+            message.pop("name", None)
     return body
 
 
@@ -191,11 +207,10 @@ def _present(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _sampling(sampling: Sampling, max_tokens_field: str) -> dict[str, Any]:
+def _sampling(sampling: Sampling, quirks: Quirks) -> dict[str, Any]:
     fields = _present(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        seed=sampling.seed,
         stop=list(sampling.stop) or None,
         n=sampling.n if sampling.n > 1 else None,
         presence_penalty=sampling.presence_penalty,
@@ -203,7 +218,8 @@ def _sampling(sampling: Sampling, max_tokens_field: str) -> dict[str, Any]:
         top_logprobs=sampling.top_logprobs,
         logprobs=True if sampling.top_logprobs is not None else None,
     )
-    return fields if sampling.max_tokens is None else {**fields, max_tokens_field: sampling.max_tokens}
+    named = {quirks.seed_field: sampling.seed, quirks.max_tokens_field: sampling.max_tokens}
+    return {**fields, **_present(**named)}
 
 
 def _message(message: Message) -> dict[str, Any]:

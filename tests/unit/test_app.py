@@ -30,7 +30,7 @@ CLOUD = {
 
 @pytest.fixture
 def args(tmp_path: Path) -> dict:
-    return {"data_dir": str(tmp_path), "local_models": [SIM]}
+    return {"data_dir": str(tmp_path), "local_models": [SIM], "auto_providers": False}
 
 
 def deployments_of(app: Application) -> set[str]:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from models.messages import (
     fold,
 )
 from models.openai_compatible import OpenAICompatibleModel, _Answer, encode
+from models.providers import Quirks, known_provider
 from models.sse import MAX_EVENT_BYTES, SSEDecoder
 from models.upstream import UpstreamCall, retry_after_s
 
@@ -37,8 +39,8 @@ USER = Message("user", (TextPart("Hé"),))
 # ---- the question --------------------------------------------------------------------------------------------------
 
 
-def body(request, field="max_tokens"):
-    return encode(request, ENTRY, field)
+def body(request, **quirks):
+    return encode(request, ENTRY, Quirks(**quirks))
 
 
 def test_a_plain_question_is_always_a_stream_with_usage():
@@ -52,7 +54,7 @@ def test_a_plain_question_is_always_a_stream_with_usage():
 
 def test_every_sampling_field_goes_out():
     sampling = Sampling(9, 0.0, 0.5, 7, ("a", "b"), 2, 0.25, -0.25, 3)
-    sent = body(ChatRequest("m", (USER,), sampling), "max_completion_tokens")
+    sent = body(ChatRequest("m", (USER,), sampling), max_tokens_field="max_completion_tokens")
     assert {name: sent[name] for name in sent.keys() - {"model", "messages", "stream", "stream_options"}} == {
         "max_completion_tokens": 9,
         "temperature": 0.0,
@@ -69,10 +71,36 @@ def test_every_sampling_field_goes_out():
 
 def test_openai_itself_gets_the_newer_name_of_max_tokens():
     def field(url):
-        return OpenAICompatibleModel({"m": ENTRY}, url, None)._max_tokens_field
+        return OpenAICompatibleModel({"m": ENTRY}, url, None)._quirks.max_tokens_field
 
     assert field("https://api.openai.com/v1") == "max_completion_tokens"
     assert field("http://127.0.0.1:11434/v1") == "max_tokens"
+
+
+def test_mistral_gets_only_what_it_knows():
+    request = ChatRequest("m", (replace(USER, name="ann"),), Sampling(seed=7, max_tokens=5), user="u")
+    assert encode(request, ENTRY, known_provider("mistral").quirks) == {
+        "model": "vendor-model",
+        "messages": [{"role": "user", "content": "Hé"}],
+        "stream": True,
+        "random_seed": 7,
+        "max_tokens": 5,
+    }
+
+
+def test_a_model_that_takes_tools_only_without_reasoning_is_told_so():
+    entry = ENTRY.model_copy(update={"effort_with_tools": "none"})
+    asked = ChatRequest("m", (USER,), tools=(Tool("clock"),))
+    assert encode(asked, entry, Quirks())["reasoning_effort"] == "none"
+    assert encode(replace(asked, reasoning_effort="low"), entry, Quirks())["reasoning_effort"] == "low"
+    assert "reasoning_effort" not in encode(ChatRequest("m", (USER,)), entry, Quirks())
+
+
+def test_azures_key_has_a_header_of_its_own():
+    model = OpenAICompatibleModel({"m": ENTRY}, "https://x", "k", Quirks(key_header="api-key", query={"v": "1"}))
+    post = model._client.build_request("POST", "chat/completions")
+    assert (post.headers["api-key"], str(post.url)) == ("k", "https://x/chat/completions?v=1")
+    assert "authorization" not in post.headers
 
 
 def test_a_conversation_with_tools_and_images():
