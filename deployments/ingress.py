@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -113,7 +114,7 @@ class Ingress:
 
     def _check_names(self, settings: IngressSettings) -> None:
         """A name that is nobody's would silently price or allow nothing. Raises ValueError."""
-        known = {name for name in self.topology.model_names()}
+        known = {*self.topology.model_names(), encoder_entry(self.topology.encoder).name}
         named = {
             *settings.prices,
             *settings.node_prices,
@@ -182,7 +183,8 @@ class Ingress:
 
         `request_id` is the header `x-switchyard-request-id` or the `id` of an answer, which contains it.
         """
-        found = await self.ledger.receipt(org, request_id.removeprefix("chatcmpl-"), RECEIPT_WAIT_S)
+        plain = re.sub(r"^((chatcmpl|cmpl)-(?=req_)|resp_)", lambda m: "req_" * (m[0] == "resp_"), request_id)
+        found = await self.ledger.receipt(org, plain, RECEIPT_WAIT_S)
         if found is None:
             raise NotFound(
                 "No receipt with this id: give the 'id' of an answer of yours or its header x-switchyard-request-id; "
