@@ -128,7 +128,7 @@ def running(
             state.write(state_file, cluster)
             with _closing_applications(cluster):
                 _wait_for_ray(cluster, ray)
-                _deploy(cluster, deployed)
+                _deploy(cluster, ray, deployed)
                 _wait_for_applications(cluster, ray, report)
                 yield cluster
         except (StartError, ClusterDied) as error:
@@ -205,14 +205,31 @@ def _wait_for_ray(cluster: Cluster, ray: RayProcess) -> None:
     raise StartError(f"Ray did not start within {START_S:.0f} s")
 
 
-def _deploy(cluster: Cluster, config: Mapping[str, Any]) -> None:
+def _deploy(cluster: Cluster, ray: RayProcess, config: Mapping[str, Any]) -> None:
+    """Asks again where Ray is not whole yet: on a busy machine its API breaks off while it starts Serve."""
+    deadline = time.monotonic() + DEPLOY_S
+    while True:
+        failure = _put(cluster, config)
+        if failure is None:
+            return
+        if not ray.is_alive():
+            raise StartError(f"Ray stopped while it was given the application: {ray.last_words()}")
+        if time.monotonic() > deadline:
+            raise StartError(failure)
+        time.sleep(POLL_S)
+
+
+def _put(cluster: Cluster, config: Mapping[str, Any]) -> str | None:
+    """Why Ray did not take the application; None when it did. Raises `StartError` when asking again is of no use."""
     try:
         with rest(cluster) as api:
             answer = api.put(APPLICATIONS, json=config, timeout=DEPLOY_S)
     except httpx.HTTPError as error:
-        raise StartError(f"Serve did not answer when it was given the application ({_what(error)})") from None
-    if answer.is_error:
-        raise StartError(f"Serve refused the configuration: {' '.join(answer.text.split())[:600]}")
+        return f"Serve did not answer when it was given the application ({_what(error)})"
+    refused = f"Serve refused the configuration: {' '.join(answer.text.split())[:600]}"
+    if answer.is_client_error:
+        raise StartError(refused)
+    return refused if answer.is_error else None
 
 
 def _wait_for_applications(cluster: Cluster, ray: RayProcess, report: Callable[[str], None]) -> None:

@@ -104,28 +104,59 @@ def said(error: pytest.ExceptionInfo[StartError]) -> str:
 # ---- deploying -----------------------------------------------------------------------------------------------------
 
 
-def test_an_api_that_cannot_be_reached_is_a_start_error(reach: Callable[[str], Cluster]) -> None:
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "DEPLOY_S", 0.3)
+    monkeypatch.setattr(runtime, "POLL_S", 0.01)
+
+
+@pytest.mark.usefixtures("no_patience")
+def test_an_api_that_cannot_be_reached_is_a_start_error(reach: Callable[[str], Cluster], ray: RayProcess) -> None:
     with pytest.raises(StartError) as error:
-        runtime._deploy(reach(refusing_url()), {})
+        runtime._deploy(reach(refusing_url()), ray, {})
     assert "Serve did not answer" in said(error) and "ConnectError" in said(error)
 
 
-def test_an_api_that_hangs_up_is_a_start_error(reach: Callable[[str], Cluster]) -> None:
+@pytest.mark.usefixtures("no_patience")
+def test_an_api_that_hangs_up_is_a_start_error(reach: Callable[[str], Cluster], ray: RayProcess) -> None:
     with serving(lambda *_: None) as url, pytest.raises(StartError) as error:
-        runtime._deploy(reach(url), {})
+        runtime._deploy(reach(url), ray, {})
     assert "Serve did not answer" in said(error) and "RemoteProtocolError" in said(error)
 
 
+@pytest.mark.usefixtures("no_patience")
 @pytest.mark.parametrize("status", [400, 401, 500, 503])
 def test_a_configuration_that_is_refused_is_a_start_error_with_what_was_said(
-    reach: Callable[[str], Cluster], status: int
+    reach: Callable[[str], Cluster], ray: RayProcess, status: int
 ) -> None:
     with (
         serving(lambda *_: (status, "wrong:\n  import_path\n" + 1000 * "x")) as url,
         pytest.raises(StartError) as error,
     ):
-        runtime._deploy(reach(url), {})
+        runtime._deploy(reach(url), ray, {})
     assert "refused the configuration: wrong: import_path xxx" in said(error) and len(said(error)) < 700
+
+
+def test_an_api_that_is_not_whole_yet_is_asked_again(
+    reach: Callable[[str], Cluster], ray: RayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "POLL_S", 0.0)
+    answers: list[Answer | None] = [None, (500, "Server got itself in trouble"), (200, "")]
+    with serving(lambda *_: answers.pop(0)) as url:
+        runtime._deploy(reach(url), ray, {})
+    assert answers == []
+
+
+def test_what_is_wrong_is_not_asked_again(reach: Callable[[str], Cluster], ray: RayProcess) -> None:
+    asked: list[str] = []
+
+    def answer(method: str, _: str) -> Answer:
+        asked.append(method)
+        return 400, "no such field"
+
+    with serving(answer) as url, pytest.raises(StartError, match="no such field"):
+        runtime._deploy(reach(url), ray, {})
+    assert asked == ["PUT"]
 
 
 # ---- waiting for Ray -----------------------------------------------------------------------------------------------
