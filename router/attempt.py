@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from models.base import Call
 from models.errors import SwitchyardError, UpstreamFailed
-from models.messages import ChatRequest, Completion, Event, Usage, UsageReport, fold
+from models.messages import ChatRequest, Completion, Event, Finish, Usage, UsageReport, fold
 from router.cascade import Judgement, judge, without_logprobs
 from router.config import GateSettings
 from router.events import Attempt
@@ -85,6 +85,9 @@ class LiveAttempt:
             if await self._pull() is None:
                 break  # it ended without an end, which its reader finds out
         if self.judgement.verdict == "escalate":
+            if any(isinstance(event, Finish) for event in self.events):
+                while await self._pull() is not None:
+                    pass  # it has ended: its count is on the way
             return False
         if self._own_logprobs:
             self.events[:] = without_logprobs(self.events)

@@ -155,7 +155,9 @@ async def test_limits_and_features_are_refused():
         await events(SimulatedModel(ENTRY), ChatRequest("sim", (image,)))
 
 
-@pytest.mark.parametrize("arguments", [{"failure_rate": 2}, {"ttft_ms": -1}, {"output_tokens": -1}])
+@pytest.mark.parametrize(
+    "arguments", [{"failure_rate": 2}, {"unsure_rate": -1}, {"ttft_ms": -1}, {"output_tokens": -1}]
+)
 def test_wrong_settings_are_refused(arguments):
     with pytest.raises(ValueError, match="failure_rate"):
         SimulatedModel(ENTRY, **arguments)
@@ -164,8 +166,17 @@ def test_wrong_settings_are_refused(arguments):
 def test_unknown_settings_and_capabilities_are_named():
     with pytest.raises(TypeError, match="latency"):
         SimulatedModel(ENTRY, latency=3)
-    with pytest.raises(ValueError, match="logprobs"):
-        SimulatedModel(ENTRY.model_copy(update={"capabilities": Capabilities(logprobs=True)}))
+    with pytest.raises(ValueError, match="reasoning"):
+        SimulatedModel(ENTRY.model_copy(update={"capabilities": Capabilities(reasoning=True)}))
+
+
+async def test_it_says_how_sure_it_is_to_those_who_ask():
+    entry = ENTRY.model_copy(update={"capabilities": Capabilities(logprobs=True)})
+    model = SimulatedModel(entry, output_tokens=2, unsure_rate=0.5)
+    asked = [await answer(model, ask(f"Question {number}?", top_logprobs=0)) for number in range(60)]
+    assert all(len({token.logprob for token in one.logprobs}) == 1 and len(one.logprobs) == 2 for one in asked)
+    assert {one.logprobs[0].logprob for one in asked} == {-0.01, -1.0}
+    assert (await answer(model, ask())).logprobs == ()
 
 
 @pytest.mark.parametrize("tokens_per_s", [0, 100])
