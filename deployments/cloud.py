@@ -8,12 +8,14 @@ from typing import Any
 from pydantic import SecretStr
 from ray.serve import Application
 
+from deployments.live_settings import LiveSettings
 from deployments.model import InlineModel, model_deployment
 from models.anthropic import AnthropicModel
 from models.base import ChatModel
 from models.openai_compatible import OpenAICompatibleModel
 from models.provider_health import Watched
-from router.config import CloudEndpoint
+from models.reliability.stack import ReliableModel
+from router.config import CloudEndpoint, CloudModelSettings
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 HEALTH_WAIT_S = 1.0
@@ -24,8 +26,18 @@ class CloudModel(InlineModel):
 
     def __init__(self, endpoint: CloudEndpoint, api_keys: Sequence[SecretStr]) -> None:
         keys = [key.get_secret_value() for key in api_keys] or [None]
-        self._watched = Watched(adapter(endpoint, keys[0]))
+        self._settings = LiveSettings(CloudModelSettings)
+        self._reliable = reliable(endpoint, [adapter(endpoint, key) for key in keys])
+        self._watched = Watched(self._reliable)
         super().__init__(self._watched)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        if settings := self._settings.accept(user_config):
+            self._reliable.settings = settings.reliability
+
+    async def stats(self) -> dict[str, dict[str, int]]:
+        """What the wrappers around the adapter did, for the metrics: see `ReliableModel.stats`."""
+        return self._reliable.stats()
 
     async def provider_health(self) -> dict[str, Any]:
         """How the provider does: see `Watched.health`."""
@@ -48,7 +60,12 @@ def adapter(endpoint: CloudEndpoint, api_key: str | None) -> ChatModel:
     raise ValueError(f"endpoint '{endpoint.name}' has no dialect")
 
 
+def reliable(endpoint: CloudEndpoint, models: Sequence[ChatModel]) -> ReliableModel:
+    """`models`, the endpoint with each of its keys, as one that retries, gives up in time and rotates the keys."""
+    return ReliableModel(endpoint.name, models, endpoint.models)
+
+
 def cloud_deployment(endpoint: CloudEndpoint, api_keys: Sequence[str]) -> Application:
     """`CloudModel:<name>`. No key: the endpoint needs none."""
     shell = model_deployment(CloudModel, endpoint.name, endpoint.scale, endpoint.max_concurrency)
-    return shell.bind(endpoint, [SecretStr(key) for key in api_keys])
+    return shell.options(user_config={}).bind(endpoint, [SecretStr(key) for key in api_keys])

@@ -26,6 +26,7 @@ from deployments.metrics import Metrics, exposition, summed
 from deployments.model import ModelHandle
 from deployments.openai.chat_schema import ParsedChat, parse_chat
 from deployments.part_metrics import PartMetrics, ingress_families
+from deployments.provider_metrics import ProviderMetrics
 from deployments.providers_api import Providers
 from deployments.reply import Reply
 from models.catalog import ModelEntry
@@ -91,6 +92,9 @@ class Ingress:
         encoder = encoder_entry(topology.encoder)
         self.embedders: Embedders = {encoder.name: (encoder, self._shared_cache)} if self._shared_cache else {}
         self._parts = PartMetrics(batcher, ledger, caches)
+        self._provider_metrics = ProviderMetrics(
+            {name.partition(":")[2]: bound.handle for name, bound in backends.items() if name.startswith("CloudModel:")}
+        )
         self._inline_classifier = InlineClassifier(ClassifierSettings())
         stages = Stages(
             backends={
@@ -201,9 +205,11 @@ class Ingress:
         return exposition([*self.metrics.families(), *held])
 
     async def all_metrics(self) -> str:
-        """The sum over all ingress replicas that answer, and what the control plane counts."""
-        replicas, parts = await asyncio.gather(self._replicas_metrics(), self._parts.text())
-        return summed(replicas) + parts
+        """The sum over all ingress replicas that answer, and what the control plane and the providers count."""
+        replicas, *rest = await asyncio.gather(
+            self._replicas_metrics(), self._parts.text(), self._provider_metrics.text()
+        )
+        return "".join((summed(replicas), *rest))
 
     async def _replicas_metrics(self) -> list[str]:
         """Without those that are going; only this one's when another hangs."""
