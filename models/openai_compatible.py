@@ -7,14 +7,13 @@ Source: https://platform.openai.com/docs/api-reference/chat, and vLLM's and Groq
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any
 from urllib.parse import urlsplit
 
 from models.base import Call
 from models.catalog import ModelEntry
-from models.errors import DeadlineExceeded
 from models.messages import (
     ChatRequest,
     Event,
@@ -34,14 +33,9 @@ from models.messages import (
 )
 from models.providers import Quirks
 from models.sse import SSEDecoder
-from models.upstream import CONNECT_TIMEOUT_S, UpstreamCall, begin, begin_health_check, parse_json
+from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
+from models.upstream_http import HttpUpstream
 
-if TYPE_CHECKING:
-    import httpx
-
-_KEEPALIVE = 64
-_MAX_ERROR_BYTES = 64 * 1024
-_DRAIN_S = 0.5
 _CHARACTERS_PER_TOKEN = 4
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -68,98 +62,32 @@ class OpenAICompatibleModel:
         api_key: str | None,
         quirks: Quirks | None = None,
     ) -> None:
-        import httpx
-
         self._entries = dict(entries)
         is_openai = (urlsplit(base_url).hostname or "").endswith("openai.com")
         self._quirks = quirks or Quirks(max_tokens_field="max_completion_tokens" if is_openai else "max_tokens")
-        self._client = httpx.AsyncClient(
-            base_url=base_url,
-            params=self._quirks.query,
-            headers={
-                **self._quirks.headers,
-                "content-type": "application/json",
-                "accept-encoding": "identity",  # a compressed stream is a buffered one
-                **_key_header(self._quirks, api_key),
-            },
-            # Only connecting has a limit of its own: a model may think for minutes, and the call has its deadline.
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEEPALIVE),
-        )
+        headers = {**self._quirks.headers, **_key_header(self._quirks, api_key)}
+        self._http = HttpUpstream(base_url, headers, self._quirks.query)
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
-        import httpx
-
-        entry, upstream = begin(self._entries, request, call, self._client.is_closed)
-        body = json.dumps(encode(request, entry, self._quirks), ensure_ascii=False)
-        with _translated(upstream):
-            post = self._client.build_request("POST", "chat/completions", content=body.encode())
-            response = await upstream.wait(self._client.send(post, stream=True))
-            try:
-                if response.status_code != 200:
-                    raise upstream.refused(response.status_code, response.headers, await _error_of(response, upstream))
-                answer = _Answer(request, upstream)
-                async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
-                    while not answer.done and (chunk := await upstream.wait(anext(chunks, None))) is not None:
-                        for event in answer.feed(chunk):
-                            upstream.started = True
-                            yield event
-                    with suppress(DeadlineExceeded, httpx.HTTPError):
-                        # A body read to its end leaves a connection that the next request can use.
-                        await UpstreamCall(entry.name, _DRAIN_S).wait(anext(chunks, None))
-                for event in answer.end():
-                    yield event
-            finally:
-                await response.aclose()
+        entry, upstream = begin(self._entries, request, call, self._http.is_closed)
+        body = json.dumps(encode(request, entry, self._quirks), ensure_ascii=False).encode()
+        answer = _Answer(request, upstream)
+        async with aclosing(self._http.stream(upstream, "chat/completions", body, answer)) as events:  # type: ignore[type-var]
+            async for event in events:
+                yield event
 
     async def check_health(self) -> None:
         """Lists the endpoint's models, which costs nothing; an endpoint without that list is healthy if it answers."""
-        upstream = begin_health_check(self._entries, self._client.is_closed)
-        try:
-            with _translated(upstream):
-                response = await upstream.wait(self._client.get("models"))
-        except DeadlineExceeded:
-            raise upstream.unreachable() from None
-        if response.status_code in (401, 402, 403):
-            raise upstream.refused(response.status_code, response.headers, None)
-        if response.status_code >= 500:
-            raise upstream.unreachable()
+        await self._http.check_health(begin_health_check(self._entries, self._http.is_closed), "models")
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._http.close()
 
 
 def _key_header(quirks: Quirks, api_key: str | None) -> dict[str, str]:
     if not api_key:
         return {}
     return {quirks.key_header: f"Bearer {api_key}" if quirks.key_header == "authorization" else api_key}
-
-
-@contextmanager
-def _translated(upstream: UpstreamCall) -> Iterator[None]:
-    """httpx's errors as ours (https://www.python-httpx.org/exceptions)."""
-    import httpx
-
-    try:
-        yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol) as error:
-        raise upstream.unreachable() from error
-    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-        raise upstream.broken("broke off") from error
-
-
-async def _error_of(response: httpx.Response, upstream: UpstreamCall) -> object:
-    """The `error` of an error answer; None when there is none to be found."""
-    body = b""
-    async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
-        while len(body) < _MAX_ERROR_BYTES and (chunk := await upstream.wait(anext(chunks, None))) is not None:
-            body += chunk
-    try:
-        decoded = json.loads(body)
-    except ValueError:
-        return None
-    # vLLM before 0.10 and some others put the fields at the top.
-    return decoded.get("error", decoded) if isinstance(decoded, dict) else None
 
 
 # ---- the question --------------------------------------------------------------------------------------------------

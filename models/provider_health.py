@@ -1,4 +1,4 @@
-"""How a provider does: how its last answers went, and a question that costs nothing when there were none for a while."""
+"""How a provider does: how its last answers went, and a free question where there were none for a while."""
 
 from __future__ import annotations
 

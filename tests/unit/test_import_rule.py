@@ -35,7 +35,7 @@ ENGINE_FILES = {
 SDK_FILES = {
     "anthropic": {"models/anthropic.py"},
     "openai": set[str](),
-    "httpx": {"models/openai_compatible.py"},
+    "httpx": {"models/upstream_http.py"},
     "httpx2": {"models/anthropic.py"},
 }
 VLLM_REPLICA = "deployments/vllm_replica.py"

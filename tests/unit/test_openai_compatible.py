@@ -98,7 +98,7 @@ def test_a_model_that_takes_tools_only_without_reasoning_is_told_so():
 
 def test_azures_key_has_a_header_of_its_own():
     model = OpenAICompatibleModel({"m": ENTRY}, "https://x", "k", Quirks(key_header="api-key", query={"v": "1"}))
-    post = model._client.build_request("POST", "chat/completions")
+    post = model._http.client.build_request("POST", "chat/completions")
     assert (post.headers["api-key"], str(post.url)) == ("k", "https://x/chat/completions?v=1")
     assert "authorization" not in post.headers
 
