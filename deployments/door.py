@@ -151,7 +151,7 @@ def unexpected(error: Exception, request_id: str) -> InternalError:
 
 
 def error_response(error: SwitchyardError, error_body: ErrorBody, request_id: str) -> Response:
-    headers = {"x-switchyard-request-id": request_id}
+    headers = {"x-switchyard-request-id": request_id, "request-id": request_id}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.http_status == 401:
@@ -162,6 +162,7 @@ def error_response(error: SwitchyardError, error_body: ErrorBody, request_id: st
 def answer_headers(head: Head) -> dict[str, str]:
     return {
         "x-switchyard-request-id": head.request_id,
+        "request-id": head.request_id,  # where Anthropic's SDK looks for it
         "x-switchyard-model": head.model,
         "x-switchyard-cache": head.verdict,
         "x-switchyard-overhead-ms": f"{head.overhead_ms:.2f}",

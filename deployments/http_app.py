@@ -14,6 +14,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from deployments.anthropic.messages import MessagesDoor
 from deployments.door import ErrorBody, Handler, Operation, error_response, unexpected
 from deployments.openai.chat import ChatDoor
 from deployments.openai.completions import CompletionsDoor
@@ -29,10 +30,10 @@ from router.run import new_request_id
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
 
-DOORS = (ChatDoor, CompletionsDoor, EmbeddingsDoor, ModelsDoor, OperatorsDoor, ProvidersDoor)
+DOORS = (ChatDoor, CompletionsDoor, EmbeddingsDoor, MessagesDoor, ModelsDoor, OperatorsDoor, ProvidersDoor)
 """Each is made with the ingress and has `operations()`."""
 
-HEADERS = ["x-switchyard-request-id", "x-request-id", "retry-after"] + [
+HEADERS = ["x-switchyard-request-id", "request-id", "x-request-id", "retry-after"] + [
     f"x-switchyard-{name}"
     for name in ("model", "cache", "cost-microusd", "expected-cost-microusd", "overhead-ms", "encoder-ms")
 ]

@@ -45,6 +45,11 @@ class InlineModel:
         async with aclosing(self._model.stream(request, call)) as events:
             return [event async for event in events]
 
+    async def count_tokens(self, request: ChatRequest, call: Call) -> int | None:
+        """How long `request` is for this model; None where it does not say."""
+        counter = getattr(self._model, "count_tokens", None)
+        return None if counter is None else await counter(request, call)
+
     async def check_health(self) -> None:
         """Raises `ModelUnavailable` when no request can be served; Serve then replaces the replica."""
         await self._model.check_health()
@@ -57,6 +62,7 @@ class ModelHandle:
         self.name = name
         self._stream = hop.method(handle, "stream", stream=True)
         self._complete = hop.method(handle, "complete")
+        self._count_tokens = hop.method(handle, "count_tokens")
 
     def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[list[Event]]:
         return hop.stream(self._stream, request, call)
@@ -64,6 +70,10 @@ class ModelHandle:
     async def complete(self, request: ChatRequest, call: Call) -> list[Event]:
         events: list[Event] = await hop.call(self._complete, request, call)
         return events
+
+    async def count_tokens(self, request: ChatRequest, call: Call) -> int | None:
+        counted: int | None = await hop.call(self._count_tokens, request, call)
+        return counted
 
 
 class TransformersModel(InlineModel):

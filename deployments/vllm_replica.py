@@ -54,6 +54,9 @@ class LLMServer(RayLLMServer):
     async def complete(self, request: ChatRequest, call: Call) -> list[Event]:
         return await self._model.complete(request, call)
 
+    async def count_tokens(self, request: ChatRequest, call: Call) -> int | None:
+        return await self._model.count_tokens(request, call)
+
     async def check_health(self) -> None:
         """Raises `ModelUnavailable` when the engine has died; Serve then replaces the replica."""
         await self._model.check_health()

@@ -81,6 +81,13 @@ class VllmModel:
         async with aclosing(self._generate(request, call, streamed=False)) as batches:
             return [event async for batch in batches for event in batch]
 
+    async def count_tokens(self, request: ChatRequest, call: Call) -> int:
+        """How long the prompt of `request` is."""
+        with self._errors():
+            async with asyncio.timeout(call.timeout_s):
+                _, prompt = await self._prompt(request, streamed=False)
+        return len(prompt["prompt_token_ids"])
+
     async def check_health(self) -> None:
         if self._closed:
             raise ModelUnavailable(f"Model '{self._entry.name}' is shut down; send the request again in a moment.")
@@ -110,18 +117,10 @@ class VllmModel:
                         yield batch
 
     async def _render(self, request: ChatRequest, streamed: bool) -> tuple[Any, Any]:
-        """vLLM's prompt and `SamplingParams` for `request`. Templating and tokenising run in vLLM's own threads."""
+        """vLLM's prompt and `SamplingParams` for `request`."""
         from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 
-        asked = self._request_class(**openai_request(request, streamed))
-        renderer = self._serving.online_renderer
-        if request.raw_prompt:
-            (prompt,) = await renderer.preprocess_completion(asked, request.messages[-1].text, None)
-        else:
-            rendered = await renderer.render_chat(asked)
-            if not isinstance(rendered, tuple):  # an ErrorResponse
-                raise InvalidRequest(f"Model '{self._entry.name}': {rendered.error.message}")
-            (prompt,) = rendered[1]
+        asked, prompt = await self._prompt(request, streamed)
         context = self._serving.model_config.max_model_len
         length = len(prompt["prompt_token_ids"])
         if length >= context:
@@ -141,6 +140,19 @@ class VllmModel:
             self._serving.override_max_tokens,
         )
         return prompt, asked.to_sampling_params(max_tokens, self._serving.default_sampling_params)
+
+    async def _prompt(self, request: ChatRequest, streamed: bool) -> tuple[Any, Any]:
+        """vLLM's own request for `request`, and its prompt. Templating and tokenising run in vLLM's own threads."""
+        asked = self._request_class(**openai_request(request, streamed))
+        renderer = self._serving.online_renderer
+        if request.raw_prompt:
+            (prompt,) = await renderer.preprocess_completion(asked, request.messages[-1].text, None)
+        else:
+            rendered = await renderer.render_chat(asked)
+            if not isinstance(rendered, tuple):  # an ErrorResponse
+                raise InvalidRequest(f"Model '{self._entry.name}': {rendered.error.message}")
+            (prompt,) = rendered[1]
+        return asked, prompt
 
     def _token_logprobs(self, top: int | None) -> Callable[[Any], tuple[TokenLogprob, ...]]:
         """A function that takes the log probabilities out of one of vLLM's outputs; of none when `top` is None."""
