@@ -100,6 +100,10 @@ class TransformersChatModel:
         yield Finish("stop" if text.stopped or tokens[-1] in self._eos else "length")
         yield UsageReport(Usage(len(prompt), output_tokens))
 
+    async def count_tokens(self, request: ChatRequest, call: Call) -> int:
+        """How long the prompt of `request` is."""
+        return len(await self._prompt(request))
+
     async def check_health(self) -> None:
         if not self._manager.is_running() or self._manager.background_thread_status.can_accept_new_requests():
             raise self._broken(False)
