@@ -187,7 +187,7 @@ class Ingress:
 
         `request_id` is the header `x-switchyard-request-id` or the `id` of an answer, which contains it.
         """
-        plain = re.sub(r"^((chatcmpl|cmpl)-(?=req_)|resp_)", lambda m: "req_" * (m[0] == "resp_"), request_id)
+        plain = re.sub(r"^((chatcmpl-|cmpl-|msg_)(?=req_)|resp_)", lambda m: "req_" * (m[0] == "resp_"), request_id)
         found = await self.ledger.receipt(org, plain, RECEIPT_WAIT_S)
         if found is None:
             raise NotFound(
