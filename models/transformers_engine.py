@@ -8,14 +8,12 @@ itself the engine takes 60 % of what is free for its KV cache.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 import queue
-import random
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
 from models.base import Call, Capabilities, check_supported
 from models.catalog import ModelEntry
@@ -28,15 +26,21 @@ from models.errors import (
     SwitchyardError,
 )
 from models.incremental_text import IncrementalText
-from models.messages import ChatRequest, Event, Finish, Sampling, TextDelta, Usage, UsageReport
+from models.messages import (
+    ChatRequest,
+    Event,
+    Finish,
+    Sampling,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+    UsageReport,
+)
+from models.transformers_sampling import Choosing, Sampler, TokenRow, choosing_of
 
-if TYPE_CHECKING:
-    import torch
-
-_ABLE = Capabilities(seed=True)
+_ABLE = Capabilities(logprobs=True, multiple_choices=True, seed=True, penalties=True, logit_bias=True)
 _PAGE_TOKENS = 32  # a request holds whole pages of KV cache: small ones waste little on short conversations
 _LONG_PROMPT_CHARS = 4096  # tokenising this much takes about a millisecond; more goes to a thread
-_GREEDY_BELOW = 1e-5  # temperatures under this would overflow the logits
 _STOP_TIMEOUT_S = 10.0
 
 
@@ -69,6 +73,7 @@ class TransformersChatModel:
         eos = self._default.eos_token_id
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
         self._manager = _start(model, entry, kv_cache_gb, max(max_batch_tokens, entry.max_batch), self._eos)
+        self._vocabulary = model.config.get_text_config().vocab_size
         self._requests = 0
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
@@ -77,28 +82,30 @@ class TransformersChatModel:
         deadline_s = asyncio.get_running_loop().time() + call.timeout_s
         prompt = await self._prompt(request)
         limit = self._output_limit(request.sampling, len(prompt))
-        text = IncrementalText(self._decode, request.sampling.stop)
         outputs: asyncio.Queue[Any] = asyncio.Queue()
-        request_id = self._submit(prompt, limit, request.sampling, outputs.put_nowait)
-        output_tokens = unsent_tokens = 0
-        finished = False
+        answers: dict[str, _Answer] = {}
         try:
-            while not (finished or text.stopped):
+            for choice in range(request.sampling.n):
+                choosing = self._choosing(request.sampling, choice)
+                request_id = self._submit(prompt, limit, choosing, outputs.put_nowait)
+                text = IncrementalText(self._decode, request.sampling.stop)
+                answers[request_id] = _Answer(choice, text, self._eos, choosing, self._logprobs)
+            while not all(answer.ended for answer in answers.values()):
                 output = await self._next(outputs, deadline_s, call)
+                answer = answers[output.request_id]
+                if answer.ended:
+                    continue  # on its way when it was cancelled
                 if output.error is not None:
-                    raise self._broken(output_tokens > 0)
-                tokens = output.generated_tokens[output_tokens:]
-                output_tokens += len(tokens)
-                unsent_tokens += len(tokens)
-                finished = output.is_finished()
-                piece = text.push(tokens) + (text.flush() if finished else "")
-                if piece:
-                    yield TextDelta(piece, unsent_tokens)
-                    unsent_tokens = 0
+                    raise self._broken(any(answer.output_tokens for answer in answers.values()))
+                for event in answer.take(output):
+                    yield event
+                if answer.ended:
+                    self._forget(output.request_id, answer.finished)
         finally:
-            self._forget(request_id, finished)
-        yield Finish("stop" if text.stopped or tokens[-1] in self._eos else "length")
-        yield UsageReport(Usage(len(prompt), output_tokens))
+            for request_id, answer in answers.items():
+                if not answer.ended:
+                    self._forget(request_id, finished=False)
+        yield UsageReport(Usage(len(prompt), sum(answer.output_tokens for answer in answers.values())))
 
     async def count_tokens(self, request: ChatRequest, call: Call) -> int:
         """How long the prompt of `request` is."""
@@ -153,14 +160,20 @@ class TransformersChatModel:
         limits = (sampling.max_tokens, self._entry.max_output_tokens, room_tokens)
         return max(1, min(limit for limit in limits if limit is not None))
 
-    def _submit(self, prompt: list[int], limit: int, sampling: Sampling, deliver: Callable[[Any], None]) -> str:
+    def _choosing(self, sampling: Sampling, choice: int) -> Choosing:
+        if sampling.logit_bias and sampling.logit_bias[-1][0] >= self._vocabulary:
+            raise InvalidRequest(
+                f"Model '{self._entry.name}' has the tokens 0 to {self._vocabulary - 1}; correct 'logit_bias'.",
+                "logit_bias",
+            )
+        return choosing_of(sampling, self._default, choice)
+
+    def _submit(self, prompt: list[int], limit: int, choosing: Choosing, deliver: Callable[[Any], None]) -> str:
         self._requests += 1
         request_id = str(self._requests)
-        draw = _draw(sampling, self._default)
         self._manager.register_result_handler(request_id, deliver)
-        accepted = self._manager.add_request(
-            prompt, request_id, max_new_tokens=limit, streaming=True, **({"draw": draw} if draw else {})
-        )
+        more = {} if choosing.is_plain else {"choosing": choosing}
+        accepted = self._manager.add_request(prompt, request_id, max_new_tokens=limit, streaming=True, **more)
         if accepted is None:
             self._forget(request_id, finished=True)
             raise self._broken(False)
@@ -178,6 +191,22 @@ class TransformersChatModel:
                 "allow more time or fewer tokens."
             ) from None
 
+    def _logprobs(self, rows: Sequence[TokenRow]) -> tuple[TokenLogprob, ...]:
+        return tuple(
+            TokenLogprob(
+                self._token_text(token),
+                logprob,
+                tuple(TokenLogprob(self._token_text(other), other_logprob) for other, other_logprob in top),
+            )
+            for token, logprob, top in rows
+        )
+
+    def _token_text(self, token: int) -> str:
+        text: str = self._tokenizer.decode([token])
+        # Sentencepiece's decoder drops the space at the beginning of a text, which is here a token's own.
+        piece = self._tokenizer.convert_ids_to_tokens(token)
+        return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
+
     def _forget(self, request_id: str, finished: bool) -> None:
         if not finished:
             self._manager.cancel_request(request_id)
@@ -191,86 +220,45 @@ class TransformersChatModel:
         return ModelUnavailable(f"The engine of model '{name}' has stopped; send the request again in a moment.")
 
 
-# ---- sampling ------------------------------------------------------------------------------------------------------
+class _Answer:
+    """One choice on its way: the engine's outputs in, events out. `finished`: the engine ended it, not a stop string.
 
-
-@dataclass(frozen=True, slots=True)
-class _Draw:
-    """How one request's tokens are drawn. `top_k` 0: no limit."""
-
-    temperature: float
-    top_p: float
-    top_k: int
-    seed: int
-
-
-def _draw(sampling: Sampling, default: Any) -> _Draw | None:
-    """None: greedy. What the request leaves open is as the model's generation_config.json says, else temperature 1."""
-    temperature, top_p = sampling.temperature, sampling.top_p
-    if temperature is None:
-        temperature = 1.0 if default.temperature is None else default.temperature
-    if temperature < _GREEDY_BELOW:
-        return None
-    if top_p is None:
-        top_p = 1.0 if default.top_p is None else default.top_p
-    seed = random.getrandbits(64) if sampling.seed is None else sampling.seed
-    return _Draw(temperature, top_p, default.top_k or 0, seed)
-
-
-class _Sampler:
-    """Takes the place of the engine's list of logits processors, which knows neither a request's seed nor greedy and
-    sampled requests in one batch.
-
-    The engine picks the largest of the scores this returns. A greedy request's row stays as it is; a sampled one's gets
-    Gumbel noise, and the largest of logits + Gumbel noise is an exact draw from their softmax (Maddison et al., "A*
-    Sampling", 2014). The noise depends on seed and position only, so the batch around a request does not matter.
+    logprobs: makes ours of what was noted of the tokens.
     """
 
-    tensors_required = 0
-    do_processing = True
+    def __init__(
+        self,
+        choice: int,
+        text: IncrementalText,
+        eos: frozenset[int],
+        choosing: Choosing,
+        logprobs: Callable[[Sequence[TokenRow]], tuple[TokenLogprob, ...]],
+    ) -> None:
+        self._choice = choice
+        self._text = text
+        self._eos = eos
+        self._choosing = choosing
+        self._logprobs = logprobs
+        self._unsent_from = 0
+        self.output_tokens = 0
+        self.ended = self.finished = False
 
-    def __init__(self) -> None:
-        import torch
-
-        self._generator = torch.Generator()
-        self._rows: list[tuple[int, _Draw, int]] = []
-
-    def check_kwargs(self, kwargs: dict[str, Any]) -> None:
-        pass  # they are `_submit`'s own
-
-    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        pass  # no per-request tensors: the engine's batches are synchronous, so `_rows` is of the batch at hand
-
-    def prepare_tensor_args(self, requests_in_batch: Sequence[Any], arg_storage: torch.Tensor) -> torch.Tensor:
-        states = [request.state for request in requests_in_batch if request.has_new_token]
-        self._rows = [
-            (row, draw, len(state.initial_tokens) + len(state.generated_tokens))
-            for row, state in enumerate(states)
-            if (draw := state.logit_processor_kwargs.get("draw"))
-        ]
-        return arg_storage
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, args: torch.Tensor) -> torch.Tensor:
-        for row, draw, position in self._rows:
-            scores[row] = self._perturbed(scores[row] / draw.temperature, draw, position)
-        return scores
-
-    def _perturbed(self, logits: torch.Tensor, draw: _Draw, position: int) -> torch.Tensor:
-        """`logits` [vocabulary] without what top-k and top-p exclude, plus noise."""
-        import torch
-
-        if 0 < draw.top_k < len(logits):
-            logits = logits.masked_fill(logits < logits.topk(draw.top_k).values[-1], -math.inf)
-        if draw.top_p < 1:
-            ordered, index = logits.sort(descending=True)
-            chances = ordered.softmax(dim=-1)
-            excluded = chances.cumsum(dim=-1) - chances >= draw.top_p  # what comes before it is enough already
-            excluded[0] = False
-            logits = logits.masked_fill(torch.zeros_like(excluded).scatter(0, index, excluded), -math.inf)
-        digest = hashlib.blake2b(f"{draw.seed}:{position}".encode(), digest_size=8).digest()
-        self._generator.manual_seed(int.from_bytes(digest[:4], "big"))  # its state has 32 bits of seed
-        exponential = torch.empty(len(logits)).exponential_(generator=self._generator)
-        return logits - exponential.clamp_min(1e-30).log()
+    def take(self, output: Any) -> list[Event]:
+        events: list[Event] = []
+        tokens = output.generated_tokens[self.output_tokens :]
+        self.output_tokens += len(tokens)
+        self.finished = output.is_finished()
+        piece = self._text.push(tokens) + (self._text.flush() if self.finished else "")
+        if piece:
+            rows = self._choosing.rows[self._unsent_from : self.output_tokens]
+            unsent_tokens = self.output_tokens - self._unsent_from
+            events.append(TextDelta(piece, unsent_tokens, self._logprobs(rows), self._choice))
+            self._unsent_from = self.output_tokens
+        self.ended = self.finished or self._text.stopped
+        if self.ended:
+            stopped = self._text.stopped or tokens[-1] in self._eos
+            events.append(Finish("stop" if stopped else "length", self._choice))
+        return events
 
 
 # ---- loading -------------------------------------------------------------------------------------------------------
@@ -330,7 +318,7 @@ def _start(model: Any, entry: ModelEntry, kv_cache_gb: float, max_batch_tokens: 
             auto_switch_to_flash=False,
         ),
     )
-    manager.logit_processor = _Sampler()
+    manager.logit_processor = Sampler()
     manager.warmup()  # takes the memory now, in this thread, so that too little of it is an error here
     # A thread is daemonic as its creator is: a process that has to go does not wait for the engine.
     starter = threading.Thread(target=manager.start, daemon=True)

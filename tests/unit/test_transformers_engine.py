@@ -23,7 +23,8 @@ from models.errors import (
 )
 from models.messages import ChatRequest, Event, Finish, Message, Sampling, TextDelta, TextPart, Tool, UsageReport, fold
 from models.smoke import Kind, ensure_smoke_model
-from models.transformers_engine import TransformersChatModel, _draw, _Sampler
+from models.transformers_engine import TransformersChatModel
+from models.transformers_sampling import Sampler, draw_of
 
 CALL = Call("r")
 ENTRY = next(entry for entry in BUILT_IN if entry.name == "smoke-small")
@@ -134,15 +135,15 @@ async def test_draws_follow_the_softmax_of_what_top_p_leaves():
     import torch
 
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 3.0])
-    sampler = _Sampler()
+    sampler = Sampler()
 
     def counts(**sampling: Any) -> torch.Tensor:
         default = type("Default", (), {"temperature": None, "top_p": None, "top_k": None})()
         picks = []
         for seed in range(4000):
-            draw = _draw(Sampling(seed=seed, **sampling), default)
+            draw = draw_of(Sampling(seed=seed, **sampling), default)
             assert draw is not None
-            picks.append(int(sampler._perturbed(logits / draw.temperature, draw, 5).argmax()))
+            picks.append(int(sampler.perturbed(logits / draw.temperature, draw, 5).argmax()))
         return torch.bincount(torch.tensor(picks), minlength=5) / len(picks)
 
     assert torch.allclose(counts(), logits.softmax(0), atol=0.03)
@@ -204,6 +205,100 @@ async def test_what_it_cannot_do_is_refused(model: TransformersChatModel):
         with pytest.raises(UnsupportedFeature) as caught:
             await answer(model, request)
         assert caught.value.param == param
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def able(folder: Path) -> AsyncIterator[TransformersChatModel]:
+    """The same model, as an entry that says all that the engine can do."""
+    can = Capabilities(logprobs=True, multiple_choices=True, penalties=True, logit_bias=True)
+    entry = ENTRY.model_copy(update={"capabilities": can})
+    engine = TransformersChatModel(entry, str(ensure_smoke_model("small", folder)), threads=1)
+    yield engine
+    await engine.close()
+
+
+async def test_log_probabilities_are_those_of_the_model_itself(able: TransformersChatModel, folder: Path):
+    import torch
+
+    reference = Reference(str(ensure_smoke_model("small", folder)))
+    request = ask("What is the capital of Spain?", top_logprobs=3, temperature=1.5, seed=4, max_tokens=12)
+    done = fold(await answer(able, request))
+    messages = [{"role": m.role, "content": m.text} for m in request.messages]
+    prompt = reference.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
+        "input_ids"
+    ]
+    tokens = [token for token, _, _ in await rows_of(able, request)]
+    with torch.no_grad():
+        logits = reference.model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+    expected = logits.log_softmax(-1)
+    assert len(done.logprobs) == len(tokens) == 12
+    for row, token, theirs in zip(done.logprobs, tokens, expected, strict=True):
+        assert row.token == reference.tokenizer.decode([token])
+        assert row.logprob == pytest.approx(float(theirs[token]), abs=1e-3)
+        assert [top.logprob for top in row.top] == pytest.approx(theirs.topk(3).values.tolist(), abs=1e-3)
+        assert [top.token for top in row.top] == [reference.tokenizer.decode([i]) for i in theirs.topk(3).indices]
+
+
+async def rows_of(model: TransformersChatModel, request: ChatRequest) -> list[Any]:
+    """What the engine notes of its tokens for `request`."""
+    noted: list[Any] = []
+    made = model._choosing
+    model._choosing = lambda sampling, choice: noted.append(made(sampling, choice)) or noted[-1]  # type: ignore[method-assign]
+    try:
+        await answer(model, request)
+    finally:
+        del model._choosing  # type: ignore[attr-defined]
+    return noted[0].rows
+
+
+async def test_log_probabilities_change_no_answer_and_need_no_alternatives(able: TransformersChatModel):
+    events = await answer(able, ask("Hello", top_logprobs=0, max_tokens=20))
+    deltas = [event for event in events if isinstance(event, TextDelta)]
+    assert all(len(delta.logprobs) == delta.tokens for delta in deltas)
+    assert all(row.logprob <= 0 and not row.top for delta in deltas for row in delta.logprobs)
+    assert fold(events).text == await text_of(able, ask("Hello", max_tokens=20))
+
+
+async def test_choices_are_as_if_asked_one_by_one(able: TransformersChatModel):
+    events = await answer(able, ask("Hello", n=3, temperature=1.0, seed=7, max_tokens=25))
+    together = fold(events)
+    alone = [fold(await answer(able, ask("Hello", temperature=1.0, seed=7 + k, max_tokens=25))) for k in range(3)]
+    assert [choice.text for choice in together.choices] == [one.text for one in alone]
+    assert len({choice.text for choice in together.choices}) == 3
+    assert together.usage.output_tokens == sum(one.usage.output_tokens for one in alone)
+    assert together.usage.input_tokens == alone[0].usage.input_tokens
+    assert isinstance(events[-1], UsageReport)
+    await idle(able)
+
+
+async def test_one_choice_may_stop_before_the_others(able: TransformersChatModel):
+    whole = fold(await answer(able, ask("Hello", n=2, temperature=1.0, seed=7, max_tokens=40)))
+    stop = whole.choices[0].text[10:16]
+    assert stop not in whole.choices[1].text
+    cut = fold(await answer(able, ask("Hello", n=2, temperature=1.0, seed=7, max_tokens=40, stop=(stop,))))
+    assert [choice.finish_reason for choice in cut.choices] == ["stop", whole.choices[1].finish_reason]
+    assert cut.choices[1].text == whole.choices[1].text
+    await idle(able)
+
+
+async def test_leaving_several_choices_stops_all_of_them(able: TransformersChatModel):
+    async with aclosing(able.stream(ask("Hello", n=4, max_tokens=900), CALL)) as events:
+        await anext(events)
+    await idle(able)
+
+
+async def test_penalties_and_biases(able: TransformersChatModel):
+    plain = await rows_of(able, ask("Hello", top_logprobs=1))
+    first = plain[0][0]
+    without = await rows_of(able, ask("Hello", top_logprobs=1, logit_bias=((first, -100.0),)))
+    assert all(token != first for token, _, _ in without)
+    always = await rows_of(able, ask("Hello", top_logprobs=1, max_tokens=8, logit_bias=((first, 100.0),)))
+    assert [token for token, _, _ in always] == [first] * 8
+    again = await rows_of(able, ask("Hello", top_logprobs=1, presence_penalty=2.0, frequency_penalty=2.0))
+    repeated = [len(rows) - len({token for token, _, _ in rows}) for rows in (plain, again)]
+    assert repeated[1] < repeated[0] or repeated == [0, 0]
+    with pytest.raises(InvalidRequest, match="logit_bias"):
+        await answer(able, ask("Hello", logit_bias=((10**8, 1.0),)))
 
 
 async def test_a_developer_speaks_as_the_system(model: TransformersChatModel):
