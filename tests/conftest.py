@@ -38,3 +38,16 @@ def vllm_url(smoke_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """The address of vLLM's own server, started once for all tests that need it."""
     with vllm_server.serving(smoke_folder, tmp_path_factory.mktemp("vllm") / "log") as url:
         yield url
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where the suite runs in several processes (`--dist loadgroup`): what shares a cluster, or vLLM, stays together."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    fixtures = getattr(item, "fixturenames", ())
+    if "cluster" in fixtures or "vllm_url" in fixtures or "contract" in item.path.parts:
+        return "product"
+    return "ray" if "local_ray" in fixtures else item.path.name
