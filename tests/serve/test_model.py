@@ -276,11 +276,13 @@ async def test_a_provider_behind_its_own_deployment(local_ray: None) -> None:
         models=(entry,),
     )
     try:
-        stack = Stack("cloud-test", cloud_deployment(endpoint, "k-secret"), "CloudModel:loop")
+        stack = Stack("cloud-test", cloud_deployment(endpoint, ["k-wrong", "k-secret"]), "CloudModel:loop")
         request = ChatRequest("far", ask("Hello").messages)
         completion = fold(await hop.call(stack.method("complete"), request, CALL))
         assert completion.text == "far-upstream"
         assert completion.usage.output_tokens == 1
+        stats = await hop.call(stack.method("stats"))
+        assert stats["key_rests"] == {"refused": 1} and stats["keys_resting"] == {"": 1}
         serve.delete("cloud-test", _blocking=False)
     finally:
         server.shutdown()
