@@ -41,7 +41,7 @@ def vllm_url(smoke_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where the suite runs in several processes (`--dist loadgroup`): what shares a cluster, or vLLM, stays together."""
+    """Where the suite runs in several processes (`--dist loadgroup`), what shares a cluster stays together."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 
