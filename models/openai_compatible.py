@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from models.base import Call
 from models.catalog import ModelEntry
+from models.errors import UnsupportedFeature
 from models.messages import (
     ChatRequest,
     Event,
@@ -37,6 +39,7 @@ from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
 
 _CHARACTERS_PER_TOKEN = 4
+_FAILED = "Error: "
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -96,11 +99,15 @@ def _key_header(quirks: Quirks, api_key: str | None) -> dict[str, str]:
 def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str, Any]:
     """The JSON body of a chat completion request, always a stream that ends with its usage.
 
-    Raises `InvalidRequest` for a schema that is not JSON.
+    Raises `InvalidRequest` for a schema that is not JSON, and `UnsupportedFeature` for a budget of thinking, which this
+    dialect has no word for, whatever an entry claims.
     """
+    if request.thinking and request.thinking.mode == "budget":
+        where = "thinking.budget_tokens"
+        raise UnsupportedFeature(f"Model '{entry.name}' takes no budget of thinking; leave out '{where}'.", where)
     body: dict[str, Any] = {
         "model": entry.source or entry.name,
-        "messages": [_message(message) for message in request.messages],
+        "messages": [_message(message) for message in _joined(request.messages)],
         "stream": True,
         "stream_options": {"include_usage": True},
         **_sampling(request.sampling, quirks),
@@ -118,6 +125,10 @@ def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str,
                 name=request.response_format.name, schema=schema, strict=request.response_format.strict
             )
     effort = request.reasoning_effort or (entry.effort_with_tools if request.tools else None)
+    if request.thinking and request.thinking.mode == "off" and entry.capabilities.reasoning:
+        effort = "none"
+    if request.prefill:  # vLLM's and SGLang's words for it
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
     body |= _present(parallel_tool_calls=request.parallel_tool_calls, reasoning_effort=effort, user=request.user)
     return _without(body, quirks)
 
@@ -139,6 +150,7 @@ def _sampling(sampling: Sampling, quirks: Quirks) -> dict[str, Any]:
     fields = _present(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k,
         stop=list(sampling.stop) or None,
         n=sampling.n if sampling.n > 1 else None,
         presence_penalty=sampling.presence_penalty,
@@ -148,6 +160,19 @@ def _sampling(sampling: Sampling, quirks: Quirks) -> dict[str, Any]:
     )
     named = {quirks.seed_field: sampling.seed, quirks.max_tokens_field: sampling.max_tokens}
     return {**fields, **_present(**named)}
+
+
+def _joined(messages: tuple[Message, ...]) -> list[Message]:
+    """What an assistant said after a tool call belongs to the same message here: the call's result must follow it."""
+    joined: list[Message] = []
+    for message in messages:
+        last = joined[-1] if joined else None
+        if last and last.role == message.role == "assistant" and last.tool_calls:
+            parts, calls = last.parts + message.parts, last.tool_calls + message.tool_calls
+            joined[-1] = replace(last, parts=parts, tool_calls=calls)
+        else:
+            joined.append(message)
+    return joined
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -168,11 +193,13 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:
+    # There is no other word for a tool that failed.
+    said = (TextPart(_FAILED), *message.parts) if message.is_error else message.parts
     # Plain text goes as one string: servers join lists of text parts in ways of their own.
-    if not any(isinstance(part, ImagePart) for part in message.parts):
-        return message.text
+    if not any(isinstance(part, ImagePart) for part in said):
+        return "".join(part.text for part in said if isinstance(part, TextPart))
     parts: list[dict[str, Any]] = []
-    for part in message.parts:
+    for part in said:
         if isinstance(part, TextPart):
             parts.append({"type": "text", "text": part.text})
         elif isinstance(part, ImagePart):
@@ -200,7 +227,7 @@ class _Answer:
         self._request = request
         self._upstream = upstream
         self._sse = SSEDecoder()
-        self._finishes: dict[int, FinishReason] = {}
+        self._finishes: dict[int, Finish] = {}
         self._usage: Usage | None = None
         self._calls: set[tuple[int, int]] = set()
         self._characters = 0
@@ -223,7 +250,7 @@ class _Answer:
         if not self._finishes or len(self._finishes) < self._request.sampling.n:
             raise self._upstream.broken("ended its answer before it was finished")
         report = UsageReport(self._usage) if self._usage else self._estimate()
-        return [*(Finish(reason, choice) for choice, reason in sorted(self._finishes.items())), report]
+        return [*(finish for _, finish in sorted(self._finishes.items())), report]
 
     def _read(self, chunk: dict[str, Any], events: list[Event]) -> None:
         if error := chunk.get("error"):
@@ -235,7 +262,8 @@ class _Answer:
             if reason := choice.get("finish_reason"):
                 if reason not in _FINISH:
                     raise self._upstream.broken("broke off its answer")
-                self._finishes[index] = _FINISH[reason]
+                stop = choice.get("stop_reason")  # vLLM's: the sequence it stopped at, or the number of a token
+                self._finishes[index] = Finish(_FINISH[reason], index, stop if isinstance(stop, str) else None)
         # Groq's own place for it, where it ignores `include_usage`.
         if usage := chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage"):
             self._usage = _usage(usage)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.base import Capabilities
 from models.catalog import ModelEntry
-from models.errors import InvalidRequest, ModelNotFound, StreamInterrupted, UpstreamFailed
+from models.errors import InvalidRequest, ModelNotFound, StreamInterrupted, UnsupportedFeature, UpstreamFailed
 from models.messages import (
     ChatRequest,
     Finish,
@@ -19,6 +20,7 @@ from models.messages import (
     Sampling,
     TextDelta,
     TextPart,
+    Thinking,
     TokenLogprob,
     Tool,
     ToolCall,
@@ -374,3 +376,34 @@ def test_an_event_that_never_ends_is_cut_off():
 )
 def test_retry_after(headers, expected):
     assert retry_after_s(headers) == expected
+
+
+# ---- what comes from Anthropic's dialect ---------------------------------------------------------------------------
+
+
+def test_text_after_a_tool_call_joins_its_message_and_a_failed_tool_says_so():
+    messages = (
+        USER,
+        Message("assistant", (TextPart("a"),), (ToolCall("1", "t", "{}"),)),
+        Message("assistant", (TextPart("b"),), (ToolCall("2", "t", "{}"),)),
+        Message("tool", (TextPart("no disk"),), tool_call_id="1", is_error=True),
+        Message("tool", (TextPart("fine"),), tool_call_id="2"),
+    )
+    _, assistant, failed, fine = body(ChatRequest("m", messages))["messages"]
+    assert (assistant["content"], [call["id"] for call in assistant["tool_calls"]]) == ("ab", ["1", "2"])
+    assert (failed["content"], fine["content"]) == ("Error: no disk", "fine")
+
+
+def test_thinking_and_prefill_go_out_as_this_dialect_has_them():
+    able = ENTRY.model_copy(update={"capabilities": Capabilities(reasoning=True, prefill=True, thinking_budget=True)})
+    off = ChatRequest("m", (USER,), thinking=Thinking("off"), prefill=True)
+    sent = encode(off, able, Quirks())
+    assert (sent["reasoning_effort"], sent["continue_final_message"], sent["add_generation_prompt"]) == (
+        "none",
+        True,
+        False,
+    )
+    assert "reasoning_effort" not in body(ChatRequest("m", (USER,), thinking=Thinking("off")))
+    assert "reasoning_effort" not in encode(ChatRequest("m", (USER,), thinking=Thinking("adaptive")), able, Quirks())
+    with pytest.raises(UnsupportedFeature):
+        encode(ChatRequest("m", (USER,), thinking=Thinking("budget", 2048)), able, Quirks())
