@@ -11,7 +11,8 @@ from ray.serve import Application
 from deployments.live_settings import LiveSettings
 from deployments.model import InlineModel, model_deployment
 from models.anthropic import AnthropicModel
-from models.base import ChatModel
+from models.base import Call, ChatModel
+from models.messages import ChatRequest
 from models.openai_compatible import OpenAICompatibleModel
 from models.provider_health import Watched
 from models.reliability.stack import ReliableModel
@@ -34,6 +35,9 @@ class CloudModel(InlineModel):
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         if settings := self._settings.accept(user_config):
             self._reliable.settings = settings.reliability
+
+    async def count_tokens(self, request: ChatRequest, call: Call) -> int | None:
+        return await self._reliable.count_tokens(request, call)
 
     async def stats(self) -> dict[str, dict[str, int]]:
         """What the wrappers around the adapter did, for the metrics: see `ReliableModel.stats`."""

@@ -36,6 +36,7 @@ class ReliableModel:
         entries = list(entries)
         names = [entry.name for entry in entries]
         self.settings = settings or ReliabilitySettings()
+        self._first = models[0]
         self._tally = tally = Tally()
         budget = RetryBudget(lambda: self.settings.retries)
         attempts = [
@@ -48,6 +49,11 @@ class ReliableModel:
 
     def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
         return self._outermost.stream(request, call)
+
+    async def count_tokens(self, request: ChatRequest, call: Call) -> int | None:
+        """How long the provider finds the question, which costs nothing; None where it does not count."""
+        counter = getattr(self._first, "count_tokens", None)
+        return await counter(request, call) if counter else None
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """Counts since the start by name and label, and what is so now: plain values, for the metrics."""
