@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from models.errors import InternalError
 from router.accounting.budget import Lease, Spent
-from router.accounting.lock import lock
+from router.sqlite_file import SQLiteFile
 
 LEDGER_FILE = "ledger.sqlite3"
 """In the data folder."""
@@ -155,38 +153,22 @@ _BAD_RECORD = (
 
 
 class SQLiteStore:
-    """One file in WAL mode, locked against other processes before it is opened (`<file>.lock`).
-
-    A commit survives the process, not a power cut (`synchronous=NORMAL`).
-    """
+    """A `SQLiteFile`. A commit survives the process, not a power cut (`synchronous=NORMAL`)."""
 
     def __init__(self, path: Path, lock_wait_s: float = 0.0) -> None:
-        """Waits `lock_wait_s` for an earlier owner to go. Raises `InternalError` when it stays, or when a newer
-        version wrote the file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        guard = path.with_name(path.name + ".lock")
-        guard.touch(mode=0o600)
-        held = lock(guard, lock_wait_s)
-        if held is None:
-            raise InternalError(f"Another process has {path} open; stop it, or give this one a data folder of its own.")
-        with ExitStack() as opened:
-            opened.callback(os.close, held)
-            self._writer = opened.enter_context(closing(_connect(path)))
-            path.chmod(0o600)
-            _migrate(self._writer, path)
-            self._reader = opened.enter_context(closing(_connect(path)))
-            self._reader.execute("PRAGMA query_only = ON")
-            self._opened = opened.pop_all()
+        """Raises what `SQLiteFile` raises."""
+        self._file = SQLiteFile(path, _MIGRATIONS, lock_wait_s)
+        self._writer, self._reader = self._file.writer, self._file.reader
         self.rejected = 0
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         try:
-            with self._transaction():
+            with self._file.transaction():
                 return [entry for record in records if (entry := self._take(holder, record))]
         except _BAD_RECORD as error:
             if len(records) != 1:  # find the bad one, and let the others pass
                 return [entry for record in records for entry in self.ingest(holder, [record])]
-            with self._transaction():
+            with self._file.transaction():
                 row = (holder, f"{type(error).__name__}: {error}", json.dumps(records[0]))
                 self._writer.execute(_insert("rejected_records", ("holder", "reason", "body")), row)
             self.rejected += 1
@@ -231,7 +213,7 @@ class SQLiteStore:
         return [Lease(*row) for row in self._writer.execute(f"SELECT {', '.join(Lease.__slots__)} FROM budget_leases")]
 
     def save_lease(self, lease: Lease) -> None:
-        with self._transaction():
+        with self._file.transaction():
             self._writer.execute(
                 _insert("budget_leases", Lease.__slots__) + " ON CONFLICT (org, month, holder) DO UPDATE SET "
                 "sequence = excluded.sequence, base_microusd = excluded.base_microusd, "
@@ -240,11 +222,11 @@ class SQLiteStore:
             )
 
     def drop_leases(self, holder: str) -> None:
-        with self._transaction():
+        with self._file.transaction():
             self._writer.execute("DELETE FROM budget_leases WHERE holder = ?", (holder,))
 
     def close(self) -> None:
-        self._opened.close()
+        self._file.close()
 
     def _take(self, holder: str, record: dict[str, Any]) -> Accepted | None:
         key = (record["org"], record["request_id"])
@@ -266,16 +248,6 @@ class SQLiteStore:
         self._writer.execute(f"DELETE FROM open_requests {_KEY}", key)
         before_microusd = row[1] if row else 0
         return Accepted(*key, "close", holder, record["opened_at_unix_ms"], record["cost_microusd"] - before_microusd)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._writer.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._writer.execute("ROLLBACK")
-            raise
-        self._writer.execute("COMMIT")
 
 
 def closed_requests(
@@ -324,33 +296,3 @@ def _storable(value: Any) -> Any:
     if isinstance(value, str) and (not value.isascii() or "\0" in value):
         return value.encode("utf-8", "replace").decode().replace("\0", "?")
     return value
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # Autocommit, so that transactions are only where they are written; the caller keeps to one thread at a time.
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA busy_timeout = 5000")
-    return connection
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema up to date, each migration in a transaction of its own."""
-    connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY)")
-    (version,) = connection.execute("SELECT COALESCE(MAX(version), 0) FROM schema_migrations").fetchone()
-    files = {int(file.name[:4]): file for file in _MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql")}
-    newest = max(files)
-    if version > newest:
-        raise InternalError(
-            f"{path} was written by a newer Switchyard (schema {version}, this one knows up to {newest}); "
-            "run that version, or restore the copy from before its upgrade."
-        )
-    for number in range(version + 1, newest + 1):
-        done = f"INSERT INTO schema_migrations VALUES ({number});"
-        try:
-            connection.executescript(f"BEGIN IMMEDIATE;\n{files[number].read_text()}\n{done}\nCOMMIT;")
-        except sqlite3.Error:
-            connection.rollback()
-            raise
