@@ -55,9 +55,9 @@ class ExactCacheSettings(Strict):
 class GateSettings(Strict):
     """When the answer of a cheap model is given out in a cascade. Where the defaults come from: docs/cascade.md."""
 
-    tokens: int = Field(8, ge=1, le=256, description="of an answer that are held back at most, until it is judged")
+    tokens: int = Field(16, ge=1, le=256, description="of an answer that are held back at most, until it is judged")
     min_mean_logprob: float = Field(
-        -0.05, le=0, description="mean log probability (natural) of those tokens from which the answer is given out"
+        -0.04, le=0, description="mean log probability (natural) of those tokens from which the answer is given out"
     )
     refusals: bool = Field(True, description="whether an answer that begins as a refusal is let go")
 
@@ -139,6 +139,20 @@ class CacheSettings(Strict):
     threshold: float = Field(0.95, ge=0, le=1, description="cosine similarity from which a candidate may answer")
     ttl_s: float = Field(3600.0, gt=0)
     max_bytes: int = Field(256 * 1024**2, ge=0, description="answers and vectors, over all tenants of the shard")
+
+
+class ArchiveSettings(Strict):
+    """Of Archive: what callers leave here for later."""
+
+    response_ttl_s: float = Field(30 * 86_400.0, gt=0, description="how long a stored response can be fetched")
+    max_response_bytes: int = Field(1024**3, ge=0, description="of all stored responses; the oldest go first")
+    max_response_bytes_per_org: int = Field(256 * 1024**2, ge=0)
+    file_ttl_s: float = Field(30 * 86_400.0, gt=0)
+    max_file_bytes: int = Field(200 * 1024**2, gt=0)
+    max_file_bytes_per_org: int = Field(2 * 1024**3, gt=0)
+    max_batch_requests: int = Field(50_000, gt=0, description="lines of one batch")
+    max_open_batches_per_org: int = Field(16, gt=0)
+    batch_concurrency: int = Field(4, ge=1, description="lines that are worked on at once, of all batches")
 
 
 class BatcherSettings(Strict):

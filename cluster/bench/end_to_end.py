@@ -4,34 +4,42 @@
 
 Starts the default profile and asks the demonstration models the same questions under each policy: always one model, or
 `auto` with a strategy. Every question carries a grader that knows the answer, so accuracy is counted, not judged. Costs
-are those of the receipts, in which a local token has its node's price. "Random at equal cost" is what tossing a coin
-between the cheapest and the dearest model would reach for the strategy's cost: the straight line between the two, and
-the least that a strategy has to beat. Caches are off, so that each policy does all of its work.
+are those of the receipts, in which a local token has its node's price; what a cascade discards is in them. A receipt
+rounds up to whole micro-USD, which is about what a whole answer costs here, so the nodes are made `SCALE` times as dear
+for the run and the costs divided by that. "Random at equal cost" is what tossing a coin between the cheapest and the
+dearest model would reach for the strategy's cost: the straight line between the two, and the least that a strategy has
+to beat. Caches are off, so that each policy does all of its work.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import copy
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from cluster.bench.connection import Connection, RequestFailed, Response, get, post
 from cluster.bench.overhead import percentile
 from cluster.bench.session import exit_code, own_cluster, write_json
+from cluster.runtime import Config, load_config
 from cluster.state import Cluster
+from models.catalog import TIERS
 from models.demo.dataset import held_out_items
 from models.demo.items import DIFFICULTIES, Item
+from router.config import LocalModel
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 SEED = 2027  # of its own: that of the model card is 2026
 CLIENTS = 4
 MAX_TOKENS = 96
-POLICIES = ("demo-small", "demo-medium", "auto")
+STRATEGIES = ("complexity", "cascade")
+SCALE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +47,16 @@ class Answered:
     item: Item
     model: str
     correct: bool
-    cost_microusd: int
+    cost_microusd: float
     first_ms: float
     total_ms: float
     output_tokens: int
+    discarded_microusd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One policy over all questions. `cost_microusd` is the mean of a question, accuracies are shares of 1."""
+    """One policy over all questions. Costs are the mean of a question, accuracies are shares of 1."""
 
     policy: str
     questions: int
@@ -58,6 +67,7 @@ class Outcome:
     first_p50_ms: float
     first_p99_ms: float
     tokens_per_s: float
+    discarded_microusd: float = 0.0
 
 
 async def ask_all(cluster: Cluster, policy: str, items: Sequence[Item]) -> Outcome:
@@ -81,14 +91,17 @@ async def ask_all(cluster: Cluster, policy: str, items: Sequence[Item]) -> Outco
 
 
 async def _ask(connection: Connection, cluster: Cluster, policy: str, item: Item) -> Answered:
+    chosen: dict[str, Any] = {"model": policy}
+    if policy in STRATEGIES:
+        chosen = {"model": "auto", "switchyard": {"cache": "off", "strategy": policy}}
     body = {
-        "model": policy,
         "messages": list(item.messages),
         "temperature": 0,
         "max_tokens": MAX_TOKENS,
         "stream": True,
         "stream_options": {"include_usage": True},
         "switchyard": {"cache": "off"},
+        **chosen,
     }
     answer = await connection.ask(
         post(f"{cluster.base_url}/v1/chat/completions", json.dumps(body).encode(), cluster.api_key)
@@ -98,14 +111,16 @@ async def _ask(connection: Connection, cluster: Cluster, policy: str, item: Item
     receipt = await connection.ask(get(f"{cluster.base_url}/v1/receipts/{request_id}", cluster.api_key))
     if receipt.status != 200:
         raise RequestFailed(f"request {request_id} has no receipt: {receipt.body.decode()}")
+    told = json.loads(receipt.body)
     return Answered(
         item,
         answer.headers["x-switchyard-model"],
         item.grader.grade(text),
-        json.loads(receipt.body)["cost_microusd"],
+        told["cost_microusd"] / SCALE,
         answer.first_ms,
         answer.total_ms,
         output_tokens,
+        sum(attempt["cost_microusd"] for attempt in told["attempts"][:-1]) / SCALE,
     )
 
 
@@ -134,6 +149,7 @@ def outcome(policy: str, answered: Sequence[Answered], wall_s: float) -> Outcome
         percentile(first_ms, 50),
         percentile(first_ms, 99),
         sum(each.output_tokens for each in answered) / wall_s,
+        sum(each.discarded_microusd for each in answered) / len(answered),
     )
 
 
@@ -148,24 +164,64 @@ def at_equal_cost(cost_microusd: float, cheap: Outcome, dear: Outcome) -> float:
     return cheap.accuracy + share * (dear.accuracy - cheap.accuracy)
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """In Markdown, with each policy's share of the dearest model's accuracy and cost."""
-    cheap, dear = outcomes[0], outcomes[1]
+def on_the_front(one: Outcome, outcomes: Sequence[Outcome]) -> bool:
+    """Whether no other policy is at least as right and as cheap, and better in one of the two (Pareto)."""
+    return not any(
+        other.accuracy >= one.accuracy
+        and other.cost_microusd <= one.cost_microusd
+        and (other.accuracy, other.cost_microusd) != (one.accuracy, one.cost_microusd)
+        for other in outcomes
+    )
+
+
+def table(outcomes: Sequence[Outcome], dear: Outcome) -> str:
+    """In Markdown. The first outcome is of the cheapest model; accuracy and cost are also shown as shares of those of
+    `dear`, the strongest one."""
+    cheap = outcomes[0]
     lines = [
-        "| policy | accuracy (easy / medium / hard) | of always large | cost, micro-USD | of always large "
-        "| random at equal cost | TTFT p50 / p99, ms | tokens/s | answered by |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| policy | accuracy (easy / medium / hard) | of {dear.policy} | cost, micro-USD (of it discarded) "
+        f"| of {dear.policy} | random at equal cost | Pareto | TTFT p50 / p99, ms | tokens/s | answered by |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for each in outcomes:
         levels = " / ".join(f"{each.by_difficulty[level]:.0%}" for level in DIFFICULTIES)
         by_model = ", ".join(f"{model} {count}" for model, count in each.by_model.items())
+        discarded = f" ({each.discarded_microusd:.2f})" if each.discarded_microusd else ""
         lines.append(
             f"| {each.policy} | {each.accuracy:.1%} ({levels}) | {each.accuracy / dear.accuracy:.0%} "
-            f"| {each.cost_microusd:.2f} | {each.cost_microusd / dear.cost_microusd:.0%} "
+            f"| {each.cost_microusd:.2f}{discarded} | {each.cost_microusd / dear.cost_microusd:.0%} "
             f"| {at_equal_cost(each.cost_microusd, cheap, dear):.1%} "
+            f"| {'yes' if on_the_front(each, outcomes) else 'no'} "
             f"| {each.first_p50_ms:.0f} / {each.first_p99_ms:.0f} | {each.tokens_per_s:.0f} | {by_model} |"
         )
     return "\n".join(lines)
+
+
+def models_of(config: Config) -> list[str]:
+    """The demonstration models of a configuration, the weakest first."""
+    entries = [LocalModel.model_validate(model).resolve() for model in _args(config)["local_models"]]
+    asked = [entry for entry in entries if entry.source.startswith("demo:")]
+    return [entry.name for entry in sorted(asked, key=lambda entry: TIERS.index(entry.tier))]
+
+
+def dearer(config: Config) -> Config:
+    """With nodes that cost `SCALE` times as much. Each has to have a price of its own in the catalogue or there."""
+    config = copy.deepcopy(config)
+    entries = [LocalModel.model_validate(model).resolve() for model in _args(config)["local_models"]]
+    nodes = {entry.name: entry.node_price.model_dump(mode="json") for entry in entries if entry.node_price}
+    for node in nodes.values():
+        node["usd_per_hour"] = str(SCALE * Decimal(node["usd_per_hour"]))
+    deployments = config["applications"][0].setdefault("deployments", [])
+    ingress = next((each for each in deployments if each["name"] == "Ingress"), None)
+    if ingress is None:
+        deployments.append(ingress := {"name": "Ingress"})
+    ingress["user_config"] = {**(ingress.get("user_config") or {}), "node_prices": nodes}
+    return config
+
+
+def _args(config: Config) -> dict[str, Any]:
+    args: dict[str, Any] = config["applications"][0]["args"]
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -177,11 +233,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def measure() -> None:
         items = held_out_items(SEED, -(-options.questions // len(DIFFICULTIES)))[: options.questions]
-        with own_cluster(options.config) as cluster:
-            outcomes = [asyncio.run(ask_all(cluster, policy, items)) for policy in POLICIES]
+        config = load_config(options.config)
+        models = models_of(config)
+        with own_cluster(dearer(config)) as cluster:
+            outcomes = [asyncio.run(ask_all(cluster, policy, items)) for policy in (*models, *STRATEGIES)]
         figures: dict[str, Any] = {"seed": SEED, "outcomes": [asdict(each) for each in outcomes]}
         write_json(options.json, figures)
-        print(table(outcomes))
+        print(table(outcomes, outcomes[len(models) - 1]))
 
     return exit_code(measure)
 

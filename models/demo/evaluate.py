@@ -25,12 +25,14 @@ _MAX_NEW_TOKENS = 80
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """`confidence` is the mean log probability (natural) of the answer's tokens, its end included."""
+    """`confidence` is the mean log probability (natural) of the answer's tokens, its end included; `logprobs` are those
+    of its tokens one by one, the end last where the model ended by itself."""
 
     item: Item
     answer: str
     correct: bool
     confidence: float
+    logprobs: tuple[float, ...] = ()
 
 
 def answer(folder: Path, items: Sequence[Item], device: str = "cpu") -> list[Answered]:
@@ -48,13 +50,14 @@ def answer(folder: Path, items: Sequence[Item], device: str = "cpu") -> list[Ans
     answered: dict[int, Answered] = {}
     for start in range(0, len(order), _BATCH):
         indices = order[start : start + _BATCH]
-        texts, confidences = _generate(model, tokenizer, [prompts[index] for index in indices])
-        for index, text, confidence in zip(indices, texts, confidences, strict=True):
-            answered[index] = Answered(items[index], text, items[index].grader.grade(text), confidence)
+        texts, logprobs = _generate(model, tokenizer, [prompts[index] for index in indices])
+        for index, text, tokens in zip(indices, texts, logprobs, strict=True):
+            confidence = sum(tokens) / len(tokens)
+            answered[index] = Answered(items[index], text, items[index].grader.grade(text), confidence, tokens)
     return [answered[index] for index in range(len(items))]
 
 
-def _generate(model: Any, tokenizer: Any, prompts: list[str]) -> tuple[list[str], list[float]]:
+def _generate(model: Any, tokenizer: Any, prompts: list[str]) -> tuple[list[str], list[tuple[float, ...]]]:
     import torch
 
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
@@ -70,8 +73,8 @@ def _generate(model: Any, tokenizer: Any, prompts: list[str]) -> tuple[list[str]
     log_probs = torch.stack(out.logits, dim=1).float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     ended = (ids == tokenizer.eos_token_id).int()
     counts = (ended.cumsum(-1) - ended) == 0  # the first end counts, what pads the row after it does not
-    confidences = ((log_probs * counts).sum(-1) / counts.sum(-1)).tolist()
-    return tokenizer.batch_decode(ids, skip_special_tokens=True), confidences
+    logprobs = [tuple(row[kept].tolist()) for row, kept in zip(log_probs, counts, strict=True)]
+    return tokenizer.batch_decode(ids, skip_special_tokens=True), logprobs
 
 
 def auroc(answered: Sequence[Answered]) -> float | None:

@@ -5,8 +5,21 @@ import json
 import pytest
 
 from cluster.bench.connection import RequestFailed, Response
-from cluster.bench.end_to_end import Answered, _text, at_equal_cost, outcome, table
+from cluster.bench.end_to_end import (
+    CONFIG,
+    SCALE,
+    Answered,
+    _text,
+    at_equal_cost,
+    dearer,
+    models_of,
+    on_the_front,
+    outcome,
+    table,
+)
+from cluster.runtime import load_config
 from models.demo.dataset import held_out_items
+from router.config import IngressSettings, LocalModel
 
 ITEMS = held_out_items(5, 2)  # two of each difficulty
 
@@ -36,7 +49,26 @@ def test_a_coin_between_two_models_lies_on_the_line_between_them() -> None:
     assert [at_equal_cost(cost, small, large) for cost in (2, 6, 10)] == [0.5, 0.75, 1.0]
     assert at_equal_cost(99, small, large) == 1.0, "no coin buys more than the large model"
     assert at_equal_cost(5, small, outcome("same price", answered("l", 6, 2), 1.0)) == 0.5
-    assert "| small | 50.0% (100% / 50% / 0%) | 50% | 2.00 | 20% | 50.0% |" in table([small, large])
+    shown = table([small, large], large)
+    assert "| small | 50.0% (100% / 50% / 0%) | 50% | 2.00 | 20% | 50.0% | yes |" in shown
+
+
+def test_a_policy_is_on_the_front_unless_another_is_as_good_and_better_in_one_thing() -> None:
+    small, large = outcome("small", answered("s", 3, 2), 1.0), outcome("large", answered("l", 6, 10), 1.0)
+    dear, twin = outcome("dear", answered("d", 3, 3), 1.0), outcome("twin", answered("t", 3, 2), 1.0)
+    found = [on_the_front(each, [small, large, dear, twin]) for each in (small, large, dear, twin)]
+    assert found == [True, True, False, True]
+
+
+def test_the_default_profile_is_asked_with_nodes_that_are_dearer_and_else_the_same() -> None:
+    config = load_config(CONFIG)
+    assert models_of(config)[:2] == ["demo-small", "demo-medium"]
+    changed = dearer(config)
+    prices = changed["applications"][0]["deployments"][0]["user_config"].pop("node_prices")
+    assert changed == config
+    checked = IngressSettings.model_validate({"node_prices": prices}).node_prices
+    entry = LocalModel(name="demo-small").resolve()
+    assert entry.node_price and checked["demo-small"].usd_per_hour == SCALE * entry.node_price.usd_per_hour
 
 
 def test_a_stream_is_read_whole_or_not_at_all() -> None:
