@@ -66,8 +66,11 @@ class Metrics:
         self.attempts = _Counter("attempts", "Tries at backends", "model", "outcome")
         self.degraded = _Counter("degraded", "Stages done without after a failure", "stage")
         self.tokens = _Counter("tokens", "Tokens of answers, replayed ones apart", "model", "kind")
-        self.cost = _Counter("cost_microusd", "What answers cost", "model")
+        self.cost = _Counter("cost_microusd", "What models cost, discarded tokens too", "model")
         self.saved = _Counter("saved_microusd", "What replayed answers once cost", "model")
+        self.discarded_tokens = _Counter("discarded_tokens", "Tokens made and given to nobody", "model", "kind")
+        self.discarded_cost = _Counter("discarded_cost_microusd", "What they cost, a part of the cost", "model")
+        self.gate = _Counter("gate", "Answers judged before they were given out", "model", "verdict", "reason")
         self.stage = _Histogram("stage", "Time by stage; the stages sum to the whole", "stage")
         self.total = _Histogram("request", "Whole time", "cache")
         self.ttft = _Histogram("ttft", "Time to first token", "cache")
@@ -88,13 +91,19 @@ class Metrics:
             self.ttft.observe_ms(verdict, record.ttft_ms)
         for attempt in record.attempts:
             self.attempts[attempt.model, attempt.outcome] += 1
+            self.cost[attempt.model,] += attempt.cost_microusd
+            if attempt.gate is not None:
+                self.gate[attempt.model, attempt.gate["verdict"], attempt.gate["reason"]] += 1
+        for attempt in record.attempts[:-1]:  # the last one's answer, or its beginning, was the client's
+            self.discarded_tokens[attempt.model, "input"] += attempt.input_tokens
+            self.discarded_tokens[attempt.model, "output"] += attempt.output_tokens
+            self.discarded_cost[attempt.model,] += attempt.cost_microusd
         for stage in record.degraded:
             self.degraded[stage,] += 1
         kind = "replayed" if record.cached_from else "output"
         self.tokens[model, kind] += record.usage.output_tokens
         if not record.cached_from:
             self.tokens[model, "input"] += record.usage.input_tokens
-        self.cost[model,] += record.cost_microusd
         self.saved[model,] += record.saved_microusd
 
     def families(self) -> list[Metric]:

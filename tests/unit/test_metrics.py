@@ -5,6 +5,7 @@ from dataclasses import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.metrics import Metrics, exposition, summed
+from tests.unit.test_attempts import UNSURE, three
 from tests.unit.test_pipeline import ask, make_world, unary
 
 
@@ -33,6 +34,24 @@ async def test_a_request_is_counted_once_in_each_family():
     stages = sum(v for k, v in found.items() if k.startswith("switchyard_stage_seconds_sum"))
     whole = found["switchyard_request_seconds_sum[('cache', 'miss')]"]
     assert abs(stages - whole) < 0.001
+
+
+async def test_what_a_cascade_discards_is_counted_where_it_was_made():
+    it = three()
+    it.small.logprob = UNSURE
+    await unary(it.world, ask())
+    metrics, receipt = Metrics(), it.close
+    metrics(receipt)
+    found = samples(exposition(metrics.families()))
+    dropped, given = receipt.attempts
+    assert found["switchyard_discarded_cost_microusd_total[('model', 'small-1')]"] == dropped.cost_microusd > 0
+    for kind, tokens in (("input", dropped.input_tokens), ("output", dropped.output_tokens)):
+        assert found[f"switchyard_discarded_tokens_total[('kind', '{kind}'), ('model', 'small-1')]"] == tokens > 0
+    labels = "[('model', 'small-1'), ('reason', 'unsure'), ('verdict', 'escalate')]"
+    assert found["switchyard_gate_total" + labels] == 1
+    assert found["switchyard_cost_microusd_total[('model', 'small-1')]"] == dropped.cost_microusd
+    assert found["switchyard_cost_microusd_total[('model', 'medium-1')]"] == given.cost_microusd
+    assert not any("discarded" in name and "medium-1" in name for name in found)
 
 
 async def test_the_sum_over_replicas_is_the_sum_of_every_sample():
