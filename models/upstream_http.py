@@ -102,12 +102,15 @@ class HttpUpstream:
             finally:
                 await response.aclose()
 
-    async def check_health(self, upstream: UpstreamCall, path: str, query: Mapping[str, str] | None = None) -> None:
-        """Asks for something that costs nothing; an endpoint that does not have it is healthy if it answers."""
+    async def check_health(self, upstream: UpstreamCall, path: str | None) -> None:
+        """Asks for something that costs nothing; an endpoint that does not have it is healthy if it answers. Without
+        a path only for credentials."""
         try:
             with translated(upstream):
                 headers = await self._who_asks(upstream)
-                response = await upstream.wait(self.client.get(path, headers=headers, params=query))
+                if path is None:
+                    return
+                response = await upstream.wait(self.client.get(path, headers=headers))
                 error = await _error_of(response, upstream) if response.status_code != 200 else None
         except DeadlineExceeded:
             raise upstream.unreachable() from None
