@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import httpx
 import httpx2
 from anthropic import AsyncAnthropic
 
+from models.base import Call, Capabilities
+from models.messages import ChatRequest, Event
 from tests.unit.test_http_app import KEY, open_door
 from tests.unit.test_pipeline import World, make_world
 
@@ -40,3 +42,28 @@ async def anthropic_door(world: World | None = None, **settings: Any) -> AsyncIt
     async with opened.client, sdk:
         yield Anthropic(opened.world, opened.client, sdk)
     opened.world.books_are_shut()
+
+
+class Script:
+    """A model that answers with `events`, and keeps what it was asked."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        self.asked: list[ChatRequest] = []
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
+        self.asked.append(request)
+        for event in self.events:
+            yield event
+
+
+EVERYTHING = Capabilities(**{field.name: True for field in fields(Capabilities)})
+
+
+def scripted(*events: Event, capabilities: Capabilities = EVERYTHING) -> tuple[World, Script]:
+    """A world in which `small-1` answers with `events`."""
+    world, script = make_world(), Script(events)
+    world.small.model = script
+    entries = world.pipeline.entries
+    entries["small-1"] = entries["small-1"].model_copy(update={"capabilities": capabilities})
+    return world, script
