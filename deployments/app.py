@@ -10,6 +10,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from deployments.archive import archive_deployment
 from deployments.autoscaling import autoscaling
 from deployments.batcher import batcher_deployment
 from deployments.cache import cache_deployments
@@ -48,6 +49,7 @@ def build(args: dict[str, Any]) -> Application:
         backends={name: binding for name, (binding, _) in bindings.items()},
         batcher=batcher_deployment(places),
         ledger=ledger_deployment(str(data_dir)),
+        archive=archive_deployment(str(data_dir)),
         caches=cache_deployments(topology),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
         providers=providers,

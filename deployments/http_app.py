@@ -21,6 +21,7 @@ from deployments.openai.completions import CompletionsDoor
 from deployments.openai.embeddings import EmbeddingsDoor
 from deployments.openai.errors import openai_error
 from deployments.openai.models import ModelsDoor
+from deployments.openai.responses import ResponsesDoor
 from deployments.openapi import openapi
 from deployments.operators_api import OperatorsDoor
 from deployments.providers_api import ProvidersDoor
@@ -30,7 +31,16 @@ from router.run import new_request_id
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
 
-DOORS = (ChatDoor, CompletionsDoor, EmbeddingsDoor, MessagesDoor, ModelsDoor, OperatorsDoor, ProvidersDoor)
+DOORS = (
+    ChatDoor,
+    CompletionsDoor,
+    EmbeddingsDoor,
+    MessagesDoor,
+    ModelsDoor,
+    OperatorsDoor,
+    ProvidersDoor,
+    ResponsesDoor,
+)
 """Each is made with the ingress and has `operations()`."""
 
 HEADERS = ["x-switchyard-request-id", "request-id", "x-request-id", "retry-after"] + [

@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from deployments.archive import ArchiveHandle
 from deployments.batcher import BatcherHandle
 from deployments.cache import CacheHandle
 from deployments.classifier import ClassifierHandle, InlineClassifier
@@ -69,6 +70,7 @@ class Ingress:
         backends: Mapping[str, BackendBinding],
         batcher: DeploymentHandle,
         ledger: DeploymentHandle,
+        archive: DeploymentHandle,
         caches: Sequence[DeploymentHandle],
         classifier: DeploymentHandle | None,
         providers: Sequence[ProviderState] = (),
@@ -79,7 +81,8 @@ class Ingress:
         self._settings = LiveSettings(IngressSettings, self._check_names)
         self.metrics = Metrics()
         self.ledger = LedgerHandle(ledger)
-        self._control = {"Batcher": batcher, "Ledger": ledger}
+        self.archive = ArchiveHandle(archive)
+        self._control = {"Batcher": batcher, "Ledger": ledger, "Archive": archive}
         if classifier is not None:
             self._control["ComplexityClassifier"] = classifier
         holder = f"ingress-{serve.get_replica_context().replica_id.unique_id}-{time.time_ns():x}"
@@ -273,6 +276,7 @@ class Ingress:
         with suppress(SwitchyardError):
             await self.batcher.close()
             await self.budgets.close()
+        await self.archive.close(SHIP_TIMEOUT_S)
         await self.shipper.close(SHIP_TIMEOUT_S)
         for task in self._background:
             task.cancel()

@@ -56,12 +56,20 @@ def deployments_of(app: Application) -> set[str]:
 
 def test_the_graph_has_every_stage_under_its_name(args):
     graph = deployments_of(build(args))
-    assert graph == {"Ingress", "SemanticCache", "ComplexityClassifier", "Batcher", "Ledger", "SimulatedModel:sim"}
+    assert graph == {
+        "Ingress",
+        "SemanticCache",
+        "ComplexityClassifier",
+        "Batcher",
+        "Ledger",
+        "Archive",
+        "SimulatedModel:sim",
+    }
 
 
 def test_stages_can_be_placed_inline_or_left_out(args):
     graph = deployments_of(build({**args, "classifier": "inline", "semantic_cache": "off"}))
-    assert graph == {"Ingress", "Batcher", "Ledger", "SimulatedModel:sim"}
+    assert graph == {"Ingress", "Batcher", "Ledger", "Archive", "SimulatedModel:sim"}
 
 
 def test_a_provider_is_enabled_by_its_key_alone(args, monkeypatch):

@@ -1,0 +1,1 @@
+"""What callers leave here for later: responses, files, batches."""

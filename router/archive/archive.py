@@ -1,0 +1,169 @@
+"""The archive: one process that keeps what callers leave for later. All work with files is in two threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from models.errors import NotFound, Overloaded
+from router.archive.responses import ResponseStore, StoredResponse
+from router.config import ArchiveSettings
+from router.sqlite_file import SQLiteFile
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+ARCHIVE_FILE = "archive.sqlite3"
+"""In the archive's folder."""
+
+SWEEP_EVERY_S = 600.0
+FRESH_S = 30.0
+"""A response may still be on its way to here for so long after it was made; who asks for an older one is not kept
+waiting."""
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MAX_READS = 512
+_MAX_WAITERS = 1024
+
+
+class Archive:
+    """Use `await Archive.open(...)`. `folder` is its own."""
+
+    def __init__(self, file: SQLiteFile, writer: ThreadPoolExecutor) -> None:
+        self.settings = ArchiveSettings()
+        self._file, self._writer = file, writer
+        self._reader = ThreadPoolExecutor(1, "archive-read")
+        self._responses = ResponseStore(file)
+        self._arrivals: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
+        self._waiting = self._reading = 0
+
+    @classmethod
+    async def open(cls, folder: Path, lock_wait_s: float = 0.0) -> Archive:
+        """Raises what `SQLiteFile` raises."""
+        writer = ThreadPoolExecutor(1, "archive-write")
+
+        def make() -> Archive:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return cls(SQLiteFile(folder / ARCHIVE_FILE, _MIGRATIONS, lock_wait_s), writer)
+
+        return await asyncio.get_running_loop().run_in_executor(writer, make)
+
+    # ---- responses -------------------------------------------------------------------------------------------------
+
+    async def put_response(self, org: str, response: StoredResponse) -> None:
+        """It is found by whoever asks once this has returned."""
+        await self._write(lambda: self._responses.put(org, response, self.settings))
+        for waiter in self._arrivals.get((org, response.response_id), ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def response(self, org: str, response_id: str, wait_s: float) -> StoredResponse:
+        """Raises `NotFound`: the same, and after the same time, for another's response as for none."""
+        turns = await self._arrived(
+            org, response_id, wait_s, lambda: self._responses.get(org, response_id, self.settings)
+        )
+        if turns is None:
+            raise _no_response()
+        return turns
+
+    async def conversation(self, org: str, response_id: str, wait_s: float) -> list[StoredResponse]:
+        """All turns up to a response, oldest first. Raises `NotFound`."""
+        turns = await self._arrived(
+            org, response_id, wait_s, lambda: self._responses.conversation(org, response_id, self.settings)
+        )
+        if turns is None:
+            raise _no_response()
+        return turns
+
+    async def delete_response(self, org: str, response_id: str) -> None:
+        """Raises `NotFound`."""
+        if not await self._write(lambda: self._responses.delete(org, response_id)):
+            raise _no_response()
+
+    async def _arrived(self, org: str, response_id: str, wait_s: float, look: Callable[[], T | None]) -> T | None:
+        """What `look` finds, also if it comes within `wait_s`."""
+        found = await self._read(look)
+        if found is not None or not _is_fresh(response_id) or self._waiting >= _MAX_WAITERS:
+            return found
+        key = (org, response_id)
+        arrival: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrivals.setdefault(key, []).append(arrival)
+        self._waiting += 1
+        try:
+            found = await self._read(look)  # it may have come between the first look and the waiting
+            if found is None:
+                await asyncio.wait({arrival}, timeout=wait_s)
+                found = await self._read(look)
+            return found
+        finally:
+            self._waiting -= 1
+            self._arrivals[key].remove(arrival)
+            if not self._arrivals[key]:
+                del self._arrivals[key]
+
+    # ---- all of it -------------------------------------------------------------------------------------------------
+
+    async def sweep(self) -> None:
+        """Remove what has had its time."""
+        removed = await self._write(lambda: self._responses.sweep(self.settings))
+        if removed:
+            logger.info("%d stored responses have had their time", removed)
+
+    async def run(self) -> None:
+        """Sweep for ever."""
+        while True:
+            try:
+                await self.sweep()
+            except Exception:
+                logger.exception("the archive could not remove what has had its time; it tries again")
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"responses_evicted": self._responses.evicted}
+
+    async def check(self) -> None:
+        """Returns once the thread that writes has."""
+        await self._write(lambda: None)
+
+    async def close(self) -> None:
+        """Finish what is being written and let go of the files."""
+        await asyncio.to_thread(self._reader.shutdown)
+        await self._write(self._file.close)
+        await asyncio.to_thread(self._writer.shutdown)
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        # Shielded: who leaves does not leave the memory behind the disk.
+        done = asyncio.get_running_loop().run_in_executor(self._writer, work)
+        return await asyncio.shield(done)
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        if self._reading >= _MAX_READS:
+            raise Overloaded("Too many questions to the archive wait already; try again.", None, 1.0)
+        self._reading += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+        finally:
+            self._reading -= 1
+
+
+def _is_fresh(response_id: str) -> bool:
+    """Whether a response of this id, which begins with when it was made, may still be on its way."""
+    try:
+        made_at_unix_ms = int(response_id.removeprefix("resp_")[:12], 16)
+    except ValueError:
+        return False
+    return abs(time.time() * 1000 - made_at_unix_ms) < FRESH_S * 1000
+
+
+def _no_response() -> NotFound:
+    return NotFound(
+        "No response with this id, or one before it is gone: responses are kept unless they are made with 'store': "
+        "false, deleted or too old. Send the whole conversation as 'input'.",
+        "response_id",
+    )

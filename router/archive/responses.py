@@ -1,0 +1,128 @@
+"""Stored responses: kept for a while, bounded per organisation and in all, found by nobody but their organisation."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from router.config import ArchiveSettings
+from router.sqlite_file import SQLiteFile
+
+MAX_TURNS, MAX_CONVERSATION_BYTES = 500, 64 * 1024**2
+"""Of a conversation that is gone on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """`body` is the response, `input` the list of its own turn's items; both as JSON text."""
+
+    response_id: str
+    previous_response_id: str | None
+    created_at_unix_s: float
+    body: str
+    input: str
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.body.encode()) + len(self.input.encode())
+
+
+_COLUMNS = "response_id, previous_response_id, created_at_unix_s, body, input"
+_INSERT = f"INSERT INTO responses (org, size_bytes, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_OLDEST = "SELECT org, response_id, size_bytes FROM responses {where} ORDER BY created_at_unix_s LIMIT {limit}"
+
+
+class ResponseStore:
+    """Synchronous. `put`, `delete` and `sweep` come from one thread at a time, `get` and `conversation` from another.
+
+    `evicted` counts responses that had to go before their time, since there were too many.
+    """
+
+    def __init__(self, file: SQLiteFile, clock: Callable[[], float] = time.time) -> None:
+        self._file, self._clock = file, clock
+        self._sizes: Counter[str] = Counter(
+            dict(file.writer.execute("SELECT org, SUM(size_bytes) FROM responses GROUP BY org"))
+        )
+        self.evicted = 0
+
+    def put(self, org: str, response: StoredResponse, settings: ArchiveSettings) -> None:
+        """Keep `response`; a second time changes nothing."""
+        with self._file.transaction() as writer:
+            added = writer.execute(
+                _INSERT,
+                (
+                    org,
+                    response.size_bytes,
+                    response.response_id,
+                    response.previous_response_id,
+                    response.created_at_unix_s,
+                    response.body,
+                    response.input,
+                ),
+            ).rowcount
+        if added:
+            self._sizes[org] += response.size_bytes
+        while self._sizes[org] > settings.max_response_bytes_per_org and self._evict(org):
+            pass
+        while self._sizes.total() > settings.max_response_bytes and self._evict(None):
+            pass
+
+    def get(self, org: str, response_id: str, settings: ArchiveSettings) -> StoredResponse | None:
+        row = self._file.reader.execute(
+            f"SELECT {_COLUMNS} FROM responses WHERE org = ? AND response_id = ? AND created_at_unix_s > ?",
+            (org, response_id, self._clock() - settings.response_ttl_s),
+        ).fetchone()
+        return StoredResponse(*row) if row else None
+
+    def conversation(self, org: str, response_id: str, settings: ArchiveSettings) -> list[StoredResponse] | None:
+        """All that led to a response and itself, oldest first. None when a part of it is not there (any more)."""
+        turns: list[StoredResponse] = []
+        following: str | None = response_id
+        size_bytes = 0
+        while following is not None:
+            turn = self.get(org, following, settings)
+            if turn is None or len(turns) >= MAX_TURNS or size_bytes > MAX_CONVERSATION_BYTES:
+                return None
+            turns.append(turn)
+            size_bytes += turn.size_bytes
+            following = turn.previous_response_id
+        return turns[::-1]
+
+    def delete(self, org: str, response_id: str) -> bool:
+        """Whether it was there."""
+        rows = self._file.writer.execute(
+            "SELECT org, response_id, size_bytes FROM responses WHERE org = ? AND response_id = ?", (org, response_id)
+        ).fetchall()
+        self._remove(rows)
+        return bool(rows)
+
+    def sweep(self, settings: ArchiveSettings) -> int:
+        """Remove what has had its time. Returns how many."""
+        removed = 0
+        sql = _OLDEST.format(where="WHERE created_at_unix_s <= ?", limit=100)
+        while rows := self._file.writer.execute(sql, (self._clock() - settings.response_ttl_s,)).fetchall():
+            removed += self._remove(rows)
+        return removed
+
+    def _evict(self, org: str | None) -> int:
+        """Remove the oldest, of one org or of all."""
+        where, values = ("WHERE org = ?", (org,)) if org is not None else ("", ())
+        rows = self._file.writer.execute(_OLDEST.format(where=where, limit=1), values).fetchall()
+        self.evicted += len(rows)
+        return self._remove(rows)
+
+    def _remove(self, rows: list[Any]) -> int:
+        with self._file.transaction() as writer:
+            for org, response_id, size_bytes in rows:
+                _delete(writer, org, response_id)
+                self._sizes[org] -= size_bytes
+        self._sizes += Counter()  # those with nothing left go
+        return len(rows)
+
+
+def _delete(writer: sqlite3.Connection, org: str, response_id: str) -> None:
+    writer.execute("DELETE FROM responses WHERE org = ? AND response_id = ?", (org, response_id))
