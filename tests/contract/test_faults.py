@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 
 import pytest
 
-from models.anthropic import AnthropicModel
 from models.base import Call, ChatModel
-from models.catalog import ModelEntry
 from models.errors import (
     BodyTooLarge,
     ContextLengthExceeded,
@@ -25,72 +22,12 @@ from models.errors import (
     UpstreamFailed,
 )
 from models.messages import ChatRequest, Event, Finish, Message, TextDelta, TextPart, Usage, UsageReport
-from models.openai_compatible import OpenAICompatibleModel
+from tests.contract.fault_server import DIALECTS, SECRET, Dialect, Script, answers, listening, silence, streams
 
-SECRET = "sk-secret-key"
 REQUEST = ChatRequest("m", (Message("user", (TextPart("Hello"),)),))
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """A provider's side of the wire: `head` brings the first event 'Hé', `tail` the rest of a good answer."""
-
-    name: str
-    head: bytes
-    tail: bytes
-    malformed: bytes
-    error_event: bytes
-    overflow: str
-
-    def model(self, url: str) -> ChatModel:
-        if self.name == "anthropic":
-            return AnthropicModel({"m": ModelEntry(name="m", engine="anthropic", context_tokens=1024)}, SECRET, url)
-        entry = ModelEntry(name="m", engine="openai_compatible", context_tokens=1024)
-        return OpenAICompatibleModel({"m": entry}, f"{url}/v1", SECRET)
-
-
-OPENAI = Dialect(
-    "openai",
-    head=(
-        b': a comment\r\n\r\ndata: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\r\n\r\n'
-        + 'data: {"choices":[{"index":0,"delta":{"content":"Hé"}}]}\n\n'.encode()
-    ),
-    tail=(
-        b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
-        b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2,'
-        b'"prompt_tokens_details":{"cached_tokens":4}}}\n\ndata: [DONE]\n\n'
-    ),
-    malformed=b'data: {"choices":[{"index":0,"del\n\n',
-    error_event=b'data: {"error":{"message":"sk-secret-key","code":500}}\n\n',
-    overflow='{"error":{"message":"%s","type":"invalid_request_error","code":"context_length_exceeded"}}',
-)
-ANTHROPIC = Dialect(
-    "anthropic",
-    head=(
-        b'event: message_start\ndata: {"type":"message_start","message":{"id":"1","type":"message","role":"assistant",'
-        b'"content":[],"model":"m","usage":{"input_tokens":5,"cache_read_input_tokens":4,"output_tokens":1}}}\n\n'
-        b"event: ping\ndata: {}\n\n"
-        b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
-        b'"content_block":{"type":"text","text":""}}\n\n'
-        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
-        + '"delta":{"type":"text_delta","text":"Hé"}}\n\n'.encode()
-    ),
-    tail=(
-        b'event: content_block_stop\ndata: {"type":"content_block_stop","index":0}\n\n'
-        b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
-        b'"usage":{"output_tokens":2}}\n\nevent: message_stop\ndata: {"type":"message_stop"}\n\n'
-    ),
-    malformed=b'event: content_block_delta\ndata: {"type":"content_blo\n\n',
-    error_event=(
-        b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"sk-secret-key"}}\n\n'
-    ),
-    overflow='{"type":"error","error":{"type":"invalid_request_error",'
-    '"message":"prompt is too long: 210000 tokens > 200000 maximum %s"}}',
-)
-
-
-@pytest.fixture(params=[OPENAI, ANTHROPIC], ids=lambda dialect: dialect.name)
+@pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.name)
 def dialect(request: pytest.FixtureRequest) -> Dialect:
     return request.param
 
@@ -98,57 +35,12 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 @asynccontextmanager
 async def provider(dialect: Dialect, script: Script) -> AsyncIterator[ChatModel]:
     """A model whose provider reads each request and then does what `script` says."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async with listening(script) as url:
+        model = dialect.model(url)
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            lengths = [
-                line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
-            ]
-            await reader.readexactly(int(lengths[0]) if lengths else 0)
-            await script(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the model hung up
+            yield model
         finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    model = dialect.model(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    try:
-        yield model
-    finally:
-        await model.close()
-        server.close()
-
-
-def answers(status: int, body: str = "", headers: str = "") -> Script:
-    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        data = body.encode()
-        writer.write(f"HTTP/1.1 {status} Status\r\ncontent-length: {len(data)}\r\n{headers}\r\n".encode() + data)
-        await writer.drain()
-
-    return script
-
-
-def streams(*pieces: bytes, ends: bool = True, then_waits_for: asyncio.Event | None = None) -> Script:
-    """Sends a chunked stream of `pieces`; without `ends` it hangs up in the middle of a chunk."""
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        for piece in pieces:
-            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            await writer.drain()
-        if then_waits_for:
-            await reader.read()  # until the model hangs up
-            then_waits_for.set()
-        writer.write(b"0\r\n\r\n" if ends else b"ff\r\ndata: {")
-        await writer.drain()
-
-    return script
-
-
-async def silence(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    await reader.read()
+            await model.close()
 
 
 async def collect(model: ChatModel, events: list[Event], timeout_s: float = 5.0) -> None:
@@ -252,10 +144,10 @@ async def test_closing_the_iterator_hangs_up(dialect: Dialect) -> None:
 
 
 async def test_nothing_but_a_hang_up(dialect: Dialect) -> None:
-    async def hang_up(*_: object) -> None:
+    async def leave(*_: object) -> None:
         return
 
-    async with provider(dialect, hang_up) as model:
+    async with provider(dialect, leave) as model:
         events, error = await failure(model)
     assert events == [] and type(error) in (UpstreamFailed, ModelUnavailable) and error.retryable
 
