@@ -24,6 +24,7 @@ from models.messages import (
     ImagePart,
     Message,
     ReasoningDelta,
+    ReasoningPart,
     Sampling,
     TextDelta,
     TextPart,
@@ -107,7 +108,7 @@ def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str,
         raise UnsupportedFeature(f"Model '{entry.name}' takes no budget of thinking; leave out '{where}'.", where)
     body: dict[str, Any] = {
         "model": entry.source or entry.name,
-        "messages": [_message(message) for message in _joined(request.messages)],
+        "messages": [_message(message, quirks) for message in _joined(request.messages)],
         "stream": True,
         "stream_options": {"include_usage": True},
         **_sampling(request.sampling, quirks),
@@ -124,12 +125,20 @@ def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str,
             body["response_format"]["json_schema"] = _present(
                 name=request.response_format.name, schema=schema, strict=request.response_format.strict
             )
-    effort = request.reasoning_effort or (entry.effort_with_tools if request.tools else None)
+    wanted = request.reasoning_effort
+    if wanted == "none" and not entry.capabilities.reasoning:
+        wanted = None  # that is what it does anyway, and it may not know the field
+    effort = wanted or (entry.effort_with_tools if request.tools else None)
     if request.thinking and request.thinking.mode == "off" and entry.capabilities.reasoning:
         effort = "none"
     if request.prefill:  # vLLM's and SGLang's words for it
         body |= {"continue_final_message": True, "add_generation_prompt": False}
-    body |= _present(parallel_tool_calls=request.parallel_tool_calls, reasoning_effort=effort, user=request.user)
+    body |= _present(
+        parallel_tool_calls=request.parallel_tool_calls,
+        reasoning_effort=effort,
+        verbosity=request.verbosity,
+        user=request.user,
+    )
     return _without(body, quirks)
 
 
@@ -157,6 +166,7 @@ def _sampling(sampling: Sampling, quirks: Quirks) -> dict[str, Any]:
         frequency_penalty=sampling.frequency_penalty,
         top_logprobs=sampling.top_logprobs,
         logprobs=True if sampling.top_logprobs is not None else None,
+        logit_bias={str(token): bias for token, bias in sampling.logit_bias} or None,
     )
     named = {quirks.seed_field: sampling.seed, quirks.max_tokens_field: sampling.max_tokens}
     return {**fields, **_present(**named)}
@@ -175,14 +185,17 @@ def _joined(messages: tuple[Message, ...]) -> list[Message]:
     return joined
 
 
-def _message(message: Message) -> dict[str, Any]:
-    """`developer` goes as `system`, which OpenAI takes for the same and others know. Earlier reasoning stays behind:
-    this dialect has no place for it."""
+def _message(message: Message, quirks: Quirks) -> dict[str, Any]:
+    """`developer` goes as `system`, which OpenAI takes for the same and others know. Earlier reasoning goes to servers
+    that have a name for it and stays behind at others, which would refuse it."""
     fields: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,
         "content": _content(message),
         **_present(name=message.name, tool_call_id=message.tool_call_id),
     }
+    thoughts = "".join(part.text for part in message.parts if isinstance(part, ReasoningPart))
+    if thoughts and quirks.reasoning_field:
+        fields[quirks.reasoning_field] = thoughts
     if message.tool_calls:
         fields["content"] = fields["content"] or None
         fields["tool_calls"] = [

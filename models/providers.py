@@ -29,6 +29,8 @@ class Quirks(BaseModel):
 
     max_tokens_field: OpenAI's reasoning models only know the newer name, most other servers only the older one.
     key_header: the header that has the key, as `Bearer` in `authorization` and bare in any other.
+    reasoning_field: where an assistant's message has what it thought before; None: the endpoint refuses it or has no
+        use for it, so it is left out.
     leaves_out: what the endpoint refuses, and what changes no answer when it is left out.
     """
 
@@ -37,6 +39,7 @@ class Quirks(BaseModel):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     seed_field: Literal["seed", "random_seed"] = "seed"
     key_header: Literal["authorization", "api-key", "x-api-key"] = "authorization"
+    reasoning_field: Literal["reasoning_content", "reasoning"] | None = None
     leaves_out: tuple[Literal["stream_options", "user", "name"], ...] = ()
     query: dict[str, str] = Field({}, description="parameters of every address, such as api-version")
     headers: dict[str, str] = Field({}, description="of every request; no place for a key: they are printed")
@@ -108,6 +111,7 @@ PROVIDERS: tuple[Provider, ...] = (
         dialect="openai",
         base_url="https://api.deepseek.com/v1",
         key_variables=("DEEPSEEK_API_KEY",),
+        quirks=Quirks(reasoning_field="reasoning_content"),
     ),
     Provider(
         name="cohere",
@@ -146,6 +150,7 @@ PROVIDERS: tuple[Provider, ...] = (
         dialect="openai",
         base_url="https://openrouter.ai/api/v1",
         key_variables=("OPENROUTER_API_KEY",),
+        quirks=Quirks(reasoning_field="reasoning"),
     ),
     Provider(
         name="huggingface",
@@ -204,6 +209,7 @@ PROVIDERS: tuple[Provider, ...] = (
     Provider(
         name="vllm",
         dialect="openai",
+        quirks=Quirks(reasoning_field="reasoning"),
         auto=False,
         note="say where it is with `base_url`, and list as `models` what it serves",
     ),

@@ -54,6 +54,26 @@ def test_a_plain_question_is_always_a_stream_with_usage():
     }
 
 
+def test_earlier_reasoning_goes_by_the_name_that_the_server_has_for_it():
+    messages = (USER, Message("assistant", (ReasoningPart("hm, "), ReasoningPart("so"), TextPart("A"))), USER)
+    request = ChatRequest("m", messages)
+    assert body(request)["messages"][1] == {"role": "assistant", "content": "A"}
+    for field in ("reasoning", "reasoning_content"):
+        sent = body(request, reasoning_field=field)["messages"]
+        assert sent[1] == {"role": "assistant", "content": "A", field: "hm, so"}
+        assert all(field not in message for message in (sent[0], sent[2]))
+
+
+def test_biases_and_verbosity_go_out():
+    request = ChatRequest("m", (USER,), Sampling(logit_bias=((5, -100.0), (7, 1.5))), verbosity="low")
+    assert body(request)["logit_bias"] == {"5": -100.0, "7": 1.5}
+    assert body(request)["verbosity"] == "low"
+
+
+def test_a_model_that_does_not_reason_is_not_told_not_to():
+    assert "reasoning_effort" not in body(ChatRequest("m", (USER,), reasoning_effort="none"))
+
+
 def test_every_sampling_field_goes_out():
     sampling = Sampling(9, 0.0, 0.5, 7, ("a", "b"), 2, 0.25, -0.25, 3)
     sent = body(ChatRequest("m", (USER,), sampling), max_tokens_field="max_completion_tokens")
