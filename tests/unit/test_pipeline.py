@@ -48,7 +48,7 @@ from router.events import Principal, Record, RequestClosed, RequestOpened
 from router.pipeline import Backend, Options, Pipeline, Stages
 from router.ports import Assessment, CachedAnswer, CacheKey, Grant, Lookup, Ticket
 from router.strategies import STRATEGIES
-from router.tokens import output_tokens, prompt_tokens
+from router.tokens import MAX_TOKENS_PER_IMAGE, output_tokens, prompt_tokens
 from router.validation import check_priority, check_request
 
 ME = Principal("acme")
@@ -488,7 +488,7 @@ def test_the_worst_case_counts_bytes_images_and_earlier_reasoning():
     assert prompt_tokens(ask("日本")).at_most == plain - 2 + 6
     parts = (TextPart("hi"), ReasoningPart("r" * 100), *(ImagePart("data:image/png;base64,A"),) * 3)
     rich = prompt_tokens(ChatRequest("auto", (Message("user", parts),)))
-    assert rich.at_most == plain + 100 + 3 * 1600
+    assert rich.at_most == plain + 100 + 3 * MAX_TOKENS_PER_IMAGE
 
 
 @pytest.mark.parametrize(
