@@ -10,8 +10,11 @@ from ray.serve import Application
 
 from deployments.live_settings import LiveSettings
 from deployments.model import InlineModel, model_deployment
+from models import gemini
 from models.anthropic import AnthropicModel
+from models.anthropic_platforms import platform_client
 from models.base import Call, ChatModel
+from models.cohere import CohereModel
 from models.messages import ChatRequest
 from models.openai_compatible import OpenAICompatibleModel
 from models.provider_health import Watched
@@ -59,8 +62,18 @@ def adapter(endpoint: CloudEndpoint, api_key: str | None) -> ChatModel:
         case "openai":
             base_url = endpoint.base_url or OPENAI_BASE_URL
             return OpenAICompatibleModel(entries, base_url, api_key, endpoint.quirks)
+        case "anthropic" if endpoint.platform:
+            client = platform_client(endpoint.platform, endpoint.settings, api_key, endpoint.base_url)
+            return AnthropicModel(entries, None, platform=client)
         case "anthropic":
             return AnthropicModel(entries, api_key, endpoint.base_url)
+        case "gemini" if endpoint.platform:
+            place = endpoint.settings["GOOGLE_CLOUD_PROJECT"], endpoint.settings["GOOGLE_CLOUD_LOCATION"]
+            return gemini.vertex(entries, *place, endpoint.base_url)
+        case "gemini":
+            return gemini.ai_studio(entries, api_key, endpoint.base_url)
+        case "cohere":
+            return CohereModel(entries, api_key, endpoint.base_url)
     raise ValueError(f"endpoint '{endpoint.name}' has no dialect")
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from models.anthropic_platforms import no_credentials
 from models.anthropic_request import count_body, encode, headers, to_json
 from models.base import Call, Capabilities
 from models.catalog import ModelEntry
@@ -31,6 +32,8 @@ from models.upstream import CONNECT_TIMEOUT_S, UpstreamCall, begin, begin_health
 if TYPE_CHECKING:
     from anthropic import AsyncStream
     from anthropic.types import RawMessageStreamEvent
+
+    from models.anthropic_platforms import PlatformClient
 
 _BASE_URL = "https://api.anthropic.com"
 _DIALECT = Capabilities(
@@ -59,9 +62,17 @@ class AnthropicModel:
 
     What the Messages API lacks (n, seed, logprobs, penalties, JSON without a schema) is refused, even where an entry
     claims it.
+
+    platform: the SDK's client for Bedrock or Vertex AI, which then has the key and the address.
     """
 
-    def __init__(self, entries: Mapping[str, ModelEntry], api_key: str | None, base_url: str | None = None) -> None:
+    def __init__(
+        self,
+        entries: Mapping[str, ModelEntry],
+        api_key: str | None,
+        base_url: str | None = None,
+        platform: PlatformClient | None = None,
+    ) -> None:
         import anthropic
 
         self._entries = {
@@ -69,7 +80,8 @@ class AnthropicModel:
             for name, entry in entries.items()
         }
         # Key and address are always given, else the SDK looks for them in the environment and in the home folder.
-        self._client = anthropic.AsyncAnthropic(
+        self._on_platform = platform is not None
+        self._client = platform or anthropic.AsyncAnthropic(
             api_key=api_key or "none",
             base_url=base_url or _BASE_URL,
             timeout=anthropic.Timeout(None, connect=CONNECT_TIMEOUT_S),
@@ -98,18 +110,21 @@ class AnthropicModel:
 
     def _send(self, body: bytes, extra: dict[str, str]) -> Awaitable[AsyncStream[RawMessageStreamEvent]]:
         """As `client.messages.create` does, but with the body as it is: what the conversation's tool calls were given
-        stays byte for byte the same."""
+        stays byte for byte the same. Not on a platform, whose client writes the body anew."""
         from anthropic import AsyncStream
         from anthropic.types import Message, RawMessageStreamEvent
 
         return self._client.post(
             "/v1/messages",
             cast_to=Message,
-            content=body,
+            **self._sent(body),
             options={"headers": extra},
             stream=True,
             stream_cls=AsyncStream[RawMessageStreamEvent],
         )
+
+    def _sent(self, body: bytes) -> dict[str, Any]:
+        return {"body": json.loads(body)} if self._on_platform else {"content": body}
 
     async def count_tokens(self, request: ChatRequest, call: Call) -> int:
         """How long the provider finds the question. It charges nothing for that."""
@@ -120,15 +135,22 @@ class AnthropicModel:
         extra = {name: value for name, value in headers(request).items() if name == "anthropic-beta"}
         with _translated(upstream):
             asked = self._client.post(
-                "/v1/messages/count_tokens", cast_to=MessageTokensCount, content=body, options={"headers": extra}
+                "/v1/messages/count_tokens",
+                cast_to=MessageTokensCount,
+                options={"headers": extra},
+                **self._sent(body),
             )
-            return (await upstream.wait(asked)).input_tokens
+            counted: MessageTokensCount = await upstream.wait(asked)
+            return counted.input_tokens
 
     async def check_health(self) -> None:
-        """Lists the provider's models, which costs nothing; an endpoint without that list is healthy if it answers."""
+        """Lists the provider's models, which costs nothing; an endpoint without that list is healthy if it answers.
+        A platform has nothing that it may be asked for free."""
         import anthropic
 
         upstream = begin_health_check(self._entries, self._client.is_closed())
+        if not isinstance(self._client, anthropic.AsyncAnthropic):
+            return
         try:
             await upstream.wait(self._client.models.list(limit=1))
         except anthropic.APIStatusError as error:
@@ -166,6 +188,10 @@ def _translated(upstream: UpstreamCall) -> Iterator[None]:
         raise upstream.broken("broke off") from error
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise upstream.broken("sent something other than a message stream") from error
+    except Exception as error:
+        if refusal := no_credentials(error):
+            raise refusal from error
+        raise
 
 
 # ---- the answer ----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ ENGINE_FILES = {
     "models/vllm_engine.py",
 }
 SDK_FILES = {
-    "anthropic": {"models/anthropic.py"},
+    "anthropic": {"models/anthropic.py", "models/anthropic_platforms.py"},
     "openai": set[str](),
     "httpx": {"models/upstream_http.py"},
     "httpx2": {"models/anthropic.py"},
