@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,13 +33,13 @@ from models.messages import (
     Usage,
     UsageReport,
 )
+from models.openai_turns import openai_turns
 from models.providers import Quirks
 from models.sse import SSEDecoder
 from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
 
 _CHARACTERS_PER_TOKEN = 4
-_FAILED = "Error: "
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -108,7 +107,7 @@ def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str,
         raise UnsupportedFeature(f"Model '{entry.name}' takes no budget of thinking; leave out '{where}'.", where)
     body: dict[str, Any] = {
         "model": entry.source or entry.name,
-        "messages": [_message(message, quirks) for message in _joined(request.messages)],
+        "messages": [_message(message, quirks) for message in openai_turns(request.messages)],
         "stream": True,
         "stream_options": {"include_usage": True},
         **_sampling(request.sampling, quirks),
@@ -172,19 +171,6 @@ def _sampling(sampling: Sampling, quirks: Quirks) -> dict[str, Any]:
     return {**fields, **_present(**named)}
 
 
-def _joined(messages: tuple[Message, ...]) -> list[Message]:
-    """What an assistant said after a tool call belongs to the same message here: the call's result must follow it."""
-    joined: list[Message] = []
-    for message in messages:
-        last = joined[-1] if joined else None
-        if last and last.role == message.role == "assistant" and last.tool_calls:
-            parts, calls = last.parts + message.parts, last.tool_calls + message.tool_calls
-            joined[-1] = replace(last, parts=parts, tool_calls=calls)
-        else:
-            joined.append(message)
-    return joined
-
-
 def _message(message: Message, quirks: Quirks) -> dict[str, Any]:
     """`developer` goes as `system`, which OpenAI takes for the same and others know. Earlier reasoning goes to servers
     that have a name for it and stays behind at others, which would refuse it."""
@@ -206,13 +192,11 @@ def _message(message: Message, quirks: Quirks) -> dict[str, Any]:
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:
-    # There is no other word for a tool that failed.
-    said = (TextPart(_FAILED), *message.parts) if message.is_error else message.parts
     # Plain text goes as one string: servers join lists of text parts in ways of their own.
-    if not any(isinstance(part, ImagePart) for part in said):
-        return "".join(part.text for part in said if isinstance(part, TextPart))
+    if not any(isinstance(part, ImagePart) for part in message.parts):
+        return message.text
     parts: list[dict[str, Any]] = []
-    for part in said:
+    for part in message.parts:
         if isinstance(part, TextPart):
             parts.append({"type": "text", "text": part.text})
         elif isinstance(part, ImagePart):
