@@ -55,7 +55,9 @@ def check_engines_are_installed(config: Mapping[str, Any]) -> None:
         for model in listed(args, "local_models"):
             _require(f"model '{model.get('name')}'", engine_and_weights_gb(model)[0])
         for endpoint in listed(args, "cloud"):
-            if os.environ.get(endpoint.get("api_key_env") or ""):
+            # A known provider's packages are not looked at here: without them it is not enabled, and says why.
+            variable = endpoint.get("api_key_env")
+            if isinstance(variable, str) and os.environ.get(variable):
                 _require(f"provider '{endpoint.get('name')}'", endpoint.get("dialect"))
 
 

@@ -52,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
         ("env", _env, 'print what a Python program needs to reach the cluster: eval "$(switchyard env)"'),
     ):
         commands.add_parser(name, parents=[common], help=text).set_defaults(command=command)
+    models = commands.add_parser("models", parents=[common], help="list the models, their prices, and what is enabled")
+    models.add_argument("--provider", help="only of this provider")
+    models.add_argument("--json", action="store_true", help="with everything that is known of each")
+    models.set_defaults(command=_models)
     usage = commands.add_parser("usage", help="what the books say").add_subparsers(required=True, metavar="WHAT")
     export = usage.add_parser("export", parents=[common], help="write the requests of a time to a file")
     export.add_argument("file", type=Path)
@@ -126,6 +130,14 @@ def _env(arguments: argparse.Namespace) -> int:
         variables["SWITCHYARD_API_KEY"] = cluster.api_key
     for name, value in variables.items():
         print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from cluster.models_command import as_json, as_table, groups  # the catalogue is for this command alone
+
+    found = groups(load_config(_config_path(arguments)), arguments.provider)
+    print(as_json(found) if arguments.json else as_table(found))
     return 0
 
 

@@ -3,7 +3,6 @@ one that reads secrets from the environment."""
 
 import os
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from deployments.ledger import ledger_deployment
 from deployments.llm_server import llm_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
 from router.accounting.keys import KEY_FILE, hash_key, kept_secret, new_key
-from router.cloud import ProviderState, keys_of, provider_states, resolved, secret_names, with_settings
+from router.cloud import ProviderState, is_installed, keys_of, provider_states, resolved, secret_names, with_settings
 from router.config import KeySettings, Topology
 
 STREAMS_PER_INGRESS = 256
@@ -35,7 +34,7 @@ def build(args: dict[str, Any]) -> Application:
         Path(os.environ.get("SWITCHYARD_DATA_DIR") or topology.data_dir or "~/.switchyard").expanduser().resolve()
     )
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    providers = provider_states(topology, os.environ, _is_installed)
+    providers = provider_states(topology, os.environ, is_installed)
     bindings = {**_local_backends(topology, data_dir), **_cloud_backends(topology, providers)}
     if not bindings:
         raise ValueError(
@@ -88,13 +87,6 @@ def _cloud_backends(topology: Topology, providers: Iterable[ProviderState]) -> B
             binding = BackendBinding(cloud_deployment(ready, keys_of(endpoint, os.environ)), endpoint.models)
             backends[f"CloudModel:{endpoint.name}"] = (binding, endpoint.max_concurrency)
     return backends
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that it would be in
-        return False
 
 
 def _bootstrap_key(topology: Topology, data_dir: Path) -> KeySettings | None:

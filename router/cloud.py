@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from models.catalog import ModelEntry
@@ -102,6 +103,14 @@ def _chosen(endpoint: CloudEndpoint, rows: tuple[ModelEntry, ...]) -> tuple[Mode
 
 def _named(entries: tuple[ModelEntry, ...], endpoint: CloudEndpoint) -> tuple[ModelEntry, ...]:
     return tuple(entry.model_copy(update={"provider": endpoint.name}) for entry in entries)
+
+
+def is_installed(module: str) -> bool:
+    """Whether `module` can be imported here."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False
 
 
 # ---- what the environment says ------------------------------------------------------------------------------------
