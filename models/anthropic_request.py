@@ -12,6 +12,7 @@ from typing import Any
 
 from models.catalog import ModelEntry
 from models.errors import InvalidRequest
+from models.gemini_request import SIGNATURE as GEMINI_SIGNATURE
 from models.messages import (
     CacheTtl,
     ChatRequest,
@@ -205,7 +206,7 @@ def _block(part: Part) -> dict[str, Any] | None:
         case ReasoningPart():
             if part.redacted is not None:
                 return {"type": "redacted_thinking", "data": part.redacted}
-            if part.signature is None:
+            if part.signature is None or part.signature.startswith(GEMINI_SIGNATURE):
                 return None
             return {"type": "thinking", "thinking": part.text, "signature": part.signature}
 

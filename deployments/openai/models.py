@@ -50,7 +50,7 @@ def _model_body(entry: ModelEntry) -> dict[str, Any]:
         "id": entry.name,
         "object": "model",
         "created": 0,
-        "owned_by": entry.engine,
+        "owned_by": entry.provider or entry.engine,
         "tier": entry.tier,
         "context_tokens": entry.context_tokens,
         "capabilities": entry.model_dump(mode="json")["capabilities"],
