@@ -8,7 +8,6 @@ from anthropic._models import construct_type
 from anthropic.types import RawMessageStreamEvent
 
 from models.anthropic import AnthropicModel, _Answer, _translated
-from models.anthropic_request import RawJSON, encode, headers
 from models.base import Call, Capabilities
 from models.catalog import ModelEntry
 from models.errors import (
@@ -22,18 +21,12 @@ from models.errors import (
 )
 from models.messages import (
     ChatRequest,
-    ImagePart,
     Message,
     ReasoningDelta,
-    ReasoningPart,
-    ResponseFormat,
     Sampling,
     TextDelta,
     TextPart,
-    Tool,
-    ToolCall,
     ToolCallDelta,
-    ToolChoice,
     Usage,
     fold,
 )
@@ -42,125 +35,7 @@ from models.upstream import UpstreamCall
 ENTRY = ModelEntry(name="m", engine="anthropic", source="claude", context_tokens=1024)
 USER = Message("user", (TextPart("Hello"),))
 
-# ---- the question --------------------------------------------------------------------------------------------------
-
-
-def test_a_plain_question():
-    assert encode(ChatRequest("m", (USER,)), ENTRY) == {
-        "model": "claude",
-        "max_tokens": 4096,
-        "stream": True,
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}],
-    }
-
-
-def test_the_limit_is_the_callers_then_the_entrys():
-    entry = ENTRY.model_copy(update={"max_output_tokens": 99})
-    assert encode(ChatRequest("m", (USER,)), entry)["max_tokens"] == 99
-    assert encode(ChatRequest("m", (USER,), Sampling(max_tokens=7)), entry)["max_tokens"] == 7
-
-
-def test_system_turns_are_joined_and_tool_results_share_a_turn():
-    messages = (
-        Message("system", (TextPart("Be brief."),)),
-        Message("developer", (TextPart("Be kind."),)),
-        USER,
-        Message(
-            "assistant",
-            (
-                ReasoningPart("hm", "sig"),
-                ReasoningPart("another model's"),
-                ReasoningPart("", redacted="x"),
-                TextPart(""),
-            ),
-            (ToolCall("a", "one", '{"x": 1}'), ToolCall("b", "two", "")),
-        ),
-        Message("tool", (TextPart("1"),), tool_call_id="a"),
-        Message("tool", (), tool_call_id="b"),
-        Message("user", (TextPart("And?"), ImagePart("https://x/y.png"), ImagePart("data:image/png;base64,AAAA"))),
-    )
-    sent = encode(ChatRequest("m", messages), ENTRY)
-    assert sent["system"] == "Be brief.\n\nBe kind."
-    assert sent["messages"] == [
-        {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
-        {
-            "role": "assistant",
-            "content": [
-                {"type": "thinking", "thinking": "hm", "signature": "sig"},
-                {"type": "redacted_thinking", "data": "x"},
-                {"type": "tool_use", "id": "a", "name": "one", "input": RawJSON('{"x": 1}')},
-                {"type": "tool_use", "id": "b", "name": "two", "input": RawJSON("{}")},
-            ],
-        },
-        {
-            "role": "user",
-            "content": [
-                {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "1"}]},
-                {"type": "tool_result", "tool_use_id": "b", "content": []},
-                {"type": "text", "text": "And?"},
-                {"type": "image", "source": {"type": "url", "url": "https://x/y.png"}},
-                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
-            ],
-        },
-    ]
-
-
-def test_tools_and_their_choice():
-    tool = Tool("clock", "Tells it.", '{"properties": {}}', True)
-    request = ChatRequest("m", (USER,), tools=(tool,), tool_choice=ToolChoice("required"), parallel_tool_calls=False)
-    sent = encode(request, ENTRY)
-    schema = {"type": "object", "properties": {}}
-    assert sent["tools"] == [{"name": "clock", "input_schema": schema, "description": "Tells it.", "strict": True}]
-    assert sent["tool_choice"] == {"type": "any", "disable_parallel_tool_use": True}
-
-
-@pytest.mark.parametrize(
-    ("choice", "expected"),
-    [
-        (ToolChoice("auto"), {"type": "auto"}),
-        (ToolChoice("none"), {"type": "none"}),
-        (ToolChoice("tool", "clock"), {"type": "tool", "name": "clock"}),
-    ],
-)
-def test_tool_choices(choice, expected):
-    assert (
-        encode(ChatRequest("m", (USER,), tools=(Tool("clock"),), tool_choice=choice), ENTRY)["tool_choice"] == expected
-    )
-
-
-def test_sampling_names_the_version_of_the_api_that_has_it():
-    request = ChatRequest("m", (USER,), Sampling(temperature=0.0, top_p=0.5, top_k=7, stop=("a",)))
-    sent = encode(request, ENTRY)
-    assert (sent["temperature"], sent["top_p"], sent["top_k"], sent["stop_sequences"]) == (0.0, 0.5, 7, ["a"])
-    assert headers(request) == {"anthropic-version": "2023-06-01"}
-    assert headers(ChatRequest("m", (USER,))) == {}
-
-
-def test_effort_schema_and_user():
-    schema = ResponseFormat("json_schema", "shape", '{"type":"object"}')
-    sent = encode(ChatRequest("m", (USER,), reasoning_effort="low", response_format=schema, user="u1"), ENTRY)
-    assert sent["thinking"] == {"type": "adaptive", "display": "summarized"}
-    assert sent["output_config"] == {
-        "effort": "low",
-        "format": {"type": "json_schema", "schema": {"type": "object"}},
-    }
-    assert sent["metadata"] == {"user_id": "u1"}
-    assert encode(ChatRequest("m", (USER,), reasoning_effort="none"), ENTRY)["thinking"] == {"type": "disabled"}
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        ChatRequest("m", (USER,), reasoning_effort="enormous"),
-        ChatRequest("m", (USER,), tools=(Tool("t", parameters="{"),)),
-        ChatRequest("m", (USER, Message("assistant", (), (ToolCall("a", "t", "{"),)))),
-        ChatRequest("m", (USER, Message("assistant", (), (ToolCall("a", "t", "[]"),)))),
-        ChatRequest("m", (Message("user", (ImagePart("data:image/png,raw"),)),)),
-    ],
-)
-def test_what_cannot_be_said_is_the_callers_fault(request_):
-    with pytest.raises(InvalidRequest):
-        encode(request_, ENTRY)
+# ---- the client --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
