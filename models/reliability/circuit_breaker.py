@@ -43,6 +43,7 @@ class CircuitBreaker:
         self._open_until_s: float | None = None  # None: closed
         self._openings = 0  # one after the other, without a success
         self._probes = 0
+        self.last_failure = ""
         self.era = 0
         """Counts the changes of state: how a request that began before one ended says nothing about the time since."""
 
@@ -64,7 +65,7 @@ class CircuitBreaker:
         wait_s = max(1.0, self._open_until_s - self._clock())
         raise CircuitOpen(
             f"Model '{model}' is not asked for {wait_s:.0f} s, since its provider kept failing; choose another model "
-            "or send the request again then.",
+            f"or send the request again then. The last failure: {self.last_failure}",
             None,
             round(wait_s, 1),
         )
@@ -119,6 +120,11 @@ class Passage:
             self._breaker.close()
             self._probe, self._era = False, self._breaker.era
 
+    def failed(self, message: str) -> None:
+        """`message`: of our own error, for those who are refused after it."""
+        self._breaker.last_failure = message
+        self.ended("failed")
+
     def ended(self, how: Literal["ok", "failed", "left"]) -> None:
         if self._ended:
             return
@@ -163,7 +169,8 @@ class CircuitBroken:
             passage.ended("ok")
         except SwitchyardError as error:
             waited_s = 0.0 if started else self._clock() - began_s
-            passage.ended("failed" if self._is_fault(error, waited_s) else "left")
+            if self._is_fault(error, waited_s):
+                passage.failed(error.message)
             raise
         finally:
             passage.ended("left")

@@ -31,7 +31,8 @@ class PlausibleUsage:
     def _checked(self, report: UsageReport, request: ChatRequest, seen: int) -> UsageReport:
         # Twice: a provider's idea of its context and the catalogue's differ.
         most = 2 * self._context_tokens.get(request.model, 0)
-        if _adds_up(report.usage, most, most * request.sampling.n, bool(seen)):
+        # An early count, which is marked as estimated, may be of the prompt only.
+        if _adds_up(report.usage, most, most * request.sampling.n, bool(seen) and not report.estimated):
             return report
         self._tally.add("usage_replaced", request.model)
         return UsageReport(prompt_usage(request) + output_usage(seen), estimated=True)

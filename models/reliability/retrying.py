@@ -43,8 +43,9 @@ class Retrying:
         deadline_s = clock() + call.timeout_s
         abandoned = AbandonedAttempts(request)
         self._budget.earn()
-        left_s, attempts, started = call.timeout_s, 1, False
+        attempts, started = 1, False
         while True:
+            left_s = max(0.0, deadline_s - clock())
             attempt = replace(call, timeout_s=left_s, spare_attempts=call.spare_attempts - abandoned.count)
             try:
                 async with aclosing(self._model.stream(request, attempt)) as events:  # type: ignore[type-var]
@@ -60,12 +61,10 @@ class Retrying:
                     raise
                 abandoned.count += error.abandoned
                 error.abandoned = abandoned.count
-                left_s = deadline_s - clock()
-                wait_s = self._wait_s(error, attempts, left_s, call.spare_attempts)
+                wait_s = self._wait_s(error, attempts, deadline_s - clock(), call.spare_attempts)
                 if wait_s is None or not self._may_retry(request.model):
                     raise
             await asyncio.sleep(wait_s)
-            left_s -= wait_s
             attempts += 1
 
     def _wait_s(self, error: SwitchyardError, attempts: int, left_s: float, spare_attempts: int) -> float | None:

@@ -63,6 +63,7 @@ async def test_it_opens_at_its_share_of_failures_and_sends_nothing_then(error: S
     refused = await failure(case.model)
     assert type(refused) is CircuitOpen and isinstance(refused, ModelUnavailable)
     assert refused.retry_after_s == 5.0 and refused.code == "model_unavailable"
+    assert refused.message.endswith(f"The last failure: {error.message}")
     assert len(case.inner.calls) == 4
     assert case.tally.snapshot()["breaker_opened"] == {"m": 1}
     assert case.tally.snapshot()["breaker_refused"] == {"m": 1}

@@ -49,3 +49,8 @@ async def test_a_count_that_cannot_be_becomes_an_estimate(usage: Usage) -> None:
 
 async def test_an_empty_answer_takes_no_output() -> None:
     assert (await checked(Finish("stop"), UsageReport(Usage(9, 0))))[0] == UsageReport(Usage(9, 0))
+
+
+async def test_an_early_count_may_be_of_the_prompt_only() -> None:
+    early = UsageReport(Usage(9, 0), estimated=True)
+    assert await checked(TextDelta("Hello"), early) == (early, {})
