@@ -54,6 +54,8 @@ def llm_config(model: LocalModel) -> dict[str, Any]:
     }
     if entry.chat_template:
         arguments["chat_template"] = entry.chat_template
+    if entry.tool_parser:
+        arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": entry.tool_parser}
     config: dict[str, Any] = {"accelerator_config": {"kind": model.device}}
     if model.device == "cpu":
         arguments["kv_cache_memory_bytes"] = cpu_kv_cache_bytes(entry.weights_gb)

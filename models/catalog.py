@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -98,6 +98,9 @@ class ModelEntry(BaseModel):
     max_output_tokens: int | None = Field(None, gt=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     chat_template: str | None = Field(None, description="a Jinja template, where the tokenizer has none")
+    tool_parser: str | None = Field(
+        None, description="vLLM's parser of the tool calls that a model writes; without one it gets no tools"
+    )
     weights_gb: float = Field(0.0, ge=0, description="memory for the weights in `dtype`")
     max_batch: int = Field(16, ge=1, description="requests that one replica works on at once")
     capabilities: Annotated[Capabilities, BeforeValidator(_listed_capabilities)] = Capabilities()
@@ -133,11 +136,15 @@ def _gpu_node(input_tokens_per_hour: int, output_tokens_per_hour: int) -> NodePr
     )
 
 
+_TRANSFORMERS = Capabilities(logprobs=True, multiple_choices=True, penalties=True, logit_bias=True, top_k=True)
+_VLLM = replace(_TRANSFORMERS, json_object=True, json_schema=True)
+
 BUILT_IN: tuple[ModelEntry, ...] = (
     ModelEntry(
         name="demo-small",
         engine="transformers",
         source="demo:small",
+        capabilities=_TRANSFORMERS,
         tier="small",
         context_tokens=2048,
         dtype="float32",
@@ -149,6 +156,7 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         name="demo-medium",
         engine="transformers",
         source="demo:medium",
+        capabilities=_TRANSFORMERS,
         tier="medium",
         context_tokens=2048,
         dtype="float32",
@@ -160,6 +168,7 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         name="smoke-small",
         engine="transformers",
         source="smoke:small",
+        capabilities=_TRANSFORMERS,
         tier="small",
         context_tokens=1024,
         dtype="float32",
@@ -171,6 +180,7 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         name="smoke-medium",
         engine="transformers",
         source="smoke:medium",
+        capabilities=_TRANSFORMERS,
         tier="medium",
         context_tokens=2048,
         dtype="float32",
@@ -182,6 +192,7 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         name="tinyllama-1.1b-chat",
         engine="vllm",
         source="TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        capabilities=_VLLM,
         tier="small",
         context_tokens=2048,
         dtype="bfloat16",
@@ -193,6 +204,7 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         name="phi-2",
         engine="vllm",
         source="microsoft/phi-2",
+        capabilities=_VLLM,
         tier="medium",
         context_tokens=2048,
         dtype="bfloat16",
@@ -208,6 +220,8 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         name="mistral-7b-instruct",
         engine="vllm",
         source="mistralai/Mistral-7B-Instruct-v0.3",
+        capabilities=replace(_VLLM, tools=True),
+        tool_parser="mistral",
         tier="large",
         context_tokens=32_768,
         dtype="bfloat16",

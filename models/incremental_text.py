@@ -10,8 +10,8 @@ _WINDOW_TOKENS = 16
 class IncrementalText:
     """Feed tokens with `push`; what it and a last `flush` return joins to the text up to the first of `stop`.
 
-    `decode` gives the text of some tokens. Without a stop string the whole is `decode` of all tokens. Once `stopped`
-    nothing more comes.
+    `decode` gives the text of some tokens. Without a stop string the whole is `decode` of all tokens. Once `stopped`,
+    by `stop_found`, nothing more comes.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
@@ -22,6 +22,7 @@ class IncrementalText:
         self._stop = tuple(s for s in stop if s)
         self._held = ""
         self.stopped = False
+        self.stop_found: str | None = None
 
     def push(self, tokens: Sequence[int]) -> str:
         return "" if self.stopped else self._release(self._text_of(tokens, final=False), final=False)
@@ -50,10 +51,11 @@ class IncrementalText:
         if not self._stop:
             return text
         text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            at, self.stop_found = min(found)
+            return text[:at]
         keep = 0 if final else max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -38,7 +38,7 @@ from models.messages import (
 )
 from models.transformers_sampling import Choosing, Sampler, TokenRow, choosing_of
 
-_ABLE = Capabilities(logprobs=True, multiple_choices=True, seed=True, penalties=True, logit_bias=True)
+_ABLE = Capabilities(logprobs=True, multiple_choices=True, seed=True, penalties=True, logit_bias=True, top_k=True)
 _PAGE_TOKENS = 32  # a request holds whole pages of KV cache: small ones waste little on short conversations
 _LONG_PROMPT_CHARS = 4096  # tokenising this much takes about a millisecond; more goes to a thread
 _STOP_TIMEOUT_S = 10.0
@@ -257,7 +257,7 @@ class _Answer:
         self.ended = self.finished or self._text.stopped
         if self.ended:
             stopped = self._text.stopped or tokens[-1] in self._eos
-            events.append(Finish("stop" if stopped else "length", self._choice))
+            events.append(Finish("stop" if stopped else "length", self._choice, self._text.stop_found))
         return events
 
 

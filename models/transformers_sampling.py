@@ -43,7 +43,8 @@ def draw_of(sampling: Sampling, default: Any, choice: int = 0) -> Draw | None:
     if top_p is None:
         top_p = 1.0 if default.top_p is None else default.top_p
     seed = random.getrandbits(64) if sampling.seed is None else sampling.seed + choice
-    return Draw(temperature, top_p, default.top_k or 0, seed)
+    top_k = default.top_k if sampling.top_k is None else sampling.top_k
+    return Draw(temperature, top_p, top_k or 0, seed)
 
 
 @dataclass(slots=True)

@@ -8,10 +8,9 @@ Nothing of vLLM is imported before `VllmModel` is made, and nothing of it leaves
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from models.base import Call, Capabilities, check_supported
@@ -26,24 +25,22 @@ from models.errors import (
     StreamInterrupted,
     SwitchyardError,
 )
-from models.messages import (
-    ChatRequest,
-    Event,
-    Finish,
-    FinishReason,
-    Message,
-    ReasoningPart,
-    TextDelta,
-    TextPart,
-    TokenLogprob,
-    Usage,
-    UsageReport,
-)
+from models.messages import ChatRequest, Event
+from models.vllm_output import OutputReader
+from models.vllm_request import openai_request, unbounded_request_class
+from models.vllm_tools import parsers
 
 _ABLE = Capabilities(
-    json_object=True, json_schema=True, logprobs=True, multiple_choices=True, seed=True, penalties=True
+    tools=True,
+    json_object=True,
+    json_schema=True,
+    logprobs=True,
+    multiple_choices=True,
+    seed=True,
+    penalties=True,
+    logit_bias=True,
+    top_k=True,
 )
-_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
 class VllmModel:
@@ -59,11 +56,13 @@ class VllmModel:
                 raise ValueError(
                     f"model '{entry.name}': the vllm engine has no {field.name}; take it out of `capabilities`"
                 )
+        if entry.capabilities.tools:
+            _check_tools(entry, serving)
         self._entry = entry
         self._serving = serving
         self._engine = serving.engine_client
         self._closed = False
-        self._request_class = _unbounded_request_class()
+        self._request_class = unbounded_request_class()
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
         async with aclosing(self.batches(request, call)) as batches:
@@ -104,11 +103,14 @@ class VllmModel:
         await self.check_health()
         check_supported(request, self._entry.capabilities, self._entry.name)
         deadline_s = asyncio.get_running_loop().time() + call.timeout_s
-        reader = OutputReader(self._token_logprobs(request.sampling.top_logprobs))
         with self._errors() as progress:
             async with asyncio.timeout_at(deadline_s):
-                prompt, sampling = await self._render(request, streamed)
-            async with aclosing(self._engine.generate(prompt, sampling, call.request_id)) as outputs:
+                asked, prompt = await self._prompt(request, streamed)
+            sampling = self._sampling(request, asked, prompt)
+            answer_parsers = None if request.raw_prompt else parsers(self._serving, asked, request)
+            reader = OutputReader(request.sampling.top_logprobs, answer_parsers)
+            extra = self._thinking(asked, prompt)
+            async with aclosing(self._engine.generate(prompt, sampling, call.request_id, **extra)) as outputs:
                 while not reader.finished:
                     async with asyncio.timeout_at(deadline_s):
                         output = await anext(outputs)
@@ -116,11 +118,10 @@ class VllmModel:
                         progress.started = True
                         yield batch
 
-    async def _render(self, request: ChatRequest, streamed: bool) -> tuple[Any, Any]:
-        """vLLM's prompt and `SamplingParams` for `request`."""
+    def _sampling(self, request: ChatRequest, asked: Any, prompt: Any) -> Any:
+        """vLLM's `SamplingParams`."""
         from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 
-        asked, prompt = await self._prompt(request, streamed)
         context = self._serving.model_config.max_model_len
         length = len(prompt["prompt_token_ids"])
         if length >= context:
@@ -139,7 +140,21 @@ class VllmModel:
             self._serving.default_sampling_params,
             self._serving.override_max_tokens,
         )
-        return prompt, asked.to_sampling_params(max_tokens, self._serving.default_sampling_params)
+        return asked.to_sampling_params(max_tokens, self._serving.default_sampling_params)
+
+    def _thinking(self, asked: Any, prompt: Any) -> dict[str, Any]:
+        """What the engine has to know of a model that thinks, since a grammar holds only after the thoughts."""
+        serving = self._serving
+        if serving.parser_cls is None or serving.parser_cls.reasoning_parser_cls is None:
+            return {}
+        keywords = serving._effective_chat_template_kwargs(asked)
+        parser = serving.parser_cls(
+            serving.renderer.tokenizer, asked.tools, chat_template_kwargs=keywords, model_config=serving.model_config
+        )
+        return {
+            "reasoning_ended": asked._grammar_from_parser or parser.is_reasoning_end(prompt["prompt_token_ids"]),
+            "reasoning_parser_kwargs": {"chat_template_kwargs": serving._engine_chat_template_kwargs(keywords)},
+        }
 
     async def _prompt(self, request: ChatRequest, streamed: bool) -> tuple[Any, Any]:
         """vLLM's own request for `request`, and its prompt. Templating and tokenising run in vLLM's own threads."""
@@ -153,25 +168,6 @@ class VllmModel:
                 raise InvalidRequest(f"Model '{self._entry.name}': {rendered.error.message}")
             (prompt,) = rendered[1]
         return asked, prompt
-
-    def _token_logprobs(self, top: int | None) -> Callable[[Any], tuple[TokenLogprob, ...]]:
-        """A function that takes the log probabilities out of one of vLLM's outputs; of none when `top` is None."""
-        if top is None:
-            return lambda choice: ()
-
-        def read(choice: Any) -> tuple[TokenLogprob, ...]:
-            tokenizer = self._serving.renderer.tokenizer
-            found = self._serving._create_chat_logprobs(choice.token_ids, choice.logprobs, tokenizer, top)
-            return tuple(
-                TokenLogprob(
-                    row.token,
-                    row.logprob,
-                    tuple(TokenLogprob(other.token, other.logprob) for other in row.top_logprobs),
-                )
-                for row in found.content
-            )
-
-        return read
 
     @contextmanager
     def _errors(self) -> Iterator[_Progress]:
@@ -192,99 +188,19 @@ class _Progress:
     started = False
 
 
-class OutputReader:
-    """Makes events of vLLM's `RequestOutput`s. `logprobs` makes ours of one `CompletionOutput`'s."""
-
-    def __init__(self, logprobs: Callable[[Any], tuple[TokenLogprob, ...]]) -> None:
-        self.finished = False
-        self._logprobs = logprobs
-        self._output_tokens = 0
-        # By choice: tokens that are no text yet, since they are half a character or may become a stop sequence.
-        self._held: dict[int, TextDelta] = {}
-
-    def read(self, output: Any) -> list[Event]:
-        events: list[Event] = []
-        for choice in output.outputs:
-            events.extend(self._choice(choice))
-        self.finished = output.finished
-        if self.finished:
-            input_tokens, cached_tokens = len(output.prompt_token_ids), output.num_cached_tokens or 0
-            events.append(UsageReport(Usage(input_tokens, self._output_tokens, cached_tokens)))
-        return events
-
-    def _choice(self, choice: Any) -> Iterator[Event]:
-        tokens, index, reason = len(choice.token_ids), choice.index, choice.finish_reason
-        self._output_tokens += tokens
-        rows = self._logprobs(choice)
-        if held := self._held.pop(index, None):
-            tokens, rows = held.tokens + tokens, held.logprobs + rows
-        delta = TextDelta(choice.text, tokens, rows, index)
-        if choice.text or (reason and tokens):
-            yield delta
-        elif tokens:
-            self._held[index] = delta
-        if reason:
-            if reason not in _FINISH:  # aborted from outside, or failed in the engine
-                raise RuntimeError(f"the engine ended the request with '{reason}'")
-            yield Finish(_FINISH[reason], index)
-
-
-def openai_request(request: ChatRequest, streamed: bool) -> dict[str, Any]:
-    """`request` as the JSON body that vLLM's own server takes. The answer's length is left out: it is set later."""
-    sampling = request.sampling
-    body: dict[str, Any] = {
-        "model": request.model,
-        "messages": [_openai_message(message) for message in request.messages],
-        "stream": streamed,
-        "n": sampling.n,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": sampling.seed,
-        "stop": list(sampling.stop) or None,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "response_format": _openai_response_format(request),
-    }
-    if request.raw_prompt:
-        body["add_special_tokens"] = True  # those that a chat template would have written
-    if sampling.top_logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
-    return {key: value for key, value in body.items() if value is not None}
-
-
-def _openai_message(message: Message) -> dict[str, Any]:
-    texts = [part.text for part in message.parts if isinstance(part, TextPart)]
-    thoughts = [part.text for part in message.parts if isinstance(part, ReasoningPart)]
-    parts = [{"type": "text", "text": text} for text in texts]
-    # Several parts stay apart: whether and how they are joined is the chat template's affair.
-    shown: dict[str, Any] = {"role": message.role, "content": texts[0] if len(texts) == 1 else parts or ""}
-    if thoughts:
-        shown["reasoning"] = "".join(thoughts)
-    if message.name:
-        shown["name"] = message.name
-    return shown
-
-
-def _openai_response_format(request: ChatRequest) -> dict[str, Any] | None:
-    wanted = request.response_format
-    if wanted is None or wanted.kind != "json_schema":
-        return {"type": wanted.kind} if wanted else None
-    schema = {"name": wanted.name or "answer", "schema": json.loads(wanted.schema or "{}"), "strict": wanted.strict}
-    return {"type": "json_schema", "json_schema": schema}
-
-
-def _unbounded_request_class() -> Any:
-    """vLLM's request without its length check, which says no more of a long prompt than that it is too long: it cuts
-    the text before it counts. Our own check is in `_render`."""
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-
-    base: Any = ChatCompletionRequest
-
-    class UnboundedRequest(base):  # type: ignore[misc]
-        def build_tok_params(self, model_config: Any) -> Any:
-            return replace(super().build_tok_params(model_config), max_total_tokens=None, max_output_tokens=0)
-
-    return UnboundedRequest
+def _check_tools(entry: ModelEntry, serving: Any) -> None:
+    """Raises ValueError where the model could not be told of tools, or its calls not be read."""
+    if serving.parser_cls is None or serving.parser_cls.tool_parser_cls is None:
+        raise ValueError(
+            f"model '{entry.name}' cannot have tools: nobody says how it writes its calls; set `tool_parser` to one of "
+            "vLLM's parsers, or take tools out of `capabilities`"
+        )
+    template = serving.chat_template or getattr(serving.renderer.tokenizer, "chat_template", None)
+    if isinstance(template, str) and "tools" not in template:
+        raise ValueError(
+            f"model '{entry.name}' cannot have tools: its chat template has no place for them; set `chat_template`, or "
+            "take tools out of `capabilities`"
+        )
 
 
 def _translate(error: Exception, model: str, started: bool) -> SwitchyardError:

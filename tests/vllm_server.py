@@ -10,7 +10,26 @@ from cluster.bench import vllm_server
 
 CONTEXT_TOKENS = 1024
 MODEL = "smoke"
-_ARGUMENTS = {"dtype": "float32", "max_model_len": CONTEXT_TOKENS, "max_num_seqs": 16, "enforce_eager": True}
+TOOL_PARSER = "hermes"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% if tools %}{{ '<|system|>\\n# Tools\\n' + (tools | tojson) + eos_token + '\\n' }}{% endif %}"
+    "{% for m in messages %}"
+    "{{ '<|' + ('system' if m['role'] == 'developer' else m['role']) + '|>\\n' + (m['content'] or '') }}"
+    "{% for call in m['tool_calls'] or [] %}{{ '<tool_call>' + (call['function'] | tojson) + '</tool_call>' }}"
+    "{% endfor %}{{ eos_token + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+"""The smoke models' own, with a place for tools and calls."""
+
+_ARGUMENTS = {
+    "dtype": "float32",
+    "max_model_len": CONTEXT_TOKENS,
+    "max_num_seqs": 16,
+    "enforce_eager": True,
+    "enable_auto_tool_choice": True,
+    "tool_call_parser": TOOL_PARSER,
+    "chat_template": CHAT_TEMPLATE,
+}
 
 
 def serving(model_folder: Path, log: Path) -> AbstractContextManager[str]:

@@ -30,7 +30,9 @@ ENGINE_FILES = {
     "models/encoder.py",
     "models/smoke.py",
     "models/transformers_engine.py",
+    "models/transformers_sampling.py",
     "models/vllm_engine.py",
+    "models/vllm_request.py",
 }
 SDK_FILES = {
     "anthropic": {"models/anthropic.py", "models/anthropic_platforms.py"},

@@ -27,7 +27,9 @@ from models.transformers_engine import TransformersChatModel
 from models.transformers_sampling import Sampler, draw_of
 
 CALL = Call("r")
-ENTRY = next(entry for entry in BUILT_IN if entry.name == "smoke-small")
+ENTRY = next(entry for entry in BUILT_IN if entry.name == "smoke-small").model_copy(
+    update={"capabilities": Capabilities()}
+)
 
 
 def ask(text: str, *more: Message, **sampling: Any) -> ChatRequest:
@@ -115,7 +117,7 @@ async def test_a_stop_string_ends_the_answer_before_it(model: TransformersChatMo
     stop = whole[20:27]
     events = await answer(model, ask("Hello", stop=("never there", stop)))
     assert fold(events).text == whole[: whole.find(stop)]
-    assert Finish("stop") in events
+    assert Finish("stop", 0, stop) in events
     await idle(model)
 
 
@@ -150,6 +152,7 @@ async def test_draws_follow_the_softmax_of_what_top_p_leaves():
     assert torch.allclose(counts(temperature=0.5), (logits / 0.5).softmax(0), atol=0.03)
     nucleus = logits.masked_fill(torch.tensor([True, True, False, True, False]), -torch.inf).softmax(0)
     assert torch.allclose(counts(top_p=0.8), nucleus, atol=0.03)
+    assert torch.allclose(counts(top_k=2), nucleus, atol=0.03)  # the same two are left
 
 
 async def idle(model: TransformersChatModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,16 +22,17 @@ from models.messages import (
     Usage,
     UsageReport,
 )
-from models.vllm_engine import OutputReader, openai_request
+from models.vllm_output import OutputReader, token_logprobs
+from models.vllm_request import openai_request
 
 
 def choice(text: str, tokens: int, reason: str | None = None, index: int = 0) -> Any:
-    return SimpleNamespace(text=text, token_ids=range(tokens), finish_reason=reason, index=index)
+    return SimpleNamespace(text=text, token_ids=range(tokens), finish_reason=reason, index=index, stop_reason=None)
 
 
-def read(*steps: tuple[Any, ...], logprobs: Any = lambda choice: ()) -> list[list[Event]]:
+def read(*steps: tuple[Any, ...], top_logprobs: int | None = None, parsers: Any = None) -> list[list[Event]]:
     """The batches made of `steps`, of which each is the choices of one output; the last one ends the request."""
-    reader = OutputReader(logprobs)
+    reader = OutputReader(top_logprobs, parsers)
     batches = []
     for number, choices in enumerate(steps, 1):
         ends = number == len(steps)
@@ -57,14 +59,35 @@ def test_tokens_that_are_no_text_yet_count_with_the_next_text() -> None:
     ]
 
 
+def test_the_sequence_that_ended_the_answer_is_told() -> None:
+    ended, by_token = choice("a", 1, "stop"), choice("a", 1, "stop")
+    ended.stop_reason, by_token.stop_reason = "###", 7
+    assert read((ended,))[0][1] == Finish("stop", 0, "###")
+    assert read((by_token,))[0][1] == Finish("stop")
+
+
 def test_an_empty_answer_has_no_delta() -> None:
     assert read((choice("", 0, "stop"),)) == [[Finish("stop"), UsageReport(Usage(5, 0, 2))]]
 
 
 def test_log_probabilities_wait_for_their_text() -> None:
-    row = TokenLogprob("x", -0.1)
-    batches = read((choice("", 1),), (choice("y", 1, "stop"),), logprobs=lambda choice: (row,) * len(choice.token_ids))
-    assert batches[1][0] == TextDelta("y", 2, (row, row))
+    rows = [{0: SimpleNamespace(logprob=-0.1, rank=1, decoded_token="x")}]
+    held, last = choice("", 1), choice("y", 1, "stop")
+    held.logprobs = last.logprobs = rows
+    batches = read((held,), (last,), top_logprobs=0)
+    assert batches[1][0] == TextDelta("y", 2, (TokenLogprob("x", -0.1),) * 2)
+
+
+def test_the_likeliest_tokens_are_told_without_a_drawn_one_that_is_not_among_them() -> None:
+    def entry(rank: int, logprob: float, text: str) -> Any:
+        return SimpleNamespace(logprob=logprob, rank=rank, decoded_token=text)
+
+    drawn = {7: entry(40, -math.inf, "x"), 1: entry(1, -0.1, "a"), 2: entry(2, -2.0, "b")}
+    output = SimpleNamespace(token_ids=[7], logprobs=[drawn])
+    assert token_logprobs(output, 2) == (
+        TokenLogprob("x", -9999.0, (TokenLogprob("a", -0.1), TokenLogprob("b", -2.0))),
+    )
+    assert token_logprobs(output, 0)[0].top == ()
 
 
 def test_choices_are_apart() -> None:
@@ -83,7 +106,7 @@ def test_an_end_that_is_none_is_a_failure(reason: str) -> None:
 
 
 def test_the_request_is_openais_without_a_length() -> None:
-    sampling = Sampling(64, 0.5, 0.9, 7, ("\n",), 2, 0.1, 0.2, 3)
+    sampling = Sampling(64, 0.5, 0.9, 7, ("\n",), 2, 0.1, 0.2, 3, 40, logit_bias=((5, -1.0),))
     request = ChatRequest("m", (Message("user", (TextPart("Hi"),), name="ann"),), sampling)
     assert openai_request(request, streamed=True) == {
         "model": "m",
@@ -92,10 +115,12 @@ def test_the_request_is_openais_without_a_length() -> None:
         "n": 2,
         "temperature": 0.5,
         "top_p": 0.9,
+        "top_k": 40,
         "seed": 7,
         "stop": ["\n"],
         "presence_penalty": 0.1,
         "frequency_penalty": 0.2,
+        "logit_bias": {"5": -1.0},
         "logprobs": True,
         "top_logprobs": 3,
     }
