@@ -41,14 +41,15 @@ def build(args: dict[str, Any]) -> Application:
             "no model to serve: list one in 'local_models', or set a provider's key (`switchyard models` lists them)"
         )
     places = {name: places for name, (_, places) in bindings.items()}
+    batcher = batcher_deployment(places)
     return _ingress_deployment(topology).bind(
         topology=topology,
         data_dir=str(data_dir),
         bootstrap_key=_bootstrap_key(topology, data_dir),
         backends={name: binding for name, (binding, _) in bindings.items()},
-        batcher=batcher_deployment(places),
+        batcher=batcher,
         ledger=ledger_deployment(str(data_dir)),
-        archive=archive_deployment(str(data_dir)),
+        archive=archive_deployment(str(data_dir), batcher, topology.max_body_bytes),
         caches=cache_deployments(topology),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
         providers=providers,

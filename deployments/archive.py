@@ -7,6 +7,8 @@ Prompts and answers are in its database, and nowhere in the Ledger's.
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,29 @@ from deployments.hop import call, method
 from deployments.live_settings import LiveSettings
 from models.errors import DeadlineExceeded, ModelUnavailable, SwitchyardError
 from router.archive.archive import Archive as Keeper
+from router.archive.batches import Batch
+from router.archive.files import StoredFile
+from router.archive.lines import LineAnswer
 from router.archive.responses import StoredResponse
 from router.config import ArchiveSettings
+from router.events import Principal
 
 LOCK_WAIT_S = 120.0
 CALL_TIMEOUT_S = 30.0
 ARRIVAL_S = 2.0
 """How long who asks for a response waits for one that is on its way to the archive."""
+
+LINE_TIMEOUT_S = 660.0
+"""For a line of a batch: the longest request (600 s) and a minute."""
+
+IDLE_FOR_S, IDLE_TIMEOUT_S = 0.25, 2.0
+"""For how long it counts that nobody waited, and how long the Batcher may take to say so."""
+
+_METHODS = (
+    *("put_response", "response", "conversation", "delete_response"),
+    *("begin_file", "append_file", "finish_file", "abort_file", "list_files", "file", "read_file", "delete_file"),
+    *("create_batch", "batch", "list_batches", "cancel_batch"),
+)
 
 MAX_UNSENT = 256
 """Responses on their way from one ingress. More are not stored, and counted."""
@@ -43,11 +61,15 @@ MAX_UNSENT = 256
     ray_actor_options={"num_cpus": 0.1},
 )
 class Archive:
-    async def __init__(self, data_dir: str) -> None:
+    async def __init__(self, data_dir: str, batcher: DeploymentHandle, max_line_bytes: int) -> None:
         """Waits for an older replica, which a roll-out lets run on for a while, to let go of the files."""
         self._settings = LiveSettings(ArchiveSettings)
+        self._loads = method(batcher, "snapshot")
+        self._line: DeploymentHandle | None = None
+        self._is_idle, self._asked_s = False, 0.0
         self._keeper = await Keeper.open(Path(data_dir) / "archive", LOCK_WAIT_S)
-        self._sweeping = asyncio.create_task(self._keeper.run())
+        runner = self._keeper.runner(self._answer, self._idle, max_line_bytes)
+        self._working = [asyncio.create_task(self._keeper.run()), asyncio.create_task(runner.run())]
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         if settings := self._settings.accept(user_config):
@@ -65,21 +87,89 @@ class Archive:
     async def delete_response(self, org: str, response_id: str) -> None:
         await self._keeper.delete_response(org, response_id)
 
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    async def begin_file(self, org: str) -> tuple[str, int]:
+        return await self._keeper.begin_file(org)
+
+    async def append_file(self, file_id: str, chunk: bytes) -> None:
+        await self._keeper.append_file(file_id, chunk)
+
+    async def finish_file(self, file_id: str, filename: str, purpose: str) -> StoredFile:
+        return await self._keeper.finish_file(file_id, filename, purpose)
+
+    async def abort_file(self, file_id: str) -> None:
+        await self._keeper.abort_file(file_id)
+
+    async def list_files(self, org: str, purpose: str | None) -> list[StoredFile]:
+        return await self._keeper.list_files(org, purpose)
+
+    async def file(self, org: str, file_id: str) -> StoredFile:
+        return await self._keeper.file(org, file_id)
+
+    async def read_file(self, org: str, file_id: str, offset: int, limit: int) -> bytes:
+        return await self._keeper.read_file(org, file_id, offset, limit)
+
+    async def delete_file(self, org: str, file_id: str) -> None:
+        await self._keeper.delete_file(org, file_id)
+
+    # ---- batches ---------------------------------------------------------------------------------------------------
+
+    async def create_batch(self, batch: Batch) -> dict[str, Any]:
+        return await self._keeper.create_batch(batch)
+
+    async def batch(self, org: str, batch_id: str) -> dict[str, Any]:
+        return await self._keeper.batch(org, batch_id)
+
+    async def list_batches(self, org: str, limit: int, after: str | None) -> list[dict[str, Any]]:
+        return await self._keeper.list_batches(org, limit, after)
+
+    async def cancel_batch(self, org: str, batch_id: str) -> dict[str, Any]:
+        return await self._keeper.cancel_batch(org, batch_id)
+
+    async def _answer(self, principal: Principal, endpoint: str, body: bytes) -> LineAnswer:
+        """A line, through the pipeline of an ingress."""
+        if self._line is None:
+            here = serve.get_replica_context()
+            self._line = method(serve.get_deployment_handle("Ingress", here.app_name), "batch_line")
+        try:
+            async with asyncio.timeout(LINE_TIMEOUT_S):
+                answer: LineAnswer = await call(self._line, principal, endpoint, body)
+        except TimeoutError:
+            raise DeadlineExceeded("The line had no answer in time.") from None
+        return answer
+
+    async def _idle(self) -> bool:
+        """Whether nobody waits for a place on any backend. Not known is no."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s > IDLE_FOR_S:
+            try:
+                async with asyncio.timeout(IDLE_TIMEOUT_S):
+                    loads = await call(self._loads)
+                self._is_idle = not any(load.queued for load in loads.values())
+            except (SwitchyardError, TimeoutError):
+                self._is_idle = False
+            self._asked_s = time.monotonic()
+        return self._is_idle
+
+    # ---- all of it -------------------------------------------------------------------------------------------------
+
     async def counts(self) -> dict[str, int]:
         return self._keeper.counts
 
     async def check_health(self) -> None:
-        if self._sweeping.done():
-            raise ModelUnavailable("The archive's sweeper has stopped; this replica is to be replaced.")
+        if any(task.done() for task in self._working):
+            raise ModelUnavailable("The archive no longer works on batches or sweeps; it will be replaced.")
         async with asyncio.timeout(20):
             await self._keeper.check()
 
     async def __del__(self) -> None:
-        sweeping = getattr(self, "_sweeping", None)
-        if sweeping is None:
+        working = getattr(self, "_working", None)
+        if working is None:
             return
-        sweeping.cancel()
-        await asyncio.wait({sweeping})
+        for task in working:
+            task.cancel()
+        await asyncio.wait(working)
         await self._keeper.close()
 
 
@@ -87,8 +177,7 @@ class ArchiveHandle:
     """The archive as an ingress sees it. Everything raises `models.errors` only."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
-        names = ("put_response", "response", "conversation", "delete_response")
-        self._methods = {name: method(handle, name) for name in names}
+        self._methods = {name: method(handle, name) for name in _METHODS}
         self._storing: set[asyncio.Task[None]] = set()
         self.responses_lost = 0
 
@@ -118,6 +207,54 @@ class ArchiveHandle:
     async def delete_response(self, org: str, response_id: str) -> None:
         await self._call("delete_response", org, response_id)
 
+    async def begin_file(self, org: str) -> tuple[str, int]:
+        """The id of a file that is to come in pieces, and how many bytes it may have."""
+        begun: tuple[str, int] = await self._call("begin_file", org)
+        return begun
+
+    async def append_file(self, file_id: str, chunk: bytes) -> None:
+        await self._call("append_file", file_id, chunk)
+
+    async def finish_file(self, file_id: str, filename: str, purpose: str) -> StoredFile:
+        stored: StoredFile = await self._call("finish_file", file_id, filename, purpose)
+        return stored
+
+    async def abort_file(self, file_id: str) -> None:
+        """Never fails: what nobody finishes is removed after a while anyway."""
+        with suppress(SwitchyardError):
+            await self._call("abort_file", file_id)
+
+    async def list_files(self, org: str, purpose: str | None) -> list[StoredFile]:
+        found: list[StoredFile] = await self._call("list_files", org, purpose)
+        return found
+
+    async def file(self, org: str, file_id: str) -> StoredFile:
+        found: StoredFile = await self._call("file", org, file_id)
+        return found
+
+    async def read_file(self, org: str, file_id: str, offset: int, limit: int) -> bytes:
+        found: bytes = await self._call("read_file", org, file_id, offset, limit)
+        return found
+
+    async def delete_file(self, org: str, file_id: str) -> None:
+        await self._call("delete_file", org, file_id)
+
+    async def create_batch(self, batch: Batch) -> dict[str, Any]:
+        created: dict[str, Any] = await self._call("create_batch", batch)
+        return created
+
+    async def batch(self, org: str, batch_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = await self._call("batch", org, batch_id)
+        return found
+
+    async def list_batches(self, org: str, limit: int, after: str | None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self._call("list_batches", org, limit, after)
+        return found
+
+    async def cancel_batch(self, org: str, batch_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = await self._call("cancel_batch", org, batch_id)
+        return found
+
     async def close(self, timeout_s: float) -> None:
         """Wait for what is on its way."""
         if self._storing:
@@ -131,6 +268,6 @@ class ArchiveHandle:
             raise DeadlineExceeded("The archive did not answer in time; try again.", None, 1.0) from None
 
 
-def archive_deployment(data_dir: str) -> Application:
-    """The bound app. `data_dir` is on the node that the archive runs on."""
-    return Archive.bind(data_dir)
+def archive_deployment(data_dir: str, batcher: Application, max_line_bytes: int) -> Application:
+    """The bound app. `data_dir` is on the node that the archive runs on; `max_line_bytes` is of a batch's file."""
+    return Archive.bind(data_dir, batcher, max_line_bytes)

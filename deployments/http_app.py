@@ -16,10 +16,12 @@ from starlette.websockets import WebSocketClose
 
 from deployments.anthropic.messages import MessagesDoor
 from deployments.door import ErrorBody, Handler, Operation, error_response, unexpected
+from deployments.openai.batches import BatchesDoor
 from deployments.openai.chat import ChatDoor
 from deployments.openai.completions import CompletionsDoor
 from deployments.openai.embeddings import EmbeddingsDoor
 from deployments.openai.errors import openai_error
+from deployments.openai.files import FilesDoor
 from deployments.openai.models import ModelsDoor
 from deployments.openai.responses import ResponsesDoor
 from deployments.openapi import openapi
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
     from deployments.ingress import Ingress
 
 DOORS = (
+    BatchesDoor,
     ChatDoor,
     CompletionsDoor,
     EmbeddingsDoor,
+    FilesDoor,
     MessagesDoor,
     ModelsDoor,
     OperatorsDoor,

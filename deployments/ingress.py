@@ -25,6 +25,7 @@ from deployments.ledger import LedgerHandle, journal_folder
 from deployments.live_settings import LiveSettings
 from deployments.metrics import Metrics, exposition, summed
 from deployments.model import ModelHandle
+from deployments.openai.batch_lines import answer_line
 from deployments.openai.chat_schema import ParsedChat, parse_chat
 from deployments.part_metrics import PartMetrics, ingress_families
 from deployments.provider_metrics import ProviderMetrics
@@ -37,6 +38,7 @@ from router.accounting.budget import Budgets
 from router.accounting.journal import Journal
 from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.tenants import Tenants
+from router.archive.lines import LineAnswer
 from router.cloud import ProviderState
 from router.config import ClassifierSettings, IngressSettings, KeySettings, Topology
 from router.embeddings import Embedders, encoder_entry
@@ -165,6 +167,10 @@ class Ingress:
         """What would be done with a request, and why. Nothing is executed."""
         parsed, principal, _ = self._admitted(request, api_key, options)
         return await self.pipeline.explain(parsed.request, principal, parsed.options)
+
+    async def batch_line(self, principal: Principal, endpoint: str, body: bytes) -> LineAnswer:
+        """The answer to a line of a batch, of somebody whom the door has let in. For the Archive only."""
+        return await answer_line(self, principal, endpoint, body)
 
     def _admitted(
         self, request: ChatRequest | dict[str, Any], api_key: str | None, options: Options | None

@@ -14,18 +14,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from deployments.door import Answer, Operation, admitted, read_body
+from deployments.openai.pages import page
 from deployments.openai.responses_items import Item, read_items
 from deployments.openai.responses_schema import ENCRYPTED, ParsedResponse, ResponsesBody, parse_response
 from deployments.openai.responses_stream import OpenAIResponses, without_proofs
-from models.errors import InvalidRequest, UnsupportedFeature
+from models.errors import UnsupportedFeature
 from router.archive.responses import StoredResponse
 from router.events import Principal, Stopwatch
 from router.validation import check_priority
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
-
-MAX_PAGE = 100
 
 
 class ResponsesDoor:
@@ -93,29 +92,6 @@ class ResponsesDoor:
         principal = admitted(self.ingress, request)
         found = await self.ingress.archive.response(principal.org, request.path_params["response_id"])
         return JSONResponse(page(json.loads(found.input), request.query_params))
-
-
-def page(items: Sequence[dict[str, Any]], query: Any) -> dict[str, Any]:
-    """One page of a list, newest first unless `order` is `asc`. Raises `InvalidRequest`."""
-    limit, order, after = query.get("limit", "20"), query.get("order", "desc"), query.get("after")
-    if not (limit.isdecimal() and 1 <= int(limit) <= MAX_PAGE):
-        raise InvalidRequest(f"'limit' is between 1 and {MAX_PAGE}.", "limit")
-    if order not in ("asc", "desc"):
-        raise InvalidRequest("'order' is 'asc' or 'desc'.", "order")
-    ordered = list(items if order == "asc" else reversed(items))
-    if after is not None:
-        places = [number for number, item in enumerate(ordered) if item["id"] == after]
-        if not places:
-            raise InvalidRequest("'after' is the id of an item of this list.", "after")
-        ordered = ordered[places[0] + 1 :]
-    shown = ordered[: int(limit)]
-    return {
-        "object": "list",
-        "data": shown,
-        "first_id": shown[0]["id"] if shown else None,
-        "last_id": shown[-1]["id"] if shown else None,
-        "has_more": len(ordered) > len(shown),
-    }
 
 
 def _stored(response: dict[str, Any], items: Sequence[dict[str, Any]]) -> StoredResponse:

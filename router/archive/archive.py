@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from models.errors import NotFound, Overloaded
+from router.archive.batches import Batch, BatchStore
+from router.archive.files import FileStore, StoredFile
 from router.archive.responses import ResponseStore, StoredResponse
+from router.archive.runner import Answerer, BatchRunner
 from router.config import ArchiveSettings
 from router.sqlite_file import SQLiteFile
 
@@ -34,11 +38,13 @@ _MAX_WAITERS = 1024
 class Archive:
     """Use `await Archive.open(...)`. `folder` is its own."""
 
-    def __init__(self, file: SQLiteFile, writer: ThreadPoolExecutor) -> None:
-        self.settings = ArchiveSettings()
+    def __init__(self, file: SQLiteFile, folder: Path, writer: ThreadPoolExecutor) -> None:
+        self.settings, self.folder = ArchiveSettings(), folder
         self._file, self._writer = file, writer
         self._reader = ThreadPoolExecutor(1, "archive-read")
-        self._responses = ResponseStore(file)
+        self._responses, self.batches = ResponseStore(file), BatchStore(file)
+        self.files = FileStore(file, folder / "files")
+        self._runner: BatchRunner | None = None
         self._arrivals: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
         self._waiting = self._reading = 0
 
@@ -49,7 +55,7 @@ class Archive:
 
         def make() -> Archive:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return cls(SQLiteFile(folder / ARCHIVE_FILE, _MIGRATIONS, lock_wait_s), writer)
+            return cls(SQLiteFile(folder / ARCHIVE_FILE, _MIGRATIONS, lock_wait_s), folder, writer)
 
         return await asyncio.get_running_loop().run_in_executor(writer, make)
 
@@ -106,13 +112,76 @@ class Archive:
             if not self._arrivals[key]:
                 del self._arrivals[key]
 
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    async def begin_file(self, org: str) -> tuple[str, int]:
+        """The id of a file that is to come, and how large it may be."""
+        return await self._write(lambda: self.files.begin(org)), self.settings.max_file_bytes
+
+    async def append_file(self, file_id: str, chunk: bytes) -> None:
+        await self._write(lambda: self.files.append(file_id, chunk, self.settings))
+
+    async def finish_file(self, file_id: str, filename: str, purpose: str) -> StoredFile:
+        return await self._write(lambda: self.files.finish(file_id, filename, purpose))
+
+    async def abort_file(self, file_id: str) -> None:
+        await self._write(lambda: self.files.abort(file_id))
+
+    async def list_files(self, org: str, purpose: str | None) -> list[StoredFile]:
+        return await self._read(lambda: self.files.list(org, purpose))
+
+    async def file(self, org: str, file_id: str) -> StoredFile:
+        return await self._read(lambda: self.files.get(org, file_id))
+
+    async def read_file(self, org: str, file_id: str, offset: int, limit: int) -> bytes:
+        return await self._read(lambda: self.files.read(org, file_id, offset, limit))
+
+    async def delete_file(self, org: str, file_id: str) -> None:
+        await self._write(lambda: self.files.delete(org, file_id))
+
+    # ---- batches ---------------------------------------------------------------------------------------------------
+
+    def runner(self, answer: Answerer, idle: Callable[[], Awaitable[bool]], max_line_bytes: int) -> BatchRunner:
+        """What works on the batches of this archive. Make one, and run it."""
+        self._runner = BatchRunner(
+            self.folder / "batches",
+            self.batches,
+            self.files,
+            self._write,
+            self._read,
+            lambda: self.settings,
+            answer,
+            idle,
+            max_line_bytes,
+        )
+        return self._runner
+
+    async def create_batch(self, batch: Batch) -> dict[str, Any]:
+        """Raises `NotFound` for its file, `RateLimited`."""
+        await self.file(batch.org, batch.body["input_file_id"])
+        await self._write(lambda: self.batches.create(batch, self.settings))
+        if self._runner is not None:
+            self._runner.wake()
+        return batch.body
+
+    async def batch(self, org: str, batch_id: str) -> dict[str, Any]:
+        return await self._read(lambda: self.batches.get(org, batch_id))
+
+    async def list_batches(self, org: str, limit: int, after: str | None) -> list[dict[str, Any]]:
+        return await self._read(lambda: self.batches.list(org, limit, after))
+
+    async def cancel_batch(self, org: str, batch_id: str) -> dict[str, Any]:
+        assert self._runner is not None
+        return await self._runner.cancel(org, batch_id)
+
     # ---- all of it -------------------------------------------------------------------------------------------------
 
     async def sweep(self) -> None:
         """Remove what has had its time."""
-        removed = await self._write(lambda: self._responses.sweep(self.settings))
-        if removed:
-            logger.info("%d stored responses have had their time", removed)
+        for store in (self._responses, self.files, self.batches):
+            removed = await self._write(partial(store.sweep, self.settings))
+            if removed:
+                logger.info("%d entries of %s have had their time", removed, type(store).__name__)
 
     async def run(self) -> None:
         """Sweep for ever."""
@@ -134,6 +203,7 @@ class Archive:
     async def close(self) -> None:
         """Finish what is being written and let go of the files."""
         await asyncio.to_thread(self._reader.shutdown)
+        await self._write(self.files.close)
         await self._write(self._file.close)
         await asyncio.to_thread(self._writer.shutdown)
 
