@@ -55,7 +55,7 @@ def to_json(body: dict[str, Any]) -> bytes:
     text = json.dumps(body, ensure_ascii=False, default=keep)
     if raw:
         text = re.sub(f'"{mark}(\\d+)"', lambda found: raw[int(found[1])], text)
-    return text.encode()
+    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair then is the escape that JSON has for it
 
 
 def headers(request: ChatRequest) -> dict[str, str]:

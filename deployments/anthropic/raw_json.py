@@ -19,14 +19,18 @@ class RawInputs:
     """`found`: the text of `input` of each block, by the numbers of its message and of the block in it.
 
     Reads valid JSON only, and every value once: what is not on the way to an `input` is skipped by the decoder in C.
-    Raises `InvalidRequest` for NaN and the infinities, which Python takes for numbers and JSON does not.
+    Raises `InvalidRequest` for NaN and the infinities, which Python takes for numbers and JSON does not, and for what
+    Python refuses (integers of more than 4300 digits).
     """
 
     def __init__(self, text: str) -> None:
         self.found: dict[tuple[int, int], str] = {}
         self._text = text
         self._skip = json.JSONDecoder(parse_constant=_refused, strict=False).raw_decode
-        self._object(self._space(0), {"messages": self._messages})
+        try:
+            self._object(self._space(0), {"messages": self._messages})
+        except (ValueError, RecursionError):
+            raise InvalidRequest("A number in 'messages' is too long, or values lie too deep in each other.") from None
 
     def _messages(self, at: int) -> int:
         self.found.clear()  # of two fields of one name the last one counts

@@ -48,6 +48,7 @@ def test_system_turns_are_joined_and_tool_results_share_a_turn():
             (
                 ReasoningPart("hm", "sig"),
                 ReasoningPart("another model's"),
+                ReasoningPart("Gemini's", "gemini:sig"),
                 ReasoningPart("", redacted="x"),
                 TextPart(""),
             ),
@@ -204,6 +205,11 @@ def test_arguments_are_in_the_body_as_they_were_written():
     for text in raw:
         assert f'"input": {text}}}' in body
     assert len(json.loads(body)["messages"][1]["content"]) == 3
+
+
+def test_half_a_surrogate_pair_is_escaped():
+    body = to_json({"text": "a\ud83d", "input": RawJSON('{"x": "\ud83d\ude42"}')})
+    assert json.loads(body) == {"text": "a\ud83d", "input": {"x": "🙂"}}
 
 
 def test_a_count_asks_about_the_question_only():

@@ -216,6 +216,17 @@ def test_what_is_no_number_in_json_is_refused(constant):
         parse_messages(body.encode())
 
 
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 150 + "]" * 150, "[" * 5000 + "]" * 5000])
+def test_what_no_parser_takes_is_an_error_of_the_callers(value):
+    call = '{"type": "tool_use", "id": "1", "name": "f", "input": {"x": ' + value + "}}"
+    body = '{"model": "m", "max_tokens": 1, "messages": [{"role": "assistant", "content": [' + call + "]}]}"
+    try:
+        (message,) = parse_messages(body.encode()).request.messages
+    except InvalidRequest:
+        return
+    assert message.tool_calls[0].arguments == '{"x": ' + value + "}"
+
+
 # ---- what is wrong -------------------------------------------------------------------------------------------------
 
 RESULT = {"type": "tool_result", "tool_use_id": "1"}
