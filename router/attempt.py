@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from models.base import Call
 from models.errors import SwitchyardError, UpstreamFailed
-from models.messages import ChatRequest, Completion, Event, Finish, Usage, UsageReport, fold
-from router.cascade import Judgement, judge, without_logprobs
+from models.messages import ChatRequest, Event, Finish, Usage
+from router.cascade import Judgement, consistent, judge, without_logprobs
 from router.config import GateSettings
 from router.events import Attempt
 from router.ports import Grant, Ticket
-from router.tokens import output_tokens
+from router.samples import Samples, usage_of
 
 if TYPE_CHECKING:
     from router.run import Run
@@ -45,12 +45,14 @@ class LiveAttempt:
         self._called = False
         self._source: AsyncIterator[Sequence[Event]] | None = None
         self._ttft_ms: float | None = None
+        self._samples = Samples(run, self._backend, gate) if gate is not None and gate.samples else None
+        self._worst_case_microusd = worst_case_microusd(run, model, gate)
 
     async def reserve(self) -> None:
         """Set the worst case aside. Raises `BudgetExceeded`; there is nothing to settle then."""
         run = self.run
         budgets = run.pipeline.stages.budgets
-        await budgets.reserve(run.principal.org, self._reservation_id, worst_case_microusd(run, self.model))
+        await budgets.reserve(run.principal.org, self._reservation_id, self._worst_case_microusd)
 
     async def admit(self) -> None:
         run = self.run
@@ -65,6 +67,8 @@ class LiveAttempt:
         call = Call(run.request_id, run.principal.org, run.time_left_s(), run.options.priority, self._spare_attempts)
         request = self._question()
         self._called = True
+        if self._samples is not None:
+            self._samples.begin(request)
         if self._unary:
             self.events.extend(await self._backend.port.complete(request, call))
         else:
@@ -84,6 +88,8 @@ class LiveAttempt:
                 break
             if await self._pull() is None:
                 break  # it ended without an end, which its reader finds out
+        if self._samples is not None and self._gate is not None and self.judgement.verdict == "release":
+            self.judgement = consistent(self.judgement, self.events, await self._samples.texts(), self._gate)
         if self.judgement.verdict == "escalate":
             if any(isinstance(event, Finish) for event in self.events):
                 while await self._pull() is not None:
@@ -104,23 +110,20 @@ class LiveAttempt:
 
     async def stop(self) -> None:
         """End the work in the engine. Does nothing when it is at its end."""
-        if self._source is not None:
-            await self._source.aclose()  # type: ignore[attr-defined]
+        try:
+            if self._samples is not None:
+                await self._samples.stop()
+        finally:
+            if self._source is not None:
+                await self._source.aclose()  # type: ignore[attr-defined]
 
     def settle(self, outcome: str, error: SwitchyardError | None = None) -> Attempt:
         """Give the place back and settle the money. `error` is what it raised: before the first event that costs
         nothing, but for prompts that a provider may have taken."""
-        run, worst_case = self.run, worst_case_microusd(self.run, self.model)
-        if error is not None and not self.events:
-            usage, estimated = Usage(error.abandoned * run.tokens.expected), error.abandoned > 0
-            cost_microusd = min(run.prices.cost_microusd(self.model, usage), worst_case)
-        else:
-            usage, estimated = self.usage(fold(self.events))
-            # A whole answer that was left before its end: only the engine knows how far it had come.
-            left = self._unary and self._called and not self.events
-            cost_microusd = (
-                worst_case_microusd(run, self.model) if left else run.prices.cost_microusd(self.model, usage)
-            )
+        run = self.run
+        usage, estimated, cost_microusd = self._bill(error)
+        for sample in self._samples.usages() if self._samples is not None else ():
+            usage, cost_microusd = usage + sample, cost_microusd + run.prices.cost_microusd(self.model, sample)
         if self._grant is not None:
             run.pipeline.stages.batcher.release(self._grant)
         run.pipeline.stages.budgets.settle(run.principal.org, self._reservation_id, cost_microusd)
@@ -149,19 +152,22 @@ class LiveAttempt:
         filtered = self.judgement is not None and self.judgement.reason == "content_filter"
         return "content_filter" if filtered else "escalated"
 
-    def usage(self, completion: Completion) -> tuple[Usage, bool]:
-        """The engine's count, else ours: of a broken-off answer what was asked and what came of it."""
-        reported = any(isinstance(event, UsageReport) for event in self.events)
-        if reported and completion.finish_reason is not None:
-            return completion.usage, completion.estimated
-        if not self._called:
-            return Usage(), True
-        came = output_tokens(self.events)
-        if reported:  # early, of what was known when the answer began
-            return replace(completion.usage, output_tokens=max(came, completion.usage.output_tokens)), True
+    def usage(self) -> tuple[Usage, bool]:
+        """Of the answer, as far as it has come, and whether it is our count."""
         # Left before it began: nobody says how many attempts were under way by then.
         asked = 1 if self.events else 1 + self._spare_attempts
-        return Usage(asked * self.run.tokens.expected, came), True
+        return usage_of(self.events, asked * self.run.tokens.expected) if self._called else (Usage(), True)
+
+    def _bill(self, error: SwitchyardError | None) -> tuple[Usage, bool, int]:
+        """What the answer took, whether that is our count, and its cost, without samples."""
+        run, worst_case = self.run, worst_case_microusd(self.run, self.model)
+        if error is not None and not self.events:
+            usage = Usage(error.abandoned * run.tokens.expected)
+            return usage, error.abandoned > 0, min(run.prices.cost_microusd(self.model, usage), worst_case)
+        usage, estimated = self.usage()
+        # A whole answer that was left before its end: only the engine knows how far it had come.
+        left = self._unary and self._called and not self.events
+        return usage, estimated, worst_case if left else run.prices.cost_microusd(self.model, usage)
 
     async def _pull(self) -> Sequence[Event] | None:
         if self._source is None:
@@ -184,9 +190,14 @@ class LiveAttempt:
         return replace(request, model=self.model, sampling=sampling)
 
 
-def worst_case_microusd(run: Run, model: str) -> int:
-    """The most that one answer of `model` can cost, with the further attempts that money is set aside for."""
+def worst_case_microusd(run: Run, model: str, gate: GateSettings | None = None) -> int:
+    """The most that one answer of `model` can cost, with the further attempts that money is set aside for, and with the
+    samples that a gate compares it with."""
     entry = run.pipeline.entries[model]
-    output = run.pipeline.max_output_tokens(entry, run.request) * run.request.sampling.n
+    longest = run.pipeline.max_output_tokens(entry, run.request)
+    prompt = min(run.tokens.at_most, entry.context_tokens)
     attempts = 1 + run.settings.spare_attempts.get(model, 0)
-    return attempts * run.prices.worst_case_microusd(model, min(run.tokens.at_most, entry.context_tokens), output)
+    worst = attempts * run.prices.worst_case_microusd(model, prompt, longest * run.request.sampling.n)
+    if gate is not None and gate.samples:
+        worst += gate.samples * run.prices.worst_case_microusd(model, prompt, min(longest, gate.tokens))
+    return worst

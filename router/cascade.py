@@ -30,7 +30,18 @@ from router.tokens import output_tokens
 
 Verdict = Literal["wait", "release", "escalate"]
 Reason = Literal[
-    "early", "begun", "sure", "unjudged", "unsure", "empty", "refusal", "json", "schema", "tool_call", "content_filter"
+    "early",
+    "begun",
+    "sure",
+    "unjudged",
+    "unsure",
+    "disagreement",
+    "empty",
+    "refusal",
+    "json",
+    "schema",
+    "tool_call",
+    "content_filter",
 ]
 
 
@@ -39,14 +50,15 @@ class Judgement:
     """Of what has come so far. `tokens` were looked at; `mean_logprob` is None where the engine gives none.
 
     reason: `early` (wait), `begun` (nothing is judged, the answer has begun), `sure`, `unjudged` (no log probabilities,
-    nothing wrong with the form), or what is wrong: `unsure`, `empty`, `refusal`, `json`, `schema`, `tool_call`,
-    `content_filter`.
+    nothing wrong with the form), or what is wrong: `unsure`, `disagreement` (other samples say other things), `empty`,
+    `refusal`, `json`, `schema`, `tool_call`, `content_filter`.
     """
 
     verdict: Verdict
     reason: Reason
     tokens: int = 0
     mean_logprob: float | None = None
+    agreement: float | None = None
 
 
 def judge(
@@ -82,6 +94,33 @@ def judge(
     if sum(logprobs) / gate.tokens < gate.min_mean_logprob:
         return Judgement("escalate", "unsure", tokens, mean)
     return Judgement("wait", "early", tokens, mean)
+
+
+def consistent(judgement: Judgement, events: Sequence[Event], samples: Sequence[str], gate: GateSettings) -> Judgement:
+    """A judgement that would let the answer through, once what the model says in `samples` is known too."""
+    found = agreement(fold(events).text, samples)
+    judgement = replace(judgement, agreement=found)
+    if found is None or found >= gate.min_agreement:
+        return judgement
+    return replace(judgement, verdict="escalate", reason="disagreement")
+
+
+def agreement(answer: str, samples: Sequence[str]) -> float | None:
+    """Mean share, in [0, 1], of the words that the answer and a sample have in common (Jaccard), as far as the shorter
+    of the two goes. None without samples."""
+    shares = [_in_common(_WORD.findall(answer.casefold()), _WORD.findall(sample.casefold())) for sample in samples]
+    return sum(shares) / len(shares) if shares else None
+
+
+_WORD = re.compile(r"\w+")
+
+
+def _in_common(one: Sequence[str], other: Sequence[str]) -> float:
+    shorter = min(len(one), len(other))
+    if not shorter:
+        return float(len(one) == len(other))
+    mine, theirs = set(one[:shorter]), set(other[:shorter])
+    return len(mine & theirs) / len(mine | theirs)
 
 
 def without_logprobs(events: Sequence[Event]) -> list[Event]:

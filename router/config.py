@@ -59,7 +59,13 @@ class GateSettings(Strict):
     min_mean_logprob: float = Field(
         -0.04, le=0, description="mean log probability (natural) of those tokens from which the answer is given out"
     )
-    refusals: bool = Field(True, description="whether an answer that begins as a refusal is let go")
+    refusals: bool = Field(True, description="whether an answer that begins as a refusal is given up")
+    samples: int = Field(
+        0, ge=0, le=4, description="further answers, of `tokens` tokens, that are compared with the one held back"
+    )
+    min_agreement: float = Field(
+        0.5, ge=0, le=1, description="share of words in common with those from which the answer is given out"
+    )
 
 
 class RoutingSettings(Strict):

@@ -226,7 +226,9 @@ class Run:
 
     def _most_microusd(self, plan: Sequence[str]) -> int:
         """What the request may cost at the most: every model is tried, and those of a cascade are asked again."""
-        return sum(worst_case_microusd(self, model) * (2 if self._gate(model, plan) else 1) for model in plan)
+        gates = {model: self._gate(model, plan) for model in plan}
+        once = sum(worst_case_microusd(self, model, gate) for model, gate in gates.items())
+        return once + sum(worst_case_microusd(self, model) for model, gate in gates.items() if gate is not None)
 
     def _after_failure(self, plan: list[str], live: LiveAttempt, error: SwitchyardError) -> list[str]:
         """The models worth trying after `live` failed with `error`, before anything of it was given out."""
@@ -294,7 +296,7 @@ class Run:
         self.watch.enter("close")
         status, code = self._status(error or self._failure)
         completion = self.folded
-        usage, estimated = self._usage(completion)
+        usage, estimated = self._usage()
         if self._live is not None:
             self._book("ok" if status == "ok" else code or status)
         if status == "ok" and self.answer is None:
@@ -311,10 +313,10 @@ class Run:
             return "cancelled", None
         return "ok", None
 
-    def _usage(self, completion: Completion) -> tuple[Usage, bool]:
+    def _usage(self) -> tuple[Usage, bool]:
         if self.answer is not None:
             return self.answer.usage, False
-        return self._live.usage(completion) if self._live is not None else (Usage(), True)
+        return self._live.usage() if self._live is not None else (Usage(), True)
 
     async def _end_attempt(self, outcome: str, error: SwitchyardError | None = None) -> None:
         """Stop the model and settle; another one is tried after it."""
@@ -357,7 +359,7 @@ class Run:
     @property
     def usage(self) -> Usage:
         """Of the answer so far; the engine's own count once it has come."""
-        return self._usage(self.folded)[0]
+        return self._usage()[0]
 
     @property
     def folded(self) -> Completion:

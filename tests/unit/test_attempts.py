@@ -47,6 +47,7 @@ class Scripted:
     words: int = 8
     script: list[Event | SwitchyardError] | None = None
     pause_s: float = 0.0
+    varies: bool = False
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[ChatRequest] = field(default_factory=list)
     sent: int = 0
@@ -73,7 +74,7 @@ class Scripted:
         shown = request.sampling.top_logprobs is not None
         said: list[Event | SwitchyardError] = []
         for number in range(self.words):
-            text = f"{self.name}{number} "
+            text = f"{self.name}{number}{'x' * len(self.asked) if self.varies else ''} "
             said.append(TextDelta(text, 1, (TokenLogprob(text, self.logprob),) if shown else ()))
         return [*said, Finish("stop"), UsageReport(Usage(10, self.words))]
 
@@ -137,7 +138,13 @@ async def test_a_sure_answer_of_the_cheapest_model_is_given_out_whole(stream: bo
         ("small-1", "medium-1", "large-1"),
     )
     (attempt,) = it.close.attempts
-    assert attempt.gate == {"verdict": "release", "reason": "sure", "tokens": 4, "mean_logprob": SURE}
+    assert attempt.gate == {
+        "verdict": "release",
+        "reason": "sure",
+        "tokens": 4,
+        "mean_logprob": SURE,
+        "agreement": None,
+    }
     assert it.small.asked[0].sampling.top_logprobs == 0
     it.books_are_shut()
 
@@ -293,6 +300,59 @@ async def test_the_reservation_in_the_books_covers_every_step() -> None:
     it.books_are_shut()
 
 
+# ---- self-consistency ----------------------------------------------------------------------------------------------
+
+SAMPLED = CASCADE.model_copy(update={"gate": GATE.model_copy(update={"samples": 2})})
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_model_that_says_the_same_again_is_believed_and_all_of_it_is_paid(stream: bool) -> None:
+    it = three(SAMPLED)
+    head, _ = await (streamed(it.world, ask(temperature=0, seed=7)) if stream else unary(it.world, ask(temperature=0)))
+    assert head.model == "small-1"
+    first, *others = sorted(it.small.asked, key=lambda asked: asked.sampling.temperature or 0)
+    assert first.sampling.temperature == 0 and len(others) == 2
+    for other in others:
+        sampling = other.sampling
+        assert (sampling.max_tokens, sampling.temperature, sampling.top_logprobs) == (GATE.tokens, 0.7, None)
+    assert not stream or len({asked.sampling.seed for asked in it.small.asked}) == 3
+    (attempt,) = it.close.attempts
+    assert attempt.gate is not None and attempt.gate["agreement"] == 1.0
+    assert (attempt.input_tokens, attempt.output_tokens) == (30, 24), "of the answer and of both samples"
+    assert attempt.cost_microusd == it.close.cost_microusd == 1000 * 54
+    assert it.close.usage == Usage(10, 8)
+    it.books_are_shut()
+
+
+async def test_a_model_that_says_something_else_each_time_is_not() -> None:
+    it = three(SAMPLED)
+    it.small.varies = True
+    head, _ = await streamed(it.world, ask())
+    assert head.model == "medium-1", "which is judged too: the large one stands behind it"
+    assert it.close.attempts[0].gate is not None
+    assert it.close.attempts[0].gate["reason"] == "disagreement"
+    assert len(it.medium.asked) == 3
+    it.books_are_shut()
+
+
+async def test_samples_end_with_the_answer_and_with_the_caller() -> None:
+    it = three(SAMPLED)
+    it.small.logprob = UNSURE
+    it.small.pause_s = 0.01
+    await streamed(it.world, ask("one"))
+    assert it.outcomes()[0] == ("small-1", "escalated")
+    it.books_are_shut()
+    it.small.pause_s = 5.0
+    task = asyncio.create_task(streamed(it.world, ask("two")))
+    await asyncio.sleep(0.02)
+    assert it.small.open == 3
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert it.outcomes() == [("small-1", "cancelled")]
+    it.books_are_shut()
+
+
 # ---- the choice of the strategy ------------------------------------------------------------------------------------
 
 
@@ -429,6 +489,7 @@ async def test_prompts_that_a_provider_may_have_taken_are_paid() -> None:
 
 # ---- whatever happens ----------------------------------------------------------------------------------------------
 
+FILTERED = CASCADE.model_copy(update={"content_filter_falls_back": True})
 errors = st.sampled_from(
     [ModelUnavailable, Overloaded, UpstreamFailed, StreamInterrupted, InvalidRequest, ContextLengthExceeded, ValueError]
 )
@@ -461,7 +522,9 @@ class _Raising(Scripted):
 @settings(max_examples=150, deadline=None)
 @given(
     st.tuples(scripts, scripts, scripts),
-    st.sampled_from([CASCADE, RoutingSettings(), CASCADE.model_copy(update={"content_filter_falls_back": True})]),
+    st.sampled_from(
+        [CASCADE, SAMPLED, RoutingSettings(), CASCADE.model_copy(update={"content_filter_falls_back": True})]
+    ),
     st.booleans(),
     st.integers(1, 40),
     st.integers(0, 60) | st.just(10**9),

@@ -25,7 +25,7 @@ from models.messages import (
     Usage,
     UsageReport,
 )
-from router.cascade import Judgement, judge, refuses, without_logprobs
+from router.cascade import Judgement, agreement, consistent, judge, refuses, without_logprobs
 from router.config import GateSettings
 from router.json_form import NOTHING, begins_json, fits_schema, parsed
 
@@ -96,6 +96,18 @@ def test_without_a_gate_the_first_piece_is_good_enough() -> None:
 def test_the_gates_logprobs_are_not_given_out() -> None:
     events = [*tokens(-0.5), Finish("stop")]
     assert without_logprobs(events) == [TextDelta("w ", 1), Finish("stop")]
+
+
+def test_samples_that_say_other_things_hold_an_answer_back() -> None:
+    sure = judge(said("Bonn, of course.", "stop"), ASKED, GATE)
+    events = said("Bonn, of course.", "stop")
+    agreed = consistent(sure, events, ["bonn of COURSE", "Bonn, of course!"], GATE)
+    assert (agreed.verdict, agreed.reason, agreed.agreement) == ("release", "sure", 1.0)
+    apart = consistent(sure, events, ["Bonn", "Berlin"], GATE.model_copy(update={"min_agreement": 0.6}))
+    assert (apart.verdict, apart.reason, apart.agreement) == ("escalate", "disagreement", 0.5)
+    assert consistent(sure, events, [], GATE) == sure, "samples that failed have no say"
+    assert agreement("", ["", "?!"]) == 1.0 and agreement("a b", ["b a c d"]) == 1.0
+    assert agreement("1234", ["1235"]) == 0.0 and agreement("word", [""]) == 0.0
 
 
 # ---- form ----------------------------------------------------------------------------------------------------------
