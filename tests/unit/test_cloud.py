@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from models.catalog import ModelEntry
@@ -230,6 +232,19 @@ def test_a_wrong_file_is_told_where_and_what(text, said, tmp_path: Path):
     with pytest.raises(ValueError, match=said) as refused:
         load_catalogue(path)
     assert str(path) in str(refused.value)
+
+
+def test_what_the_documentation_shows_can_be_used(tmp_path: Path):
+    text = (Path(__file__).parents[2] / "docs/providers.md").read_text()
+    configuration, own = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    endpoints = topology(**configuration["args"]).cloud
+    assert {"groq", "azure", "bedrock", "ollama", "our-vllm"} <= {endpoint.name for endpoint in endpoints}
+    path = tmp_path / "catalogue.yaml"
+    path.write_text(yaml.safe_dump(own))
+    assert "gpt-9" in {entry.name for entry in load_catalogue(path)["openai"]}
+    for provider in PROVIDERS:
+        assert f"`{provider.name}`" in text
+        assert all(variable in text for variable in provider.settings)
 
 
 def test_capabilities_are_all_that_a_list_names():
