@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.serve.product import OPERATOR, Product, until
+from tests.serve.product import OPERATOR, Product, until, user
 
 ENCODER = "all-MiniLM-L6-v2"
 
@@ -138,3 +140,62 @@ def test_a_schema_is_kept_to(product: Product) -> None:
         product.sdk().responses.create(model="smoke-small", input="Look.", tools=tools)
     with pytest.raises(openai.BadRequestError, match="json schema"):
         product.sdk().responses.parse(model="sim", input="A colour?", text_format=Colour)
+
+
+# ---- files and batches ---------------------------------------------------------------------------------------------
+
+
+def asks(model: str, count: int, endpoint: str = "/v1/chat/completions") -> bytes:
+    rows = [
+        {
+            "custom_id": f"ask-{number}",
+            "method": "POST",
+            "url": endpoint,
+            "body": {"model": model, "messages": user(f"Question {number}?"), "switchyard": {"cache": "off"}},
+        }
+        for number in range(count)
+    ]
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def test_a_batch_is_worked_off_and_outlives_the_process_that_works_it(product: Product) -> None:
+    client = product.sdk()
+    file = client.files.create(file=("asks.jsonl", asks("sim-slow", 24)), purpose="batch")
+    made = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"for": "a test"}
+    )
+
+    def batch() -> Any:
+        try:
+            return client.batches.retrieve(made.id)
+        except openai.APIStatusError:  # there is no Archive for a moment
+            return None
+
+    def some_are_done() -> bool:
+        found = batch()
+        return found is not None and found.request_counts.completed >= 4
+
+    until(some_are_done, 60)
+    gone = product.kill_a_replica("Archive")
+    until(lambda: {*product.replicas("Archive")} - {gone}, 60)
+    over = until(lambda: (found := batch()) and found.status == "completed" and found, 90)
+    assert (over.request_counts.total, over.request_counts.completed, over.request_counts.failed) == (24, 24, 0)
+    rows = [json.loads(row) for row in client.files.content(over.output_file_id).text.splitlines()]
+    assert sorted(row["custom_id"] for row in rows) == sorted(f"ask-{number}" for number in range(24))
+    receipt = product.receipt(rows[0]["response"]["request_id"])
+    assert (receipt["door"], receipt["status"], receipt["model"]) == ("openai-batch", "ok", "sim-slow")
+    with pytest.raises(openai.NotFoundError):
+        product.sdk("globex").batches.retrieve(made.id)
+    with pytest.raises(openai.NotFoundError):
+        product.sdk("globex").files.content(over.output_file_id)
+    assert client.files.delete(file.id).deleted
+
+
+def test_a_batch_can_be_cancelled(product: Product) -> None:
+    client = product.sdk()
+    file = client.files.create(file=("asks.jsonl", asks("sim-slow", 200)), purpose="batch")
+    made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    until(lambda: client.batches.retrieve(made.id).status == "in_progress", 30)
+    assert client.batches.cancel(made.id).status == "cancelling"
+    over = until(lambda: (found := client.batches.retrieve(made.id)).status == "cancelled" and found, 30)
+    assert over.request_counts.completed < 200
