@@ -74,8 +74,8 @@ class BatchRunner:
         """Work for ever."""
         try:
             while True:
-                await self._start_some()
                 self._woken.clear()
+                await self._start_some()
                 try:
                     async with asyncio.timeout(LOOK_EVERY_S):
                         await self._woken.wait()
