@@ -130,6 +130,8 @@ def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str,
     effort = wanted or (entry.effort_with_tools if request.tools else None)
     if request.thinking and request.thinking.mode == "off" and entry.capabilities.reasoning:
         effort = "none"
+    if effort == "none" and quirks.no_thinking == "thinking":
+        effort, body["thinking"] = None, {"type": "disabled"}
     if request.prefill:  # vLLM's and SGLang's words for it
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     body |= _present(

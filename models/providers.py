@@ -31,6 +31,7 @@ class Quirks(BaseModel):
     key_header: the header that has the key, as `Bearer` in `authorization` and bare in any other.
     reasoning_field: where an assistant's message has what it thought before; None: the endpoint refuses it or has no
         use for it, so it is left out.
+    no_thinking: how it is told not to think: `reasoning_effort: none`, or `thinking: {type: disabled}`.
     leaves_out: what the endpoint refuses, and what changes no answer when it is left out.
     """
 
@@ -40,6 +41,7 @@ class Quirks(BaseModel):
     seed_field: Literal["seed", "random_seed"] = "seed"
     key_header: Literal["authorization", "api-key", "x-api-key"] = "authorization"
     reasoning_field: Literal["reasoning_content", "reasoning"] | None = None
+    no_thinking: Literal["reasoning_effort", "thinking"] = "reasoning_effort"
     leaves_out: tuple[Literal["stream_options", "user", "name"], ...] = ()
     query: dict[str, str] = Field({}, description="parameters of every address, such as api-version")
     headers: dict[str, str] = Field({}, description="of every request; no place for a key: they are printed")
@@ -111,7 +113,7 @@ PROVIDERS: tuple[Provider, ...] = (
         dialect="openai",
         base_url="https://api.deepseek.com/v1",
         key_variables=("DEEPSEEK_API_KEY",),
-        quirks=Quirks(reasoning_field="reasoning_content"),
+        quirks=Quirks(reasoning_field="reasoning_content", no_thinking="thinking"),
     ),
     Provider(
         name="cohere",

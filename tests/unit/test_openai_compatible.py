@@ -118,6 +118,17 @@ def test_a_model_that_takes_tools_only_without_reasoning_is_told_so():
     assert "reasoning_effort" not in encode(ChatRequest("m", (USER,)), entry, Quirks())
 
 
+def test_deepseek_is_told_in_its_own_words_not_to_think():
+    entry = ENTRY.model_copy(update={"effort_with_tools": "none", "capabilities": Capabilities(reasoning=True)})
+    quirks = known_provider("deepseek").quirks
+    asked = ChatRequest("m", (USER,), tools=(Tool("clock"),))
+    sent = encode(asked, entry, quirks)
+    assert sent["thinking"] == {"type": "disabled"} and "reasoning_effort" not in sent
+    sent = encode(replace(asked, reasoning_effort="max"), entry, quirks)
+    assert sent["reasoning_effort"] == "max" and "thinking" not in sent
+    assert "thinking" not in encode(ChatRequest("m", (USER,)), entry, quirks)
+
+
 def test_azures_key_has_a_header_of_its_own():
     model = OpenAICompatibleModel({"m": ENTRY}, "https://x", "k", Quirks(key_header="api-key", query={"v": "1"}))
     post = model._http.client.build_request("POST", "chat/completions")
