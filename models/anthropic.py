@@ -99,8 +99,10 @@ class AnthropicModel:
                 events = aiter(stream)
                 while (raw := await upstream.wait(anext(events, None))) is not None:
                     for event in answer.read(raw):
-                        upstream.started = True
+                        first, upstream.started = not upstream.started, True
                         yield event
+                        if first:  # what the prompt took, should the answer break off
+                            yield UsageReport(answer.usage, estimated=True)
                 if answer.finish is None:
                     raise upstream.broken("ended its answer before it was finished")
             finally:

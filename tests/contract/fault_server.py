@@ -12,7 +12,7 @@ import socket
 import struct
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from models.anthropic import AnthropicModel
@@ -210,16 +210,15 @@ class FaultServer:
         task = asyncio.current_task()
         assert task
         self.tasks.add(task)
-        self.busy += 1
-        try:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):  # the model hung up
             _, body = await read_request(reader)
-            await self._next(body)(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the model hung up
-        finally:
-            self.busy -= 1
-            self.tasks.discard(task)
-            writer.close()
+            self.busy += 1
+            try:
+                await self._next(body)(reader, writer)
+            finally:
+                self.busy -= 1
+        self.tasks.discard(task)
+        writer.close()
 
     def _next(self, body: bytes) -> Script:
         asked = re.search(rb"plan=([a-z0-9_,]+)#(\d+)", body)

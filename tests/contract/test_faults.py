@@ -44,8 +44,10 @@ async def provider(dialect: Dialect, script: Script) -> AsyncIterator[ChatModel]
 
 
 async def collect(model: ChatModel, events: list[Event], timeout_s: float = 5.0) -> None:
+    """What a model yields, but for what it says early of the prompt."""
     async for event in model.stream(REQUEST, Call("r", timeout_s=timeout_s)):
-        events.append(event)
+        if not (isinstance(event, UsageReport) and event.estimated):
+            events.append(event)
 
 
 async def failure(model: ChatModel, timeout_s: float = 5.0) -> tuple[list[Event], SwitchyardError]:
@@ -133,6 +135,17 @@ async def test_a_stall_in_the_answer(dialect: Dialect) -> None:
         events, error = await failure(model, timeout_s=0.3)
         await asyncio.wait_for(hung_up.wait(), 1.0)
     assert (events, type(error)) == ([TextDelta("Hé")], DeadlineExceeded)
+
+
+async def test_what_the_prompt_took_is_known_when_the_answer_breaks_off(dialect: Dialect) -> None:
+    if dialect.name == "openai":
+        pytest.skip("this dialect tells at the end only")
+    events: list[Event] = []
+    async with provider(dialect, streams(dialect.head, ends=False)) as model:
+        with pytest.raises(StreamInterrupted):
+            async for event in model.stream(REQUEST, Call("r")):
+                events.append(event)
+    assert events == [TextDelta("Hé"), UsageReport(Usage(9, 1, cached_input_tokens=4), estimated=True)]
 
 
 async def test_closing_the_iterator_hangs_up(dialect: Dialect) -> None:
