@@ -137,7 +137,10 @@ def _models(arguments: argparse.Namespace) -> int:
     from cluster.models_command import as_json, as_table, groups  # the catalogue is for this command alone
 
     found = groups(load_config(_config_path(arguments)), arguments.provider)
-    print(as_json(found) if arguments.json else as_table(found))
+    try:
+        print(as_json(found) if arguments.json else as_table(found), flush=True)
+    except BrokenPipeError:  # its reader has seen enough, as in `switchyard models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

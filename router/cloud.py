@@ -13,7 +13,7 @@ from pathlib import Path
 
 from models.catalog import ModelEntry
 from models.catalog_file import Catalogue, load_catalogue
-from models.providers import PROVIDERS, known_provider
+from models.providers import PROVIDERS, Package, known_provider
 from router.config import CloudEndpoint, Topology
 
 MAX_KEYS = 16
@@ -168,12 +168,18 @@ def why_not(endpoint: CloudEndpoint, environment: Mapping[str, str], installed: 
             return f"{variable} is not set ({text})"
     if provider and ready.base_url is None and ready.platform is None:
         return "it has no `base_url`: say where it is, in its line of `cloud`"
-    for module, install in provider.packages if provider else ():
+    for module, install in _packages(endpoint):
         if not installed(module):
             return f"the package '{module.split('.')[0]}' is not installed: {install}"
     if not endpoint.models:
         return "it has no models: list them as `models` in its line of `cloud`"
     return None
+
+
+def _packages(endpoint: CloudEndpoint) -> tuple[Package, ...]:
+    """What the adapter of an endpoint imports: of one of your own that of the provider whose dialect it speaks."""
+    provider = known_provider(endpoint.provider or endpoint.dialect or "")
+    return provider.packages if provider else ()
 
 
 def provider_states(

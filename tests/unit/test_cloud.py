@@ -99,8 +99,11 @@ def test_a_missing_package_is_named_with_the_way_to_get_it():
     found = states(environment, installed=lambda module: module != "boto3")
     assert found["bedrock"].why_not == "the package 'boto3' is not installed: pip install boto3"
     assert found["anthropic"].enabled
-    found = states(environment, installed=lambda module: False)
+    claude = {**OWN, "dialect": "anthropic"}
+    found = states(environment, installed=lambda module: False, cloud=[claude])
     assert "switchyard[cloud]" in found["anthropic"].why_not
+    assert "switchyard[cloud]" in found["own"].why_not
+    assert found["gemini"].why_not == "GEMINI_API_KEY or GOOGLE_API_KEY is not set"
 
 
 def test_vertex_serves_both_families_by_a_line():

@@ -147,6 +147,27 @@ async def test_calls_of_tools_are_text_written_once_and_end_as_calls():
     assert second.name == "clock" and second.arguments == "{}" and len(second.id) > 20
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(arguments=st.dictionaries(st.text(), JSON, max_size=4), at=st.lists(st.integers(0, 10_000), max_size=10))
+def test_arguments_are_the_same_on_their_way_to_the_caller_and_back(arguments, at):
+    async def decode():
+        called = candidate({"functionCall": {"name": "t", "args": arguments}}, finish="STOP")
+        decoder = Answer(UpstreamCall("g", 10))
+        got = [e for piece in cut(events(called), at) for e in decoder.feed(piece)]
+        return fold(got + decoder.end())
+
+    (call,) = asyncio.run(decode()).tool_calls
+    assert call.arguments == json.dumps(arguments, ensure_ascii=False)
+    sent = encode(replace(ASKED, messages=(USER, Message("assistant", (), (call,)))), ENTRY)
+    assert sent["contents"][1]["parts"][0]["functionCall"]["args"] == arguments
+
+
 @pytest.mark.parametrize(
     ("chunks", "reason"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 from cluster.cli import main
 from models.providers import PROVIDERS
 
+ROOT = Path(__file__).parents[2]
 SIM = {"name": "sim", "entry": {"name": "sim", "engine": "simulated", "context_tokens": 100}}
 
 
@@ -69,6 +72,12 @@ def test_a_table_fits_its_columns(run):
     for row in rows:
         assert row[: head.index("TIER")].split()[0].startswith("claude-")
         assert "platform.claude.com" in row
+
+
+def test_a_reader_that_has_seen_enough_may_leave():
+    command = f"set -o pipefail; {sys.executable} -m cluster.cli models --json | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[\n", "")
 
 
 @pytest.mark.parametrize(
