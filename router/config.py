@@ -57,7 +57,7 @@ class GateSettings(Strict):
 
     tokens: int = Field(16, ge=1, le=256, description="of an answer that are held back at most, until it is judged")
     min_mean_logprob: float = Field(
-        -0.04, le=0, description="mean log probability (natural) of those tokens from which the answer is given out"
+        -0.038, le=0, description="mean log probability (natural) of those tokens from which the answer is given out"
     )
     refusals: bool = Field(True, description="whether an answer that begins as a refusal is given up")
     samples: int = Field(
@@ -115,6 +115,12 @@ class ClassifierSettings(Strict):
         return self
 
 
+class CloudModelSettings(Strict):
+    """Of CloudModel:<name>."""
+
+    reliability: ReliabilitySettings = ReliabilitySettings()
+
+
 class IngressSettings(Strict):
     keys: tuple[KeySettings, ...] = ()
     tenants: dict[str, TenantSettings] = {}
@@ -126,6 +132,7 @@ class IngressSettings(Strict):
     )
     routing: RoutingSettings = RoutingSettings()
     classifier: ClassifierSettings = Field(ClassifierSettings(), description="of a classifier that is placed inline")
+    cloud: dict[str, CloudModelSettings] = Field({}, description="by name of a provider that is placed inline")
     prices: dict[str, Price] = Field({}, description="by model name; stands before the catalogue's")
     node_prices: dict[str, NodePrice] = Field({}, description="by model name; stands before the catalogue's")
     request_timeout_s: float = Field(600.0, gt=0)
@@ -169,12 +176,6 @@ class BatcherSettings(Strict):
         128, ge=0, description="waiting requests per backend and tenant; more are answered 429"
     )
     lease_ttl_s: float = Field(10.0, gt=0, description="a holder that does not renew for this long loses its places")
-
-
-class CloudModelSettings(Strict):
-    """Of CloudModel:<name>."""
-
-    reliability: ReliabilitySettings = ReliabilitySettings()
 
 
 # ---- args ----------------------------------------------------------------------------------------------------------
@@ -224,7 +225,8 @@ class LocalModel(Strict):
 
 
 class CloudEndpoint(Strict):
-    """A provider. It is enabled when the environment has its key; the key is held by its own deployment only.
+    """A provider. It is enabled when the environment has its key; the key is held by its own deployment only, unless it
+    is placed inline.
 
     Either one that Switchyard knows, by `provider`: what is known of it (models/providers.py) and its rows of the
     catalogue hold for all that is not given here. Or an endpoint of your own: `name`, `dialect`, `base_url`,
@@ -246,7 +248,11 @@ class CloudEndpoint(Strict):
         {}, description="what it needs besides a key, such as AWS_REGION; before the environment's of that name"
     )
     ambient: bool = Field(False, description="no key is needed: the platform's SDK finds credentials by itself")
-    max_concurrency: int = Field(64, ge=1)
+    placement: Literal["deployment", "inline"] = Field(
+        "deployment",
+        description="inline: in every Ingress process, which saves a hop and puts the key into the public door's memory",
+    )
+    max_concurrency: int = Field(64, ge=1, description="requests at once: of a replica, or in all where it is inline")
     scale: Scale = Scale()
 
     @model_validator(mode="before")
@@ -274,6 +280,19 @@ class CloudEndpoint(Strict):
             raise ValueError(f"an endpoint without `provider` needs {', '.join(missing)} (api_key_env may be null)")
         elif not self.models:
             raise ValueError("an endpoint without `provider` needs `models`")
+        return self
+
+    @model_validator(mode="after")
+    def _placed(self) -> CloudEndpoint:
+        if self.placement == "inline":
+            provider = known_provider(self.provider or "")
+            if self.platform or (provider and provider.platform):
+                raise ValueError(
+                    f"'{self.name}' cannot be placed inline: a platform's SDK looks for credentials in the environment, "
+                    "and the public door's has none; leave `placement` out"
+                )
+            if "scale" in self.model_fields_set:
+                raise ValueError(f"'{self.name}' is placed inline and has no replicas of its own: leave `scale` out")
         return self
 
     @property

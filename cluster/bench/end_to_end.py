@@ -26,7 +26,7 @@ from typing import Any
 
 from cluster.bench.connection import Connection, RequestFailed, Response, get, post
 from cluster.bench.overhead import percentile
-from cluster.bench.session import exit_code, own_cluster, write_json
+from cluster.bench.session import exit_code, own_cluster, tell, write_json
 from cluster.runtime import Config, load_config
 from cluster.state import Cluster
 from models.catalog import TIERS
@@ -236,7 +236,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(options.config)
         models = models_of(config)
         with own_cluster(dearer(config)) as cluster:
-            outcomes = [asyncio.run(ask_all(cluster, policy, items)) for policy in (*models, *STRATEGIES)]
+            outcomes: list[Outcome] = []
+            for policy in (*models, *STRATEGIES):
+                outcomes.append(asyncio.run(ask_all(cluster, policy, items)))
+                tell(f"{policy}: {outcomes[-1].accuracy:.1%} right at {outcomes[-1].cost_microusd:.2f} micro-USD")
         figures: dict[str, Any] = {"seed": SEED, "outcomes": [asdict(each) for each in outcomes]}
         write_json(options.json, figures)
         print(table(outcomes, outcomes[len(models) - 1]))

@@ -28,7 +28,8 @@ from router.cascade import judge
 from router.config import GateSettings
 
 SEED = 2028
-PUBLISHED = ((evaluate.HELD_OUT_SEED, evaluate.PER_DIFFICULTY), (end_to_end.SEED, 1000))
+PUBLISHED = ((evaluate.HELD_OUT_SEED, 3 * evaluate.PER_DIFFICULTY), (end_to_end.SEED, 1800))
+"""Seeds and numbers of questions of the model card and, more than it asks by default, of the end-to-end benchmark."""
 WEIGHTS = Path(models.demo.__file__).with_name("weights")
 TOKENS = (4, 8, 16, None)
 THRESHOLDS = (-0.005, -0.01, -0.02, -0.03, -0.05, -0.075, -0.1, -0.15, -0.2, -0.3, -0.5)
@@ -160,7 +161,7 @@ def ask(model: str, stronger: str, per_difficulty: int) -> list[Outcome]:
 
 def questions(per_difficulty: int) -> list[Item]:
     """Those of `SEED` that are in none of the published sets."""
-    published = {str(item.messages) for seed, count in PUBLISHED for item in held_out_items(seed, -(-count // 3))}
+    published = {str(item.messages) for seed, count in PUBLISHED for item in held_out_items(seed, count // 3)}
     return [item for item in held_out_items(SEED, per_difficulty) if str(item.messages) not in published]
 
 
