@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from models.base import Call
-from models.errors import SwitchyardError, UpstreamFailed
+from models.errors import StreamInterrupted, SwitchyardError, UpstreamFailed
 from models.messages import ChatRequest, Event, Finish, Usage
 from router.cascade import Judgement, consistent, judge, without_logprobs
 from router.config import GateSettings
@@ -78,7 +78,8 @@ class LiveAttempt:
         self._ttft_ms = run.watch.elapsed_ms - self._started_ms
 
     async def convinces(self) -> bool:
-        """Hold the answer back until it is judged: whether it may be given out."""
+        """Hold the answer back until it is judged: whether it may be given out. Raises `StreamInterrupted` when it ends
+        without an end before that: nobody has seen anything of it."""
         if self._gate is None and not self._filter_escalates:
             return True
         self.run.watch.enter("gate")
@@ -87,7 +88,7 @@ class LiveAttempt:
             if self.judgement.verdict != "wait":
                 break
             if await self._pull() is None:
-                break  # it ended without an end, which its reader finds out
+                raise StreamInterrupted(f"Model '{self.model}' broke off its answer; send the request again.")
         if self._samples is not None and self._gate is not None and self.judgement.verdict == "release":
             self.judgement = consistent(self.judgement, self.events, await self._samples.texts(), self._gate)
         if self.judgement.verdict == "escalate":
@@ -138,7 +139,7 @@ class LiveAttempt:
             usage.input_tokens,
             usage.output_tokens,
             estimated,
-            asdict(self.judgement) if self.judgement else None,
+            asdict(self.judgement) if self.judgement and self.judgement.reason != "begun" else None,
         )
 
     @property

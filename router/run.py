@@ -185,7 +185,8 @@ class Run:
         pipeline.emit(receipts.opened(self, self.decision.model, self._most_microusd(plan)))
         while True:
             model = plan.pop(0)
-            live = LiveAttempt(self, model, stream, self._gate(model, plan), self._filter_escalates and bool(plan))
+            falls_back = self.settings.routing.content_filter_falls_back and bool(plan)
+            live = LiveAttempt(self, model, stream, self._gate(model, plan), falls_back)
             try:
                 if await self._attempt(live):
                     return
@@ -220,10 +221,6 @@ class Run:
         entries = self.pipeline.entries
         return [other for other in plan if stronger(entries[other], entries[model])]
 
-    @property
-    def _filter_escalates(self) -> bool:
-        return self.settings.routing.content_filter_falls_back
-
     def _most_microusd(self, plan: Sequence[str]) -> int:
         """What the request may cost at the most: every model is tried, and those of a cascade are asked again."""
         gates = {model: self._gate(model, plan) for model in plan}
@@ -232,10 +229,12 @@ class Run:
 
     def _after_failure(self, plan: list[str], live: LiveAttempt, error: SwitchyardError) -> list[str]:
         """The models worth trying after `live` failed with `error`, before anything of it was given out."""
-        if isinstance(error, ContextLengthExceeded):
-            return [other for other in plan if self.pipeline.entries[other].context_tokens > live.entry.context_tokens]
+        able = [other for other in plan if other in self._escalated]  # what they said was only not good enough
         if isinstance(error, BudgetExceeded):
-            return [other for other in plan if other in self._escalated]  # what it said was only not good enough
+            return able
+        if isinstance(error, ContextLengthExceeded):
+            room, entries = live.entry.context_tokens, self.pipeline.entries
+            return [other for other in plan if other in able or entries[other].context_tokens > room]
         if not (error.retryable or isinstance(error, StreamInterrupted)):
             return []
         free = not (live.events or error.abandoned)

@@ -229,7 +229,14 @@ async def test_the_cache_keeps_the_answer_that_was_given_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [ModelUnavailable("down"), UpstreamFailed("broken"), RateLimited("busy"), BudgetExceeded("spent")]
+    "failure",
+    [
+        ModelUnavailable("down"),
+        UpstreamFailed("broken"),
+        RateLimited("busy"),
+        BudgetExceeded("spent"),
+        ContextLengthExceeded("its tokenizer is another one"),
+    ],
 )
 async def test_when_no_stronger_model_answers_the_unsure_answer_is_better_than_none(failure: SwitchyardError) -> None:
     it = three()
@@ -251,9 +258,10 @@ async def test_when_no_stronger_model_answers_the_unsure_answer_is_better_than_n
     it.books_are_shut()
 
 
-async def test_an_answer_that_breaks_off_at_the_gate_is_nobodys_yet() -> None:
+@pytest.mark.parametrize("end", [[StreamInterrupted("broke off")], []])
+async def test_an_answer_that_breaks_off_at_the_gate_is_nobodys_yet(end: list[Event | SwitchyardError]) -> None:
     it = three()
-    it.small.script = [TextDelta("half", 1), StreamInterrupted("broke off")]
+    it.small.script = [TextDelta("half", 1), *end]
     head, events = await streamed(it.world, ask())
     assert head.model == "medium-1" and "half" not in text(events)
     assert it.outcomes() == [("small-1", "stream_interrupted"), ("medium-1", "ok")]
@@ -464,6 +472,7 @@ async def test_a_content_filter_before_any_text_falls_to_the_next_model_when_con
     it.small.script = filtered
     assert (await answer(it)).startswith("medium-10 ")
     assert it.outcomes() == [("small-1", "content_filter"), ("medium-1", "ok")]
+    assert [bool(attempt.gate) for attempt in it.close.attempts] == [True, False]
     assert it.close.attempts[0].cost_microusd == 10_000
     it.books_are_shut()
     it.medium.script = it.large.script = filtered
