@@ -160,6 +160,7 @@ class Answer:
         self._sse = SSEDecoder()
         self._finish: FinishReason | None = None
         self._usage: Usage | None = None
+        self._usage_told = False
         self._calls = 0
 
     def feed(self, chunk: bytes) -> list[Event]:
@@ -167,6 +168,9 @@ class Answer:
         try:
             for data in self._sse.feed(chunk):
                 self._read(json.loads(data.decode()), events)
+                if events and self._usage and not (self._usage_told or self._finish):
+                    self._usage_told = True  # what is known so far, should the answer break off
+                    events.append(UsageReport(self._usage, estimated=True))
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise self._upstream.broken("sent something other than a content stream") from error
         return events

@@ -89,6 +89,7 @@ TEXT = (
 )
 TEXT_EVENTS = [
     ReasoningDelta("**Reading the clock**"),
+    UsageReport(Usage(15, 81, reasoning_tokens=81), estimated=True),  # should the answer break off
     TextDelta("Es ist "),
     TextDelta("drei. \u2028"),
     ReasoningDelta("", "gemini:EjQKMgEM"),
@@ -147,8 +148,9 @@ async def test_calls_of_tools_are_text_written_once_and_end_as_calls():
     assert second.name == "clock" and second.arguments == "{}" and len(second.id) > 20
 
 
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none() | st.booleans() | NUMBERS | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
