@@ -24,6 +24,11 @@ def check_request(request: ChatRequest) -> None:
         raise InvalidRequest(f"'stop' takes up to {MAX_STOPS} strings, none of them empty.", "stop")
     if request.tool_choice not in (None, ToolChoice("none"), ToolChoice("auto")) and not request.tools:
         raise InvalidRequest("'tool_choice' asks for a tool, but 'tools' names none.", "tool_choice")
+    names = [tool.name for tool in request.tools]
+    if request.tool_choice and request.tool_choice.mode == "tool" and request.tool_choice.name not in names:
+        raise InvalidRequest("'tool_choice' names a tool that is not in 'tools'.", "tool_choice")
+    if len(set(names)) < len(names):
+        raise InvalidRequest("Two tools have the same name; give one of them another.", "tools")
     for index, message in enumerate(request.messages):
         if message.role == "tool" and not message.tool_call_id:
             raise InvalidRequest("A 'tool' message needs 'tool_call_id'.", f"messages.{index}.tool_call_id")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from pydantic import ValidationError
 
+from deployments.openai.body import path_of
 from models.errors import UnsupportedFeature
 
 REASONS: dict[str, str] = {
@@ -45,14 +44,12 @@ REASONS: dict[str, str] = {
 """By path, without the places in lists."""
 
 _REFUSALS = ("none_required", "extra_forbidden", "literal_error")
-_UNION_BRANCH = re.compile(r"[A-Z]|.*\[|str$|literal")
 
 
 def reason(error: ValidationError) -> UnsupportedFeature | None:
     """The error for the first part of a body that is known and not supported; None where something else is wrong."""
     for found in error.errors(include_url=False, include_context=False, include_input=False):
-        # Pydantic names the branches of a union among the fields.
-        where = [part for part in found["loc"] if isinstance(part, int) or not _UNION_BRANCH.match(part)]
+        where = path_of(found["loc"])
         path = ".".join(part for part in where if isinstance(part, str))
         if found["type"] in _REFUSALS and path in REASONS:
             return UnsupportedFeature(REASONS[path], ".".join(map(str, where)))
