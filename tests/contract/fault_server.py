@@ -11,13 +11,16 @@ import re
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from models.anthropic import AnthropicModel
 from models.base import ChatModel
 from models.catalog import ModelEntry
+from models.cohere import CohereModel
+from models.gemini import ai_studio
+from models.messages import Usage
 from models.openai_compatible import OpenAICompatibleModel
 
 SECRET = "sk-secret-key"
@@ -26,8 +29,8 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Dialect:
-    """A provider's side of the wire: `head` brings the first event 'Hé', `tail` the rest of a good answer, whose usage
-    is 9 tokens in, of which 4 were cached, and 2 out. `bad_usage`: what stands for the 2 (in OpenAI's: for both)."""
+    """A provider's side of the wire: `head` brings the first event 'Hé', `tail` the rest of a good answer, which names
+    the 2 tokens that it took `output_tokens`. `adapter` is made of entries, key and address."""
 
     name: str
     head: bytes
@@ -35,19 +38,19 @@ class Dialect:
     malformed: bytes
     error_event: bytes
     overflow: str
+    adapter: Callable[[Mapping[str, ModelEntry], str, str], ChatModel]
+    output_tokens: bytes
+    usage: Usage
 
     def model(self, url: str, key: str = SECRET) -> ChatModel:
-        if self.name == "anthropic":
-            return AnthropicModel({"m": ModelEntry(name="m", engine="anthropic", context_tokens=1024)}, key, url)
-        entry = ModelEntry(name="m", engine="openai_compatible", context_tokens=1024)
-        return OpenAICompatibleModel({"m": entry}, f"{url}/v1", key)
+        # Which engine an entry names is the builder's business.
+        return self.adapter({"m": ModelEntry(name="m", engine="simulated", context_tokens=1024)}, key, url)
 
     def bad_usage(self, output: bytes) -> bytes:
         """A whole answer that says it took `output` tokens, which are no number or cannot be."""
-        for field_name in (b'"completion_tokens":', b'"output_tokens":'):
-            if field_name in self.tail:
-                return self.head + self.tail.replace(field_name + b"2", field_name + output)
-        raise AssertionError(f"{self.name} names its output tokens otherwise")
+        good, bad = (b'"%s":%s' % (self.output_tokens, number) for number in (b"2", output))
+        assert good in self.tail
+        return self.head + self.tail.replace(good, bad)
 
 
 OPENAI = Dialect(
@@ -64,6 +67,9 @@ OPENAI = Dialect(
     malformed=b'data: {"choices":[{"index":0,"del\n\n',
     error_event=b'data: {"error":{"message":"sk-secret-key","code":500}}\n\n',
     overflow='{"error":{"message":"%s","type":"invalid_request_error","code":"context_length_exceeded"}}',
+    adapter=lambda entries, key, url: OpenAICompatibleModel(entries, f"{url}/v1", key),
+    output_tokens=b"completion_tokens",
+    usage=Usage(9, 2, cached_input_tokens=4),
 )
 ANTHROPIC = Dialect(
     "anthropic",
@@ -87,8 +93,45 @@ ANTHROPIC = Dialect(
     ),
     overflow='{"type":"error","error":{"type":"invalid_request_error",'
     '"message":"prompt is too long: 210000 tokens > 200000 maximum %s"}}',
+    adapter=AnthropicModel,
+    output_tokens=b"output_tokens",
+    usage=Usage(9, 2, cached_input_tokens=4),
 )
-DIALECTS = (OPENAI, ANTHROPIC)
+GEMINI = Dialect(
+    "gemini",
+    head='data: {"candidates":[{"content":{"role":"model","parts":[{"text":"Hé"}]}}]}\r\n\r\n'.encode(),
+    tail=(
+        b'data: {"candidates":[{"content":{"parts":[]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":9,'
+        b'"cachedContentTokenCount":4,"candidatesTokenCount":2}}\r\n\r\n'
+    ),
+    malformed=b'data: {"candidates":[{"con\n\n',
+    error_event=b'data: {"error":{"code":503,"status":"UNAVAILABLE","message":"sk-secret-key"}}\n\n',
+    overflow='{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"The input token count (30) exceeds the '
+    'maximum number of tokens allowed (20). %s"}}',
+    adapter=lambda entries, key, url: ai_studio(entries, key, f"{url}/v1beta"),
+    output_tokens=b"candidatesTokenCount",
+    usage=Usage(9, 2, cached_input_tokens=4),
+)
+COHERE = Dialect(
+    "cohere",
+    head=(
+        b'event: message-start\ndata: {"type":"message-start","id":"1","delta":{"message":{"role":"assistant"}}}\n\n'
+        b'data: {"type":"content-start","index":0,"delta":{"message":{"content":{"text":""}}}}\n\n'
+        + 'data: {"type":"content-delta","index":0,"delta":{"message":{"content":{"text":"Hé"}}}}\n\n'.encode()
+    ),
+    tail=(
+        b'data: {"type":"content-end","index":0}\n\n'
+        b'data: {"type":"message-end","delta":{"finish_reason":"COMPLETE",'
+        b'"usage":{"billed_units":{"input_tokens":9,"output_tokens":2}}}}\n\n'
+    ),
+    malformed=b'data: {"type":"content-de\n\n',
+    error_event=b'data: {"message":"sk-secret-key"}\n\n',
+    overflow='{"message":"prompt is too long: 30 tokens, %s"}',
+    adapter=lambda entries, key, url: CohereModel(entries, key, f"{url}/v2"),
+    output_tokens=b"output_tokens",
+    usage=Usage(9, 2),
+)
+DIALECTS = (OPENAI, ANTHROPIC, GEMINI, COHERE)
 
 
 # ---- what a provider may do ----------------------------------------------------------------------------------------

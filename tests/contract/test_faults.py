@@ -22,7 +22,17 @@ from models.errors import (
     UpstreamFailed,
 )
 from models.messages import ChatRequest, Event, Finish, Message, TextDelta, TextPart, Usage, UsageReport
-from tests.contract.fault_server import DIALECTS, SECRET, Dialect, Script, answers, listening, silence, streams
+from tests.contract.fault_server import (
+    ANTHROPIC,
+    DIALECTS,
+    SECRET,
+    Dialect,
+    Script,
+    answers,
+    listening,
+    silence,
+    streams,
+)
 
 REQUEST = ChatRequest("m", (Message("user", (TextPart("Hello"),)),))
 
@@ -67,7 +77,7 @@ async def test_any_split_of_the_bytes_gives_the_same_events(dialect: Dialect, si
     events: list[Event] = []
     async with provider(dialect, streams(*(body[at : at + size] for at in range(0, len(body), size)))) as model:
         await collect(model, events)
-    assert events == [TextDelta("Hé"), Finish("stop"), UsageReport(Usage(9, 2, cached_input_tokens=4))]
+    assert events == [TextDelta("Hé"), Finish("stop"), UsageReport(dialect.usage)]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +99,8 @@ async def test_any_split_of_the_bytes_gives_the_same_events(dialect: Dialect, si
     ],
 )
 async def test_statuses(dialect: Dialect, status: int, body: str, expected: type[SwitchyardError]) -> None:
+    if dialect.name == "gemini" and "insufficient_quota" in body:
+        pytest.skip("Google says it in words of its own, see tests/unit/test_gemini.py")
     async with provider(dialect, answers(status, body % SECRET)) as model:
         events, error = await failure(model)
     assert (events, type(error)) == ([], expected)
@@ -138,7 +150,7 @@ async def test_a_stall_in_the_answer(dialect: Dialect) -> None:
 
 
 async def test_what_the_prompt_took_is_known_when_the_answer_breaks_off(dialect: Dialect) -> None:
-    if dialect.name == "openai":
+    if dialect is not ANTHROPIC:
         pytest.skip("this dialect tells at the end only")
     events: list[Event] = []
     async with provider(dialect, streams(dialect.head, ends=False)) as model:
