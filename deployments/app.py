@@ -14,14 +14,14 @@ from deployments.autoscaling import autoscaling
 from deployments.batcher import batcher_deployment
 from deployments.cache import cache_deployments
 from deployments.classifier import classifier_deployment
-from deployments.cloud import cloud_deployment
+from deployments.cloud import InlineCloud, cloud_deployment, inline_cloud
 from deployments.ingress import BackendBinding, Ingress
 from deployments.ledger import ledger_deployment
 from deployments.llm_server import llm_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
 from router.accounting.keys import KEY_FILE, hash_key, kept_secret, new_key
 from router.cloud import ProviderState, is_installed, keys_of, provider_states, resolved, secret_names, with_settings
-from router.config import KeySettings, Topology
+from router.config import CloudEndpoint, KeySettings, Topology
 
 STREAMS_PER_INGRESS = 256
 """Requests under way from which another ingress is worth its memory."""
@@ -35,18 +35,21 @@ def build(args: dict[str, Any]) -> Application:
     )
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     providers = provider_states(topology, os.environ, is_installed)
-    bindings = {**_local_backends(topology, data_dir), **_cloud_backends(topology, providers)}
-    if not bindings:
+    enabled = _enabled(topology, providers)
+    bindings = {**_local_backends(topology, data_dir), **_cloud_backends(enabled)}
+    inline = _inline_cloud(enabled)
+    if not bindings and not inline:
         raise ValueError(
             "no model to serve: list one in 'local_models', or set a provider's key (`switchyard models` lists them)"
         )
     places = {name: places for name, (_, places) in bindings.items()}
-    batcher = batcher_deployment(places)
+    batcher = batcher_deployment(places, {cloud.backend: cloud.endpoint.max_concurrency for cloud in inline})
     return _ingress_deployment(topology).bind(
         topology=topology,
         data_dir=str(data_dir),
         bootstrap_key=_bootstrap_key(topology, data_dir),
         backends={name: binding for name, (binding, _) in bindings.items()},
+        inline=inline,
         batcher=batcher,
         ledger=ledger_deployment(str(data_dir)),
         archive=archive_deployment(str(data_dir), batcher, topology.max_body_bytes),
@@ -78,16 +81,23 @@ def _local_backends(topology: Topology, data_dir: Path) -> Backends:
     return backends
 
 
-def _cloud_backends(topology: Topology, providers: Iterable[ProviderState]) -> Backends:
-    """Those providers that are enabled, each with its keys."""
-    enabled = {provider.name for provider in providers if provider.enabled}
+def _enabled(topology: Topology, providers: Iterable[ProviderState]) -> list[CloudEndpoint]:
+    """The endpoints of those providers that are enabled, with all that the environment has for them but the keys."""
+    names = {provider.name for provider in providers if provider.enabled}
+    return [with_settings(endpoint, os.environ) for endpoint in topology.cloud if endpoint.name in names]
+
+
+def _cloud_backends(endpoints: Iterable[CloudEndpoint]) -> Backends:
     backends: Backends = {}
-    for endpoint in topology.cloud:
-        if endpoint.name in enabled:
-            ready = with_settings(endpoint, os.environ)
-            binding = BackendBinding(cloud_deployment(ready, keys_of(endpoint, os.environ)), endpoint.models)
+    for endpoint in endpoints:
+        if endpoint.placement == "deployment":
+            binding = BackendBinding(cloud_deployment(endpoint, keys_of(endpoint, os.environ)), endpoint.models)
             backends[f"CloudModel:{endpoint.name}"] = (binding, endpoint.max_concurrency)
     return backends
+
+
+def _inline_cloud(endpoints: Iterable[CloudEndpoint]) -> tuple[InlineCloud, ...]:
+    return tuple(inline_cloud(e, keys_of(e, os.environ)) for e in endpoints if e.placement == "inline")
 
 
 def _bootstrap_key(topology: Topology, data_dir: Path) -> KeySettings | None:
@@ -117,5 +127,6 @@ def _ingress_deployment(topology: Topology) -> Any:
 
 
 def _no_provider_keys(topology: Topology) -> dict[str, str]:
-    """Ray's processes inherit the environment of their node. The public door's has no provider's key in it."""
+    """Ray's processes inherit the environment of their node. The public door's has no provider's key in it, and its
+    memory only those of providers that are placed inline."""
     return {name: "" for name in secret_names(topology) if os.environ.get(name)}

@@ -84,17 +84,18 @@ class ControllerLink:
         return self._watch.is_running
 
     def report(self, queued: Mapping[str, int]) -> None:
-        """Tell the autoscaler how many requests wait for each deployment. Returns at once; a lost report is not missed
-        if the next comes within 10 s. One sample stands for "now", which also narrows Serve's window to that."""
+        """Tell the autoscaler how many requests wait for each deployment; other names in `queued` are left out. Returns
+        at once; a lost report is not missed if the next comes within 10 s. One sample stands for "now", which also
+        narrows Serve's window to that."""
         now_unix_s = time.time()
-        for name, count in queued.items():
+        for name, deployment_id in self._ids.items():
             self._controller.record_autoscaling_metrics_from_handle.remote(
                 HandleMetricReport(
-                    deployment_id=self._ids[name],
+                    deployment_id=deployment_id,
                     handle_id=f"Batcher:{self._actor_id}",
                     actor_id=self._actor_id,
                     handle_source=DeploymentHandleSource.REPLICA,
-                    queued_requests=[TimeStampedValue(now_unix_s, count)],
+                    queued_requests=[TimeStampedValue(now_unix_s, queued.get(name, 0))],
                     metrics={},
                     timestamp=now_unix_s,
                 )

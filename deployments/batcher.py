@@ -1,7 +1,7 @@
 """The Batcher: admission for the whole cluster in one replica, and its port in each Ingress.
 
 It is control plane only: it says who may run, tokens never pass through it. A backend has the name of its Serve
-deployment in the same app.
+deployment in the same app, or of what would be one if it were not placed inline.
 """
 
 from __future__ import annotations
@@ -41,9 +41,11 @@ RETRY_S = 0.2
 class Batcher:
     """Serve shell of `router.admission.Admission`."""
 
-    async def __init__(self, places_per_replica: Mapping[str, int]) -> None:
+    async def __init__(self, places_per_replica: Mapping[str, int], inline_places: Mapping[str, int]) -> None:
         self._settings = LiveSettings(BatcherSettings)
-        self._admission = Admission(places_per_replica, BatcherSettings())
+        self._admission = Admission({**places_per_replica, **inline_places}, BatcherSettings())
+        for name in inline_places:
+            self._admission.set_replicas(name, 1)
         self._admission.recover()
         self._link = ControllerLink(places_per_replica, self._admission.set_replicas)
         self._ticked_s = time.monotonic()
@@ -79,8 +81,13 @@ class Batcher:
             await asyncio.sleep(TICK_S)
 
 
-def batcher_deployment(places_per_replica: Mapping[str, int]) -> Application:
-    """The Batcher of a cluster with these backends: Serve deployment's name -> requests one replica runs at a time."""
+def batcher_deployment(
+    places_per_replica: Mapping[str, int], inline_places: Mapping[str, int] | None = None
+) -> Application:
+    """The Batcher of a cluster with these backends: Serve deployment's name -> requests one replica runs at a time.
+
+    inline_places: of backends that are no deployments, by name, what they run at a time in all.
+    """
     deployment = serve.deployment(
         Batcher,
         name="Batcher",
@@ -99,7 +106,7 @@ def batcher_deployment(places_per_replica: Mapping[str, int]) -> Application:
         graceful_shutdown_wait_loop_s=0.5,
         ray_actor_options={"num_cpus": 0.1},
     )
-    return deployment.bind(dict(places_per_replica))
+    return deployment.bind(dict(places_per_replica), dict(inline_places or {}))
 
 
 @dataclass(slots=True)

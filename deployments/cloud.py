@@ -1,8 +1,12 @@
-"""`CloudModel:<name>`: one provider's adapter and its keys, which no other process holds."""
+"""`CloudModel:<name>`: one provider's adapter and its keys, which no other process holds.
+
+Placed inline the same class runs in each Ingress: no hop, and the keys are in those processes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import SecretStr
@@ -26,7 +30,8 @@ HEALTH_WAIT_S = 1.0
 
 
 class CloudModel(InlineModel):
-    """The deployment. `api_keys` travel as secrets, so that nothing that prints these arguments prints them."""
+    """The deployment, or its like in an Ingress. `api_keys` travel as secrets, so that nothing that prints these
+    arguments prints them."""
 
     def __init__(self, endpoint: CloudEndpoint, api_keys: Sequence[SecretStr]) -> None:
         keys = [key.get_secret_value() for key in api_keys] or [None]
@@ -53,6 +58,21 @@ class CloudModel(InlineModel):
     async def check_health(self) -> None:
         """This process answers, that is all: a provider that is down or refuses the key is not cured by a new replica,
         and must not keep the rest of the graph from starting."""
+
+
+@dataclass(frozen=True, slots=True)
+class InlineCloud:
+    """A provider that each Ingress makes a `CloudModel` of for itself."""
+
+    endpoint: CloudEndpoint
+    api_keys: tuple[SecretStr, ...]
+
+    @property
+    def backend(self) -> str:
+        return f"{CloudModel.__name__}:{self.endpoint.name}"
+
+    def open(self) -> CloudModel:
+        return CloudModel(self.endpoint, self.api_keys)
 
 
 def adapter(endpoint: CloudEndpoint, api_key: str | None) -> ChatModel:
@@ -86,3 +106,8 @@ def cloud_deployment(endpoint: CloudEndpoint, api_keys: Sequence[str]) -> Applic
     """`CloudModel:<name>`. No key: the endpoint needs none."""
     shell = model_deployment(CloudModel, endpoint.name, endpoint.scale, endpoint.max_concurrency)
     return shell.options(user_config={}).bind(endpoint, [SecretStr(key) for key in api_keys])
+
+
+def inline_cloud(endpoint: CloudEndpoint, api_keys: Sequence[str]) -> InlineCloud:
+    """No key: the endpoint needs none."""
+    return InlineCloud(endpoint, tuple(SecretStr(key) for key in api_keys))

@@ -18,6 +18,7 @@ from deployments.archive import ArchiveHandle
 from deployments.batcher import BatcherHandle
 from deployments.cache import CacheHandle
 from deployments.classifier import ClassifierHandle, InlineClassifier
+from deployments.cloud import InlineCloud
 from deployments.door import too_large
 from deployments.hop import call, hop_errors
 from deployments.http_app import build_http_app
@@ -40,7 +41,7 @@ from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.tenants import Tenants
 from router.archive.lines import LineAnswer
 from router.cloud import ProviderState
-from router.config import ClassifierSettings, IngressSettings, KeySettings, Topology
+from router.config import ClassifierSettings, CloudModelSettings, IngressSettings, KeySettings, Topology
 from router.embeddings import Embedders, encoder_entry
 from router.events import Principal, Stopwatch
 from router.pipeline import Backend, Options, Pipeline, Stages
@@ -76,10 +77,13 @@ class Ingress:
         caches: Sequence[DeploymentHandle],
         classifier: DeploymentHandle | None,
         providers: Sequence[ProviderState] = (),
+        inline: Sequence[InlineCloud] = (),
     ) -> None:
         self.topology = topology
+        self._inline = {cloud.endpoint.name: cloud.open() for cloud in inline}
+        own = {cloud.backend: self._inline[cloud.endpoint.name] for cloud in inline}
         asleep = frozenset(endpoint.name for endpoint in topology.cloud if endpoint.scale.min_replicas == 0)
-        self.providers = Providers(providers, {name: bound.handle for name, bound in backends.items()}, asleep)
+        self.providers = Providers(providers, {name: bound.handle for name, bound in backends.items()}, asleep, own)
         self._settings = LiveSettings(IngressSettings, self._check_names)
         self.metrics = Metrics()
         self.ledger = LedgerHandle(ledger)
@@ -97,14 +101,16 @@ class Ingress:
         encoder = encoder_entry(topology.encoder)
         self.embedders: Embedders = {encoder.name: (encoder, self._shared_cache)} if self._shared_cache else {}
         self._parts = PartMetrics(batcher, ledger, caches)
+        clouds = {name: bound.handle for name, bound in backends.items() if name.startswith("CloudModel:")}
         self._provider_metrics = ProviderMetrics(
-            {name.partition(":")[2]: bound.handle for name, bound in backends.items() if name.startswith("CloudModel:")}
+            {name.partition(":")[2]: handle for name, handle in clouds.items()}, self._everywhere if inline else None
         )
         self._inline_classifier = InlineClassifier(ClassifierSettings())
         stages = Stages(
             backends={
                 name: Backend(name, ModelHandle(bound.handle, name), bound.entries) for name, bound in backends.items()
-            },
+            }
+            | {cloud.backend: Backend(cloud.backend, own[cloud.backend], cloud.endpoint.models) for cloud in inline},
             classifier=ClassifierHandle(classifier) if classifier else self._inline_classifier,
             batcher=self.batcher,
             budgets=self.budgets,
@@ -119,6 +125,8 @@ class Ingress:
         """New `user_config`, from now on."""
         if settings := self._settings.accept(config):
             self._inline_classifier.reconfigure(settings.classifier)
+            for name, model in self._inline.items():
+                model.reconfigure(settings.cloud.get(name, CloudModelSettings()).model_dump())
             self.pipeline.reconfigure(settings)
 
     def _check_names(self, settings: IngressSettings) -> None:
@@ -134,6 +142,12 @@ class Ingress:
         }
         if unknown := named - known:
             raise ValueError(f"user_config of Ingress names models that are not served: {', '.join(sorted(unknown))}")
+        inline = {endpoint.name for endpoint in self.topology.cloud if endpoint.placement == "inline"}
+        if elsewhere := settings.cloud.keys() - inline:
+            raise ValueError(
+                f"`cloud` in the user_config of Ingress is for providers that are placed inline, which these are not: "
+                f"{', '.join(sorted(elsewhere))}"
+            )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http_app(self)
@@ -212,6 +226,10 @@ class Ingress:
         exact, backlog = self.pipeline.exact.stats(), self.shipper.backlog_bytes
         held = ingress_families(self.pipeline.running, exact, backlog, *unsent, self._settings.rejected)
         return exposition([*self.metrics.families(), *held])
+
+    async def inline_stats(self) -> dict[str, dict[str, dict[str, int]]]:
+        """What `CloudModel.stats` says of each provider that runs in this replica, by its name."""
+        return {name: await model.stats() for name, model in self._inline.items()}
 
     async def all_metrics(self) -> str:
         """The sum over all ingress replicas that answer, and what the control plane and the providers count."""

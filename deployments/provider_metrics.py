@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -39,16 +39,31 @@ _KEYS = "Keys set aside just now, over all replicas"
 
 class ProviderMetrics:
     """Asks all replicas of each provider's deployment; one that does not answer in time is left out, and none is
-    started for it."""
+    started for it.
 
-    def __init__(self, providers: Mapping[str, DeploymentHandle]) -> None:
+    doors: gives the handle of the Ingress, whose replicas are asked for `inline_stats`; None: no provider is inline.
+    """
+
+    def __init__(
+        self, providers: Mapping[str, DeploymentHandle], doors: Callable[[], DeploymentHandle] | None = None
+    ) -> None:
         self._providers = dict(providers)
+        self._doors = doors
 
     async def text(self) -> str:
         """In Prometheus' text format, after `ASK_TIMEOUT_S` at most."""
-        answers = await asyncio.gather(*map(_asked, self._providers.values()))
-        families = provider_families(dict(zip(self._providers, answers, strict=True)))
+        inline, *answers = await asyncio.gather(
+            self._inline(), *(_asked(handle, "stats") for handle in self._providers.values())
+        )
+        families = provider_families({**dict(zip(self._providers, answers, strict=True)), **inline})
         return exposition(family for family in families if family.samples)
+
+    async def _inline(self) -> dict[str, list[Stats]]:
+        found: dict[str, list[Stats]] = {}
+        for replica in await _asked(self._doors(), "inline_stats") if self._doors else ():
+            for provider, stats in replica.items():
+                found.setdefault(provider, []).append(stats)
+        return found
 
 
 def provider_families(stats: Mapping[str, Sequence[Stats]]) -> Iterator[Metric]:
@@ -75,11 +90,11 @@ def _filled(family: Any, key: str, stats: Mapping[str, Sequence[Stats]]) -> Metr
     return family
 
 
-async def _asked(handle: DeploymentHandle) -> list[Stats]:
+async def _asked(handle: DeploymentHandle, method: str) -> list[dict[str, Any]]:
     """What each replica says. A deployment without a replica says nothing, and stays at zero."""
     try:
         with hop_errors(handle.deployment_name):
-            answers = await handle.broadcast("stats").results_async(timeout_s=ASK_TIMEOUT_S, return_exceptions=True)
+            answers = await handle.broadcast(method).results_async(timeout_s=ASK_TIMEOUT_S, return_exceptions=True)
     except SwitchyardError:
         return []
     return [answer for answer in answers if isinstance(answer, dict)]

@@ -16,6 +16,7 @@ from models.errors import SwitchyardError
 from router.cloud import ProviderState
 
 if TYPE_CHECKING:
+    from deployments.cloud import CloudModel
     from deployments.ingress import Ingress
 
 HEALTH_TIMEOUT_S = 1.5
@@ -26,6 +27,7 @@ class Providers:
     """The providers as the graph was built with them, and the deployments of those that are enabled.
 
     handles: by backend name. Those in `asleep` have no replica while nobody asks, and are not woken for this.
+    inline: by backend name, those that this process runs itself.
     """
 
     def __init__(
@@ -33,10 +35,12 @@ class Providers:
         states: Sequence[ProviderState],
         handles: Mapping[str, DeploymentHandle],
         asleep: frozenset[str] = frozenset(),
+        inline: Mapping[str, CloudModel] | None = None,
     ) -> None:
         self._states = tuple(states)
         self._handles = handles
         self._asleep = asleep
+        self._inline = inline or {}
 
     async def described(self, allowed: Sequence[str] | None) -> list[dict[str, Any]]:
         """Of each provider what `GET /v1/providers` says, within `HEALTH_TIMEOUT_S`. allowed: the models that the
@@ -54,6 +58,8 @@ class Providers:
         }
 
     async def _health(self, name: str) -> dict[str, Any]:
+        if own := self._inline.get(f"CloudModel:{name}"):
+            return await own.provider_health()
         handle = self._handles.get(f"CloudModel:{name}")
         if handle is None or name in self._asleep:
             return _UNKNOWN

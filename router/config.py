@@ -250,7 +250,7 @@ class CloudEndpoint(Strict):
     ambient: bool = Field(False, description="no key is needed: the platform's SDK finds credentials by itself")
     placement: Literal["deployment", "inline"] = Field(
         "deployment",
-        description="inline: in every Ingress process, which saves a hop and puts the key into the public door's memory",
+        description="inline: in every Ingress process, which saves a hop but has the key in the public door's memory",
     )
     max_concurrency: int = Field(64, ge=1, description="requests at once: of a replica, or in all where it is inline")
     scale: Scale = Scale()
@@ -288,7 +288,7 @@ class CloudEndpoint(Strict):
             provider = known_provider(self.provider or "")
             if self.platform or (provider and provider.platform):
                 raise ValueError(
-                    f"'{self.name}' cannot be placed inline: a platform's SDK looks for credentials in the environment, "
+                    f"'{self.name}' cannot be placed inline: a platform's SDK finds credentials in the environment, "
                     "and the public door's has none; leave `placement` out"
                 )
             if "scale" in self.model_fields_set:

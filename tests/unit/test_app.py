@@ -15,6 +15,9 @@ from ray.serve import Application
 
 from deployments.app import build
 from deployments.cache import cache_deployments
+from deployments.cloud import adapter
+from models.providers import PROVIDERS
+from router.cloud import is_installed, resolved, secret_names, with_settings
 from router.config import Topology
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +81,64 @@ def test_a_provider_is_enabled_by_its_key_alone(args, monkeypatch):
     assert "CloudModel:acme" in deployments_of(build({**args, "cloud": [CLOUD]}))
     monkeypatch.delenv("ACME_KEY")
     assert "CloudModel:acme" in deployments_of(build({**args, "cloud": [{**CLOUD, "api_key_env": None}]}))
+
+
+def test_a_provider_can_be_placed_in_the_door_itself(args, monkeypatch):
+    monkeypatch.setenv("ACME_KEY", "secret")
+    app = build({**args, "local_models": [], "cloud": [{**CLOUD, "placement": "inline", "max_concurrency": 7}]})
+    assert "CloudModel:acme" not in deployments_of(app)
+    door = app._bound_deployment.init_kwargs
+    (own,) = door["inline"]
+    assert own.backend == "CloudModel:acme" and [key.get_secret_value() for key in own.api_keys] == ["secret"]
+    assert "secret" not in repr(door)
+    assert door["batcher"]._bound_deployment.init_args == ({}, {"CloudModel:acme": 7})
+    assert app._bound_deployment.ray_actor_options["runtime_env"]["env_vars"]["ACME_KEY"] == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ({**CLOUD, "scale": {"max_replicas": 2}}, "leave `scale` out"),
+        ({"provider": "bedrock"}, "cannot be placed inline"),
+        ({"provider": "vertex-gemini"}, "cannot be placed inline"),
+    ],
+)
+def test_what_cannot_be_placed_inline_is_refused(args, line, why):
+    with pytest.raises(ValidationError, match=why):
+        build({**args, "cloud": [{**line, "placement": "inline"}]})
+
+
+NEEDED = {
+    "AZURE_OPENAI_ENDPOINT": "https://x.openai.azure.com",
+    "AWS_REGION": "us-east-1",
+    "GOOGLE_CLOUD_PROJECT": "p",
+    "GOOGLE_CLOUD_LOCATION": "global",
+}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
+async def test_every_known_provider_has_its_adapter(provider, args, monkeypatch):
+    for name, value in {**NEEDED, **{variable: "k1,k2" for variable in provider.key_variables}}.items():
+        monkeypatch.setenv(name, value)
+    line = {"provider": provider.name, "base_url": "http://127.0.0.1:9"} if provider.name == "vllm" else {}
+    line |= {"models": [{"name": "m", "context_tokens": 9}]} if provider.name in ("ollama", "vllm") else {}
+    graph = deployments_of(build({**args, "cloud": [{"provider": provider.name, **line}]}))
+    assert f"CloudModel:{provider.name}" in graph or not all(is_installed(module) for module, _ in provider.packages)
+    (endpoint,) = resolved(Topology(cloud=[{"provider": provider.name, **line}], auto_providers=False)).cloud
+    model = adapter(with_settings(endpoint, os.environ), "k1" if provider.key_variables else None)
+    await model.close()
+
+
+def test_a_key_in_the_environment_is_all_that_a_provider_needs(args, monkeypatch):
+    for name in secret_names(Topology()):
+        monkeypatch.delenv(name, raising=False)
+    del args["auto_providers"]
+    assert not any(name.startswith("CloudModel") for name in deployments_of(build(args)))
+    monkeypatch.setenv("GROQ_API_KEY", "secret")
+    app = build(args)
+    assert {name for name in deployments_of(app) if name.startswith("CloudModel")} == {"CloudModel:groq"}
+    assert app._bound_deployment.ray_actor_options["runtime_env"]["env_vars"] == {"GROQ_API_KEY": ""}
+    assert "secret" not in repr(app._bound_deployment.init_kwargs)
 
 
 @pytest.mark.parametrize(

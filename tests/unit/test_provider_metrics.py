@@ -23,11 +23,12 @@ class Replicas:
 
     deployment_name = "CloudModel:acme"
 
-    def __init__(self, said: Any) -> None:
+    def __init__(self, said: Any, asked: str = "stats") -> None:
         self._said = said
+        self._asked = asked
 
     def broadcast(self, name: str) -> Replicas:
-        assert name == "stats"
+        assert name == self._asked
         return self
 
     async def results_async(self, timeout_s: float, return_exceptions: bool) -> Any:
@@ -54,6 +55,13 @@ async def test_what_the_replicas_of_a_provider_say_is_summed() -> None:
     assert found["switchyard_provider_breaker_open" + model.format("acme")] == 0
     assert found["switchyard_provider_keys_resting[('provider', 'acme')]"] == 0
     assert "switchyard_provider_keys_resting[('provider', 'other')]" not in found
+
+
+async def test_what_the_doors_say_of_the_providers_in_them_is_summed() -> None:
+    doors = Replicas([{"near": await worked(2)}, {"near": await worked(2)}], "inline_stats")
+    found = samples(await ProviderMetrics({"far": Replicas([await worked(2)])}, lambda: doors).text())
+    name = "switchyard_provider_retries_total[('model', 'm'), ('provider', '{}')]"
+    assert found[name.format("near")] == 2 * found[name.format("far")] > 0
 
 
 async def test_a_provider_that_hangs_or_has_no_replica_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

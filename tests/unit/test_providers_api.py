@@ -82,6 +82,20 @@ async def test_which_why_not_and_how_they_do_in_bounded_time(handles):
     assert openai["health"] is None
 
 
+async def test_one_that_runs_in_the_door_is_asked_there(handles):
+    class Own:
+        async def provider_health(self) -> dict[str, Any]:
+            return HEALTHY
+
+    providers = Providers(STATES, {}, frozenset(), {"CloudModel:gone": Own()})
+    assert [row["health"] for row in await providers.described(None)] == [
+        {"state": "unknown", "checked_at": None, "last_error_code": None},
+        HEALTHY,
+        {"state": "unknown", "checked_at": None, "last_error_code": None},
+        None,
+    ]
+
+
 async def test_a_deployment_that_is_gone_is_unknown_with_its_error(handles):
     handles["CloudModel:gone"].health = ModelUnavailable("no replica")
     gone = (await ask(handles)).json()["data"][1]
