@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from router.run import Run
 
 
+ENTROPY_OF = 5
+"""So many of the likeliest tokens are asked for where a gate looks at the entropy: what all servers give."""
+
+
 class LiveAttempt:
     """Made by a `Run`, which calls `reserve`, `admit`, `call` and `convinces` in this order, `more` until the end, and
     after `reserve` exactly once `settle`, whatever happened; `stop` before it ends the work in the engine.
@@ -186,8 +190,9 @@ class LiveAttempt:
         sampling = replace(
             request.sampling, max_tokens=self.run.pipeline.max_output_tokens(self.entry, self.run.request)
         )
-        if self._own_logprobs:
-            sampling = replace(sampling, top_logprobs=0)
+        if self._own_logprobs and self._gate is not None:
+            top = 0 if self._gate.max_mean_entropy is None else ENTROPY_OF
+            sampling = replace(sampling, top_logprobs=top)
         return replace(request, model=self.model, sampling=sampling)
 
 

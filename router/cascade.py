@@ -8,6 +8,7 @@ or a tool call that is none. Pure: the same events give the same judgement.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from models.messages import (
     Finish,
     ReasoningDelta,
     TextDelta,
+    TokenLogprob,
     ToolCallDelta,
     UsageReport,
     fold,
@@ -47,7 +49,8 @@ Reason = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Of what has come so far. `tokens` were looked at; `mean_logprob` is None where the engine gives none.
+    """Of what has come so far. `tokens` were looked at; `mean_logprob` is None where the engine gives none, and
+    `mean_entropy` where it was not asked for. agreement: with further samples, where there were any.
 
     reason: `early` (wait), `begun` (nothing is judged, the answer has begun), `sure`, `unjudged` (no log probabilities,
     nothing wrong with the form), or what is wrong: `unsure`, `disagreement` (other samples say other things), `empty`,
@@ -58,6 +61,7 @@ class Judgement:
     reason: Reason
     tokens: int = 0
     mean_logprob: float | None = None
+    mean_entropy: float | None = None
     agreement: float | None = None
 
 
@@ -79,21 +83,39 @@ def judge(
     if gate is None:
         return Judgement("release" if finished or any(map(_begins, events)) else "wait", "begun")
     wrong = _wrong(answer, request, gate)
-    logprobs = [token.logprob for token in answer.logprobs[: gate.tokens]]
-    tokens = len(logprobs) or output_tokens(events)
-    mean = sum(logprobs) / len(logprobs) if logprobs else None
+    shown = answer.logprobs[: gate.tokens]
+    tokens = len(shown) or output_tokens(events)
+    logprobs, entropies = [token.logprob for token in shown], _entropies(shown, gate)
+    told = tokens, _mean(logprobs), _mean(entropies)
     if wrong is not None:
-        return Judgement("escalate", wrong, tokens, mean)
+        return Judgement("escalate", wrong, *told)
     full = finished or tokens >= gate.tokens
-    if mean is None:
-        return Judgement("release", "unjudged", tokens) if full else Judgement("wait", "early", tokens)
-    if full:
-        sure = mean >= gate.min_mean_logprob
-        return Judgement("release" if sure else "escalate", "sure" if sure else "unsure", tokens, mean)
-    # No token's log probability is above 0: were all that are still missing certain, the mean could not be higher.
-    if sum(logprobs) / gate.tokens < gate.min_mean_logprob:
-        return Judgement("escalate", "unsure", tokens, mean)
-    return Judgement("wait", "early", tokens, mean)
+    if not logprobs:
+        return Judgement("release", "unjudged", *told) if full else Judgement("wait", "early", *told)
+    # No log probability is above 0 and no entropy below: were all tokens that are still missing certain, the means
+    # could not be better than this.
+    count = len(logprobs) if full else gate.tokens
+    sure = sum(logprobs) / count >= gate.min_mean_logprob
+    if entropies and gate.max_mean_entropy is not None:
+        sure = sure and sum(entropies) / count <= gate.max_mean_entropy
+    if not sure:
+        return Judgement("escalate", "unsure", *told)
+    return Judgement("release", "sure", *told) if full else Judgement("wait", "early", *told)
+
+
+def _entropies(shown: Sequence[TokenLogprob], gate: GateSettings) -> list[float]:
+    """Of each token's place, in nats, as far as its likeliest tokens are known: what is left counts as one more."""
+    if gate.max_mean_entropy is None or not all(token.top for token in shown):
+        return []
+    return [_entropy([math.exp(other.logprob) for other in token.top]) for token in shown]
+
+
+def _entropy(chances: Sequence[float]) -> float:
+    return sum(-chance * math.log(chance) for chance in (*chances, 1 - sum(chances)) if chance > 0)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def consistent(judgement: Judgement, events: Sequence[Event], samples: Sequence[str], gate: GateSettings) -> Judgement:

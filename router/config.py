@@ -59,6 +59,9 @@ class GateSettings(Strict):
     min_mean_logprob: float = Field(
         -0.038, le=0, description="mean log probability (natural) of those tokens from which the answer is given out"
     )
+    max_mean_entropy: float | None = Field(
+        None, ge=0, description="mean entropy (nats, of the likeliest tokens) up to which it is; None: not asked for"
+    )
     refusals: bool = Field(True, description="whether an answer that begins as a refusal is given up")
     samples: int = Field(
         0, ge=0, le=4, description="further answers, of `tokens` tokens, that are compared with the one held back"

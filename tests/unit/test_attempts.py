@@ -143,6 +143,7 @@ async def test_a_sure_answer_of_the_cheapest_model_is_given_out_whole(stream: bo
         "reason": "sure",
         "tokens": 4,
         "mean_logprob": SURE,
+        "mean_entropy": None,
         "agreement": None,
     }
     assert it.small.asked[0].sampling.top_logprobs == 0
@@ -206,6 +207,12 @@ async def test_a_caller_who_asks_for_logprobs_gets_them() -> None:
     _, events = await streamed(it.world, ask(top_logprobs=2))
     assert it.small.asked[0].sampling.top_logprobs == 2
     assert all(event.logprobs for event in events if isinstance(event, TextDelta))
+
+
+async def test_the_likeliest_tokens_are_asked_for_where_the_gate_looks_at_them() -> None:
+    it = three(CASCADE.model_copy(update={"gate": GATE.model_copy(update={"max_mean_entropy": 1.0})}))
+    await streamed(it.world, ask())
+    assert it.small.asked[0].sampling.top_logprobs == 5
 
 
 async def test_a_model_without_logprobs_is_not_asked_for_them() -> None:

@@ -72,6 +72,21 @@ def test_what_comes_after_the_kth_token_does_not_count() -> None:
     assert verdict([*tokens(*FOUR_SURE), *tokens(-9.0)]) == ("release", "sure")
 
 
+def test_an_answer_may_have_to_be_of_low_entropy_too() -> None:
+    def among(*chances: float) -> TextDelta:
+        top = tuple(TokenLogprob(str(n), math.log(chance)) for n, chance in enumerate(chances))
+        return TextDelta("w ", 1, (TokenLogprob("0", -0.01, top),))
+
+    gate = GATE.model_copy(update={"max_mean_entropy": 0.5})
+    certain, torn = among(0.999), among(0.5, 0.25)
+    assert judge([torn, certain, certain, certain], ASKED, gate).mean_entropy == pytest.approx(0.2659, abs=1e-3)
+    assert verdict([torn, certain, certain, certain], gate=gate) == ("release", "sure")
+    assert verdict([torn], gate=gate) == ("wait", "early")
+    assert verdict([torn, torn], gate=gate) == ("escalate", "unsure"), "two certain ones make it 0.52"
+    assert verdict([torn, torn, certain, certain]) == ("release", "sure"), "where it is not asked for"
+    assert verdict(tokens(*FOUR_SURE), gate=gate) == ("release", "sure"), "nor where the engine shows no others"
+
+
 def test_a_model_without_logprobs_is_judged_by_the_form_alone_and_just_as_soon() -> None:
     plain: list[Event] = [TextDelta("w ", 1)] * 4
     assert verdict(plain[:3]) == ("wait", "early")
