@@ -256,7 +256,7 @@ class CloudEndpoint(Strict):
         description="inline: in every Ingress process, which saves a hop but has the key in the public door's memory",
     )
     max_concurrency: int = Field(64, ge=1, description="requests at once: of a replica, or in all where it is inline")
-    scale: Scale = Scale()
+    scale: Scale = Scale(num_cpus=0.02)  # it mostly waits, and there may be a dozen of them on two cores
 
     @model_validator(mode="before")
     @classmethod
