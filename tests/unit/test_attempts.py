@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployments.openai.chat_schema import parse_chat
 from models.base import Call, Capabilities
 from models.errors import (
     BudgetExceeded,
@@ -395,6 +396,17 @@ async def test_a_cascade_needs_no_classifier() -> None:
     it.world.pipeline.stages.classifier = Down()  # type: ignore[assignment]
     head, _ = await streamed(it.world, ask())
     assert head.model == "small-1"
+
+
+def test_a_body_says_what_is_wished_for() -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": "?"}]}
+    plain = parse_chat(body).options
+    assert (plain.strategy, plain.fallbacks) == (None, None)
+    wished = parse_chat({**body, "switchyard": {"strategy": "cascade", "fallbacks": []}}).options
+    assert (wished.strategy, wished.fallbacks) == ("cascade", ())
+    for wrong in ({"strategy": "dice"}, {"fallbacks": ["m"] * 9}):
+        with pytest.raises(InvalidRequest):
+            parse_chat({**body, "switchyard": wrong})
 
 
 async def test_a_strategy_beside_a_named_model_is_refused() -> None:

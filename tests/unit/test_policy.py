@@ -17,9 +17,9 @@ from models.errors import (
     UnsupportedFeature,
 )
 from models.messages import ChatRequest, Message, TextPart, Tool
-from router.config import RoutingSettings
+from router.config import RoutingSettings, Strategy
 from router.constraints import Demand, exclusion
-from router.policy import ABSTAINED, Candidate, Decision, decide, tier_of
+from router.policy import ABSTAINED, Candidate, Decision, Wish, decide, tier_of
 from router.ports import Assessment
 
 ROUTING = RoutingSettings()
@@ -295,6 +295,45 @@ def test_a_model_that_gets_cheaper_stays_chosen_and_one_that_gets_dearer_is_not_
             assert after_cheaper.model == name
         else:
             assert after_dearer.model == before.model
+
+
+names = st.lists(st.sampled_from("abcdefgh"), max_size=6).map(tuple)
+
+
+@given(scores, pools, requests, allow_lists, prompts, names, st.sampled_from(["complexity", "cascade", None]))
+def test_whatever_is_wished_for_the_plan_holds_who_may_answer_in_the_order_that_was_asked_for(
+    score: float,
+    pool: tuple[Candidate, ...],
+    request: ChatRequest,
+    allowed: tuple[str, ...] | None,
+    tokens: int,
+    order: tuple[str, ...],
+    strategy: Strategy | None,
+) -> None:
+    def decided() -> Decision | str:
+        try:
+            assessment = Assessment(score, "chat", {})
+            return decide(request, assessment, pool, ROUTING, allowed, tokens, Wish(strategy, order))
+        except SwitchyardError as error:
+            return error.code
+
+    decision = decided()
+    assert decision == decided()
+    if isinstance(decision, str):
+        return
+    may = {c.entry.name for c in pool if exclusion(Demand(request, allowed, tokens), c) is None}
+    plan = (decision.model, *decision.fallbacks)
+    assert set(plan) <= may and len(set(plan)) == len(plan)
+    assert [name for name in dict.fromkeys(order) if name in decision.fallbacks] == list(decision.fallbacks)
+    assert set(decision.eligible) | decision.excluded.keys() == {c.entry.name for c in pool}
+    tiers = {c.entry.name: TIERS.index(c.entry.tier) for c in pool}
+    steps = [tiers[name] for name in decision.cascade]
+    assert steps == sorted(set(steps)), "each step is stronger than the one before"
+    if request.model == "auto" and strategy == "cascade":
+        assert decision.cascade[0] == decision.model
+        assert tiers[decision.model] == min(tiers[name] for name in may), "the weakest comes first"
+    else:
+        assert decision.cascade == ()
 
 
 @given(scores, pools)
