@@ -279,7 +279,7 @@ class CloudEndpoint(Strict):
             if known_provider(self.provider) is None:
                 known = ", ".join(provider.name for provider in PROVIDERS)
                 raise ValueError(f"there is no provider '{self.provider}' ({known}); give an endpoint a `dialect`")
-        elif missing := [f for f in ("dialect", "api_key_env", "models") if f not in self.model_fields_set]:
+        elif missing := [f for f in ("name", "dialect", "api_key_env", "models") if f not in self.model_fields_set]:
             raise ValueError(f"an endpoint without `provider` needs {', '.join(missing)} (api_key_env may be null)")
         elif not self.models:
             raise ValueError("an endpoint without `provider` needs `models`")

@@ -146,6 +146,7 @@ def test_what_the_configuration_lists_stands_before_what_comes_by_itself():
         ([{"provider": "nobody"}], "there is no provider 'nobody'"),
         ([{"name": "x", "dialect": "openai", "models": []}], "needs api_key_env"),
         ([{**OWN, "models": []}], "needs `models`"),
+        ([{name: value for name, value in OWN.items() if name != "name"}], "needs name"),
         ([{"provider": "groq", "only": ["gpt-9"]}], "has no model gpt-9"),
         ([{**OWN, "models": [{"name": "m", "context_tokens": 9, "capabilities": ["flight"]}]}], "no such capability"),
         ([{"provider": "groq", "base": "x"}], "base"),
