@@ -266,12 +266,12 @@ class CloudEndpoint(Strict):
             return fields
         provider = known_provider(str(fields.get("provider")))
         dialect = fields.get("dialect") or (provider and provider.dialect)
-        filled = {"name": fields.get("provider"), **fields}
+        filled = {"name": fields["provider"], **fields} if fields.get("provider") else dict(fields)
         models = filled.get("models")
         if dialect in ENGINES and isinstance(models, list | tuple):
-            known = {"engine": ENGINES[dialect], "provider": filled["name"] or ""}
+            known = {"engine": ENGINES[dialect]}
             filled["models"] = [{**known, **model} if isinstance(model, dict) else model for model in models]
-        return filled if filled["name"] is not None else fields
+        return filled
 
     @model_validator(mode="after")
     def _complete(self) -> CloudEndpoint:
