@@ -14,7 +14,7 @@ from tests import vllm_server
 
 for name in [*os.environ]:
     # Keys would enable cloud providers, and Ray's variables lead to somebody else's cluster.
-    if name.startswith(("RAY_", "SWITCHYARD_")) or name.endswith("_API_KEY"):
+    if name.startswith(("RAY_", "SWITCHYARD_", "AWS_")) or "_API_KEY" in name:
         del os.environ[name]
 
 # Before the first import of ray, which reads them once. Without a token of its own Ray would write one into ~/.ray.
