@@ -5,13 +5,16 @@ Placed inline the same class runs in each Ingress: no hop, and the keys are in t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
 from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
 
+from deployments.hop import call, method
 from deployments.live_settings import LiveSettings
 from deployments.model import InlineModel, model_deployment
 from models import gemini
@@ -21,12 +24,16 @@ from models.base import Call, ChatModel
 from models.cohere import CohereModel
 from models.messages import ChatRequest
 from models.openai_compatible import OpenAICompatibleModel
+from models.openai_embeddings import OpenAIEmbeddings
 from models.provider_health import Watched
+from models.providers import Quirks
 from models.reliability.stack import ReliableModel
 from router.config import CloudEndpoint, CloudModelSettings
+from router.embeddings import Embedders
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 HEALTH_WAIT_S = 1.0
+EMBED_TIMEOUT_S = 600.0
 
 
 class CloudModel(InlineModel):
@@ -38,6 +45,7 @@ class CloudModel(InlineModel):
         self._settings = LiveSettings(CloudModelSettings)
         self._reliable = reliable(endpoint, [adapter(endpoint, key) for key in keys])
         self._watched = Watched(self._reliable)
+        self._embeddings = embeddings(endpoint, keys[0])
         super().__init__(self._watched)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -46,6 +54,10 @@ class CloudModel(InlineModel):
 
     async def count_tokens(self, request: ChatRequest, call: Call) -> int | None:
         return await self._reliable.count_tokens(request, call)
+
+    async def embed(self, model: str, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+        """See `OpenAIEmbeddings.embed`. Tried once, with the first key."""
+        return await self._embeddings.embed(model, texts, dimensions, EMBED_TIMEOUT_S)
 
     async def stats(self) -> dict[str, dict[str, int]]:
         """What the wrappers around the adapter did, for the metrics: see `ReliableModel.stats`."""
@@ -97,17 +109,59 @@ def adapter(endpoint: CloudEndpoint, api_key: str | None) -> ChatModel:
     raise ValueError(f"endpoint '{endpoint.name}' has no dialect")
 
 
+def embeddings(endpoint: CloudEndpoint, api_key: str | None) -> OpenAIEmbeddings:
+    """The endpoint's embedding models, of which there may be none."""
+    entries = {entry.name: entry for entry in endpoint.embedding_models}
+    return OpenAIEmbeddings(entries, endpoint.base_url or OPENAI_BASE_URL, api_key, endpoint.quirks or Quirks())
+
+
+class CloudEmbedder:
+    """Fills `router.embeddings.EmbedderPort` for one model; `embed` is `CloudModel.embed`, here or over a hop."""
+
+    def __init__(
+        self, embed: Callable[[str, Sequence[str], int | None], Awaitable[tuple[list[bytes], int]]], model: str
+    ) -> None:
+        self._embed, self._model = embed, model
+
+    async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+        return await self._embed(self._model, texts, dimensions)
+
+
+def cloud_embedders(
+    endpoints: Iterable[CloudEndpoint], handles: Mapping[str, DeploymentHandle], inline: Mapping[str, CloudModel]
+) -> Embedders:
+    """Of the providers that are enabled, by name: those with a deployment, and those placed `inline`."""
+    found: Embedders = {}
+    for endpoint in endpoints:
+        if endpoint.name in inline:
+            embed: Any = inline[endpoint.name].embed
+        elif endpoint.name in handles:
+            embed = partial(call, method(handles[endpoint.name], "embed"))
+        else:
+            continue
+        for entry in endpoint.embedding_models:
+            found[entry.name] = (entry, CloudEmbedder(embed, entry.name))
+    return found
+
+
+def _check_embedding(endpoint: CloudEndpoint) -> None:
+    if endpoint.embedding_models and endpoint.dialect != "openai":
+        raise ValueError(f"provider '{endpoint.name}': only the dialect 'openai' has `embedding_models`; take them out")
+
+
 def reliable(endpoint: CloudEndpoint, models: Sequence[ChatModel]) -> ReliableModel:
     """`models`, the endpoint with each of its keys, as one that retries, gives up in time and rotates the keys."""
     return ReliableModel(endpoint.name, models, endpoint.models)
 
 
 def cloud_deployment(endpoint: CloudEndpoint, api_keys: Sequence[str]) -> Application:
-    """`CloudModel:<name>`. No key: the endpoint needs none."""
+    """`CloudModel:<name>`. No key: the endpoint needs none. Raises ValueError."""
+    _check_embedding(endpoint)
     shell = model_deployment(CloudModel, endpoint.name, endpoint.scale, endpoint.max_concurrency)
     return shell.options(user_config={}).bind(endpoint, [SecretStr(key) for key in api_keys])
 
 
 def inline_cloud(endpoint: CloudEndpoint, api_keys: Sequence[str]) -> InlineCloud:
-    """No key: the endpoint needs none."""
+    """No key: the endpoint needs none. Raises ValueError."""
+    _check_embedding(endpoint)
     return InlineCloud(endpoint, tuple(SecretStr(key) for key in api_keys))

@@ -18,7 +18,7 @@ from deployments.archive import ArchiveHandle
 from deployments.batcher import BatcherHandle
 from deployments.cache import CacheHandle
 from deployments.classifier import ClassifierHandle, InlineClassifier
-from deployments.cloud import InlineCloud
+from deployments.cloud import InlineCloud, cloud_embedders
 from deployments.door import too_large
 from deployments.hop import call, hop_errors
 from deployments.http_app import build_http_app
@@ -102,9 +102,9 @@ class Ingress:
         self.embedders: Embedders = {encoder.name: (encoder, self._shared_cache)} if self._shared_cache else {}
         self._parts = PartMetrics(batcher, ledger, caches)
         clouds = {name: bound.handle for name, bound in backends.items() if name.startswith("CloudModel:")}
-        self._provider_metrics = ProviderMetrics(
-            {name.partition(":")[2]: handle for name, handle in clouds.items()}, self._everywhere if inline else None
-        )
+        providers_by_name = {name.partition(":")[2]: handle for name, handle in clouds.items()}
+        self.embedders |= cloud_embedders(topology.cloud, providers_by_name, self._inline)
+        self._provider_metrics = ProviderMetrics(providers_by_name, self._everywhere if inline else None)
         self._inline_classifier = InlineClassifier(ClassifierSettings())
         stages = Stages(
             backends={
@@ -131,7 +131,8 @@ class Ingress:
 
     def _check_names(self, settings: IngressSettings) -> None:
         """A name that is nobody's would silently price or allow nothing. Raises ValueError."""
-        known = {*self.topology.model_names(), encoder_entry(self.topology.encoder).name}
+        embedding = [entry.name for endpoint in self.topology.cloud for entry in endpoint.embedding_models]
+        known = {*self.topology.model_names(), encoder_entry(self.topology.encoder).name, *embedding}
         named = {
             *settings.prices,
             *settings.node_prices,

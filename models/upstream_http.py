@@ -87,7 +87,7 @@ class HttpUpstream:
             response = await upstream.wait(self.client.send(post, stream=True))
             try:
                 if response.status_code != 200:
-                    error = await _error_of(response, upstream)
+                    error = await error_of(response, upstream)
                     raise self._refusal(upstream, response.status_code, response.headers, error)
                 async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
                     while not decoder.done and (chunk := await upstream.wait(anext(chunks, None))) is not None:
@@ -111,7 +111,7 @@ class HttpUpstream:
                 if path is None:
                     return
                 response = await upstream.wait(self.client.get(path, headers=headers))
-                error = await _error_of(response, upstream) if response.status_code != 200 else None
+                error = await error_of(response, upstream) if response.status_code != 200 else None
         except DeadlineExceeded:
             raise upstream.unreachable() from None
         if response.status_code in (400, 401, 402, 403):
@@ -141,7 +141,7 @@ def translated(upstream: UpstreamCall) -> Iterator[None]:
         raise upstream.broken("broke off") from error
 
 
-async def _error_of(response: httpx.Response, upstream: UpstreamCall) -> object:
+async def error_of(response: httpx.Response, upstream: UpstreamCall) -> object:
     """The `error` of an error answer; None when there is none to be found."""
     body = b""
     async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]

@@ -245,6 +245,9 @@ class CloudEndpoint(Strict):
         None, description="where the key is; of several names the first that is set. None: the endpoint needs no key"
     )
     models: tuple[ModelEntry, ...] = Field((), description="instead of the catalogue's rows")
+    embedding_models: tuple[ModelEntry, ...] = Field(
+        (), description="models that make vectors, for `POST /v1/embeddings`; of the dialect `openai` only"
+    )
     only: tuple[str, ...] | None = Field(None, description="names of the rows to serve; None: all")
     quirks: Quirks | None = None
     settings: dict[str, str] = Field(
@@ -267,10 +270,11 @@ class CloudEndpoint(Strict):
         provider = known_provider(str(fields.get("provider")))
         dialect = fields.get("dialect") or (provider and provider.dialect)
         filled = {"name": fields["provider"], **fields} if fields.get("provider") else dict(fields)
-        models = filled.get("models")
-        if dialect in ENGINES and isinstance(models, list | tuple):
-            known = {"engine": ENGINES[dialect]}
-            filled["models"] = [{**known, **model} if isinstance(model, dict) else model for model in models]
+        for field in ("models", "embedding_models"):
+            models = filled.get(field)
+            if dialect in ENGINES and isinstance(models, list | tuple):
+                known = {"engine": ENGINES[dialect]}
+                filled[field] = [{**known, **model} if isinstance(model, dict) else model for model in models]
         return filled
 
     @model_validator(mode="after")
