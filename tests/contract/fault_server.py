@@ -260,8 +260,10 @@ class FaultServer:
                 await self._next(body)(reader, writer)
             finally:
                 self.busy -= 1
-        self.tasks.discard(task)
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        self.tasks.discard(task)
 
     def _next(self, body: bytes) -> Script:
         asked = re.search(rb"plan=([a-z0-9_,]+)#(\d+)", body)
@@ -281,3 +283,5 @@ async def fault_server(dialect: Dialect) -> AsyncIterator[FaultServer]:
         yield faults
     finally:
         server.close()
+        if faults.tasks:
+            await asyncio.wait(faults.tasks, timeout=1.0)
