@@ -36,7 +36,8 @@ def prompt_tokens(request: ChatRequest) -> PromptTokens:
     texts = [message.text for message in request.messages]
     texts += [message.name for message in request.messages if message.name]
     texts += [call.id + call.name + call.arguments for message in request.messages for call in message.tool_calls]
-    texts += [part.text for m in request.messages for part in m.parts if isinstance(part, ReasoningPart)]
+    thoughts = [part for m in request.messages for part in m.parts if isinstance(part, ReasoningPart)]
+    texts += [part.text + (part.redacted or "") for part in thoughts]
     texts += [tool.name + tool.description + tool.parameters for tool in request.tools]
     if request.response_format and request.response_format.schema:
         texts.append(request.response_format.schema)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from models.messages import ChatRequest, ImagePart, Message, ReasoningDelta, TextDelta, TextPart, Tool, ToolCallDelta
+from models.messages import (
+    ChatRequest,
+    ImagePart,
+    Message,
+    ReasoningDelta,
+    ReasoningPart,
+    TextDelta,
+    TextPart,
+    Tool,
+    ToolCallDelta,
+)
 from router.tokens import (
     MAX_TOKENS_PER_IMAGE,
     MAX_TOKENS_PER_SMALL_IMAGE,
@@ -41,6 +51,13 @@ def test_a_tool_counts_all_that_the_model_reads_of_it() -> None:
     with_tool = prompt_tokens(ChatRequest("m", asked().messages, tools=(tool,)))
     read = len(tool.name + tool.description + tool.parameters)
     assert with_tool.at_most >= prompt_tokens(asked()).at_most + read
+
+
+def test_thoughts_that_only_their_provider_can_read_count_too() -> None:
+    def tokens(*thoughts: ReasoningPart) -> int:
+        return prompt_tokens(ChatRequest("m", (Message("assistant", thoughts),))).at_most
+
+    assert tokens(ReasoningPart("", redacted="x" * 100)) == tokens(ReasoningPart("x" * 100)) == tokens() + 100
 
 
 def test_an_answer_that_broke_off_counts_by_what_the_engine_said_or_by_its_length() -> None:
