@@ -28,7 +28,7 @@ from deployments.metrics import Metrics, exposition, summed
 from deployments.model import ModelHandle
 from deployments.openai.batch_lines import answer_line
 from deployments.openai.chat_schema import ParsedChat, parse_chat
-from deployments.part_metrics import PartMetrics, ingress_families
+from deployments.part_metrics import PartMetrics, ingress_families, lost_responses
 from deployments.provider_metrics import ProviderMetrics
 from deployments.providers_api import Providers
 from deployments.reply import Reply
@@ -100,7 +100,7 @@ class Ingress:
         self._shared_cache = CacheHandle(list(caches)) if caches else None
         encoder = encoder_entry(topology.encoder)
         self.embedders: Embedders = {encoder.name: (encoder, self._shared_cache)} if self._shared_cache else {}
-        self._parts = PartMetrics(batcher, ledger, caches)
+        self._parts = PartMetrics(batcher, ledger, caches, archive)
         clouds = {name: bound.handle for name, bound in backends.items() if name.startswith("CloudModel:")}
         providers_by_name = {name.partition(":")[2]: handle for name, handle in clouds.items()}
         self.embedders |= cloud_embedders(topology.cloud, providers_by_name, self._inline)
@@ -226,7 +226,7 @@ class Ingress:
         unsent = (cache.stores_dropped, cache.stores_failed) if cache else (0, 0)
         exact, backlog = self.pipeline.exact.stats(), self.shipper.backlog_bytes
         held = ingress_families(self.pipeline.running, exact, backlog, *unsent, self._settings.rejected)
-        return exposition([*self.metrics.families(), *held])
+        return exposition([*self.metrics.families(), *held, lost_responses(self.archive.responses_lost)])
 
     async def inline_stats(self) -> dict[str, dict[str, dict[str, int]]]:
         """What `CloudModel.stats` says of each provider that runs in this replica, by its name."""

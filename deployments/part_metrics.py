@@ -45,6 +45,11 @@ _LEDGER_COUNTERS = {
     "waits_refused": ("refused_waits", "Receipts not waited for since too many others were"),
     "reads_refused": ("refused_reads", "Receipts and sums refused since too many others waited"),
 }
+_ARCHIVE_COUNTERS = {
+    "responses_evicted": ("evicted_responses", "Stored responses that had to go for others"),
+    "lines_answered": ("batch_lines_answered", "Lines of batches that have an answer"),
+    "lines_failed": ("batch_lines_failed", "Lines of batches that ended with an error"),
+}
 _BATCHER_GAUGES = {
     "replicas": "Replicas that run",
     "capacity": "Requests that may run now",
@@ -56,11 +61,19 @@ _BATCHER_GAUGES = {
 class PartMetrics:
     """Asks each part once; one that does not answer in time is left out, and its `switchyard_part_up` is 0."""
 
-    def __init__(self, batcher: DeploymentHandle, ledger: DeploymentHandle, caches: Sequence[DeploymentHandle]) -> None:
+    def __init__(
+        self,
+        batcher: DeploymentHandle,
+        ledger: DeploymentHandle,
+        caches: Sequence[DeploymentHandle],
+        archive: DeploymentHandle | None = None,
+    ) -> None:
         self._methods = {
             "Batcher": method(batcher, "snapshot"),
             "Ledger": method(ledger, "counts"),
         }
+        if archive is not None:
+            self._methods["Archive"] = method(archive, "counts")
         self._shards = {shard.deployment_name: method(shard, "stats") for shard in caches}
 
     async def text(self) -> str:
@@ -72,6 +85,7 @@ class PartMetrics:
             *_up({name: answer is not None for name, answer in answers.items()}),
             *batcher_families(answers["Batcher"] or {}),
             *ledger_families(answers["Ledger"] or {}),
+            *archive_families(answers.get("Archive") or {}),
             *cache_families(shards),
         ]
         return exposition(family for family in families if family.samples)
@@ -99,6 +113,12 @@ def ledger_families(counts: Mapping[str, int]) -> Iterator[Metric]:
     for key, (name, what) in _LEDGER_COUNTERS.items():
         if key in counts:
             yield CounterMetricFamily(f"switchyard_ledger_{name}", what, value=counts[key])
+
+
+def archive_families(counts: Mapping[str, int]) -> Iterator[Metric]:
+    for key, (name, what) in _ARCHIVE_COUNTERS.items():
+        if key in counts:
+            yield CounterMetricFamily(f"switchyard_archive_{name}", what, value=counts[key])
 
 
 def cache_families(shards: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
@@ -137,6 +157,11 @@ def ingress_families(
     yield CounterMetricFamily("switchyard_semantic_cache_stores_dropped", what, value=dropped)
     what = "Answers that did not reach the shared cache"
     yield CounterMetricFamily("switchyard_semantic_cache_stores_failed", what, value=failed)
+
+
+def lost_responses(lost: int) -> Metric:
+    """What one ingress could not store."""
+    return CounterMetricFamily("switchyard_responses_lost", "Responses that could not be stored", value=lost)
 
 
 def _up(parts: Mapping[str, bool]) -> Iterator[Metric]:

@@ -28,6 +28,7 @@ _NOT_SERVED = {
     "prompt": "send the text itself in 'instructions' and 'input'",
     "context_management": "shorten 'input' yourself",
     "moderation": "leave it out",
+    "truncation": "it is 'disabled': nothing is left out of what you send",
 }
 
 
@@ -149,8 +150,14 @@ class ParsedResponse:
 
 def parse_response(raw: bytes) -> ParsedResponse:
     """Raises `InvalidRequest` naming the field, or `UnsupportedFeature` for what is not served."""
-    _refuse(raw)
-    body = read_json(ResponsesBody, raw)
+    try:
+        body = read_json(ResponsesBody, raw)
+    except InvalidRequest as error:
+        if error.param in _NOT_SERVED:
+            raise UnsupportedFeature(
+                f"'{error.param}' is not served; {_NOT_SERVED[error.param]}.", error.param
+            ) from None
+        raise
     if unknown := set(body.include or ()) - {ENCRYPTED, LOGPROBS}:
         raise UnsupportedFeature(
             f"'include' knows '{ENCRYPTED}' and '{LOGPROBS}', not {sorted(unknown)[0]!r}.", "include"
@@ -163,21 +170,6 @@ def parse_response(raw: bytes) -> ParsedResponse:
     read_items(items)
     tools = tuple(_tool(tool, number) for number, tool in enumerate(body.tools or ()))
     return ParsedResponse(body, tuple(items), tools, _echoed(body, tools))
-
-
-def _refuse(raw: bytes) -> None:
-    """What the schema would refuse without saying what to do instead."""
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        return  # the schema says so better
-    if not isinstance(body, dict):
-        return
-    for name, instead in _NOT_SERVED.items():
-        if body.get(name):
-            raise UnsupportedFeature(f"'{name}' is not served; {instead}.", name)
-    if body.get("truncation") == "auto":
-        raise UnsupportedFeature("'truncation' is 'disabled' only: nothing is left out of what you send.", "truncation")
 
 
 def _tool(tool: Mapping[str, Any], number: int) -> FunctionTool:

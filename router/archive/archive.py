@@ -194,7 +194,8 @@ class Archive:
 
     @property
     def counts(self) -> dict[str, int]:
-        return {"responses_evicted": self._responses.evicted}
+        worked = self._runner.counts if self._runner else {}
+        return {"responses_evicted": self._responses.evicted, **worked}
 
     async def check(self) -> None:
         """Returns once the thread that writes has."""

@@ -61,6 +61,7 @@ class BatchRunner:
         self._active: dict[str, tuple[Batch, asyncio.Task[None]]] = {}
         self._saved_s: dict[str, float] = {}
         self._choosing = asyncio.Lock()  # who takes up a batch and who cancels it mean the same object
+        self.counts = {"lines_answered": 0, "lines_failed": 0}
         self._running = 0
         self._freed = asyncio.Event()
         self._woken = asyncio.Event()
@@ -220,6 +221,7 @@ class BatchRunner:
         path = self._results(batch, kind)
         await self._write(lambda: _append(path, written))
         batch.body["request_counts"]["completed" if kind == "output" else "failed"] += 1
+        self.counts["lines_answered" if kind == "output" else "lines_failed"] += 1
         if time.monotonic() - self._saved_s.get(batch.batch_id, 0.0) > SAVE_EVERY_S:
             self._saved_s[batch.batch_id] = time.monotonic()
             await self._save(batch)

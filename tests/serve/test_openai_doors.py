@@ -17,6 +17,123 @@ from tests.serve.product import OPERATOR, Product, until, user
 ENCODER = "all-MiniLM-L6-v2"
 
 
+# ---- files and batches ---------------------------------------------------------------------------------------------
+
+
+def asks(model: str, count: int, endpoint: str = "/v1/chat/completions") -> bytes:
+    rows = [
+        {
+            "custom_id": f"ask-{number}",
+            "method": "POST",
+            "url": endpoint,
+            "body": {"model": model, "messages": user(f"Question {number}?"), "switchyard": {"cache": "off"}},
+        }
+        for number in range(count)
+    ]
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def test_a_batch_is_worked_off_and_outlives_the_process_that_works_it(product: Product) -> None:
+    client = product.sdk()
+    file = client.files.create(file=("asks.jsonl", asks("sim-slow", 24)), purpose="batch")
+    made = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"for": "a test"}
+    )
+
+    def batch() -> Any:
+        try:
+            return client.batches.retrieve(made.id)
+        except openai.APIStatusError:  # there is no Archive for a moment
+            return None
+
+    def some_are_done() -> bool:
+        found = batch()
+        return found is not None and found.request_counts.completed >= 4
+
+    until(some_are_done, 60)
+    gone = product.kill_a_replica("Archive")
+    until(lambda: {*product.replicas("Archive")} - {gone}, 60)
+    over = until(lambda: (found := batch()) and found.status == "completed" and found, 90)
+    assert (over.request_counts.total, over.request_counts.completed, over.request_counts.failed) == (24, 24, 0)
+    rows = [json.loads(row) for row in client.files.content(over.output_file_id).text.splitlines()]
+    assert sorted(row["custom_id"] for row in rows) == sorted(f"ask-{number}" for number in range(24))
+    receipt = product.receipt(rows[0]["response"]["request_id"])
+    assert (receipt["door"], receipt["status"], receipt["model"]) == ("openai-batch", "ok", "sim-slow")
+    with pytest.raises(openai.NotFoundError):
+        product.sdk("globex").batches.retrieve(made.id)
+    with pytest.raises(openai.NotFoundError):
+        product.sdk("globex").files.content(over.output_file_id)
+    assert client.files.delete(file.id).deleted
+
+
+def test_a_batch_can_be_cancelled(product: Product) -> None:
+    client = product.sdk()
+    file = client.files.create(file=("asks.jsonl", asks("sim-slow", 200)), purpose="batch")
+    made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    until(lambda: client.batches.retrieve(made.id).status == "in_progress", 30)
+    assert client.batches.cancel(made.id).status == "cancelling"
+    over = until(lambda: (found := client.batches.retrieve(made.id)).status == "cancelled" and found, 30)
+    assert over.request_counts.completed < 200
+
+
+# ---- responses -----------------------------------------------------------------------------------------------------
+
+
+def test_responses_are_made_streamed_found_by_every_replica_and_deleted(product: Product) -> None:
+    client = product.sdk()
+    first = client.responses.create(model="sim", input="My name is Ada.", instructions="Be kind.")
+    assert first.status == "completed" and first.output_text
+    with client.responses.stream(model="sim", input="And yours?", previous_response_id=first.id) as stream:
+        kinds = [event.type for event in stream]
+        second = stream.get_final_response()
+    assert kinds[0] == "response.created" and kinds[-1] == "response.completed"
+    assert second.usage is not None and first.usage is not None
+    assert second.usage.input_tokens > first.usage.input_tokens + 10
+    for _ in range(8):  # whichever of the two ingress replicas is asked
+        assert client.responses.retrieve(second.id).output_text == second.output_text
+    (item,) = client.responses.input_items.list(second.id).data
+    assert item.type == "message" and item.content[0].type == "input_text"
+    assert product.receipt(second.id)["door"] == "openai-responses"
+    with pytest.raises(openai.NotFoundError) as foreign:
+        product.sdk("globex").responses.retrieve(second.id)
+    unknown = second.id[:-4] + ("0000" if second.id[-4:] != "0000" else "1111")
+    with pytest.raises(openai.NotFoundError) as nobodys:
+        product.sdk("globex").responses.retrieve(unknown)
+    assert foreign.value.body["message"] == nobodys.value.body["message"]  # type: ignore[index]
+    client.responses.delete(second.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(second.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model="sim", input="Still there?", previous_response_id=second.id)
+
+
+def test_a_response_outlives_the_archives_process(product: Product) -> None:
+    kept = product.sdk().responses.create(model="sim", input="Remember this.")
+    assert product.sdk().responses.retrieve(kept.id).id == kept.id
+    gone = product.kill_a_replica("Archive")
+    until(lambda: {*product.replicas("Archive")} - {gone}, 60)
+
+    def found() -> bool:
+        try:
+            return product.sdk().responses.retrieve(kept.id).output_text == kept.output_text
+        except (openai.InternalServerError, openai.APIStatusError):
+            return False
+
+    until(found, 60)
+
+
+class Colour(BaseModel):
+    name: str
+
+
+def test_a_schema_is_kept_to(product: Product) -> None:
+    tools = [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}]
+    with pytest.raises(openai.BadRequestError):  # this model has no tools
+        product.sdk().responses.create(model="smoke-small", input="Look.", tools=tools)
+    with pytest.raises(openai.BadRequestError, match="json schema"):
+        product.sdk().responses.parse(model="sim", input="A colour?", text_format=Colour)
+
+
 # ---- embeddings ----------------------------------------------------------------------------------------------------
 
 
@@ -82,120 +199,3 @@ def test_completions_stream_echo_and_choices(product: Product) -> None:
     several = client.completions.create(model="sim", prompt=["a", "b"], max_tokens=5)
     assert [choice.index for choice in several.choices] == [0, 1]
     assert product.receipt(several.id)["door"] == "openai-completions"
-
-
-# ---- responses -----------------------------------------------------------------------------------------------------
-
-
-def test_responses_are_made_streamed_found_by_every_replica_and_deleted(product: Product) -> None:
-    client = product.sdk()
-    first = client.responses.create(model="sim", input="My name is Ada.", instructions="Be kind.")
-    assert first.status == "completed" and first.output_text
-    with client.responses.stream(model="sim", input="And yours?", previous_response_id=first.id) as stream:
-        kinds = [event.type for event in stream]
-        second = stream.get_final_response()
-    assert kinds[0] == "response.created" and kinds[-1] == "response.completed"
-    assert second.usage is not None and first.usage is not None
-    assert second.usage.input_tokens > first.usage.input_tokens + 10
-    for _ in range(8):  # whichever of the two ingress replicas is asked
-        assert client.responses.retrieve(second.id).output_text == second.output_text
-    (item,) = client.responses.input_items.list(second.id).data
-    assert item.type == "message" and item.content[0].type == "input_text"
-    assert product.receipt(second.id)["door"] == "openai-responses"
-    with pytest.raises(openai.NotFoundError) as foreign:
-        product.sdk("globex").responses.retrieve(second.id)
-    unknown = second.id[:-4] + ("0000" if second.id[-4:] != "0000" else "1111")
-    with pytest.raises(openai.NotFoundError) as nobodys:
-        product.sdk("globex").responses.retrieve(unknown)
-    assert foreign.value.body["message"] == nobodys.value.body["message"]  # type: ignore[index]
-    client.responses.delete(second.id)
-    with pytest.raises(openai.NotFoundError):
-        client.responses.retrieve(second.id)
-    with pytest.raises(openai.NotFoundError):
-        client.responses.create(model="sim", input="Still there?", previous_response_id=second.id)
-
-
-def test_a_response_outlives_the_archives_process(product: Product) -> None:
-    kept = product.sdk().responses.create(model="sim", input="Remember this.")
-    assert product.sdk().responses.retrieve(kept.id).id == kept.id
-    gone = product.kill_a_replica("Archive")
-    until(lambda: {*product.replicas("Archive")} - {gone}, 60)
-
-    def found() -> bool:
-        try:
-            return product.sdk().responses.retrieve(kept.id).output_text == kept.output_text
-        except (openai.InternalServerError, openai.APIStatusError):
-            return False
-
-    until(found, 60)
-
-
-class Colour(BaseModel):
-    name: str
-
-
-def test_a_schema_is_kept_to(product: Product) -> None:
-    tools = [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}]
-    with pytest.raises(openai.BadRequestError):  # this model has no tools
-        product.sdk().responses.create(model="smoke-small", input="Look.", tools=tools)
-    with pytest.raises(openai.BadRequestError, match="json schema"):
-        product.sdk().responses.parse(model="sim", input="A colour?", text_format=Colour)
-
-
-# ---- files and batches ---------------------------------------------------------------------------------------------
-
-
-def asks(model: str, count: int, endpoint: str = "/v1/chat/completions") -> bytes:
-    rows = [
-        {
-            "custom_id": f"ask-{number}",
-            "method": "POST",
-            "url": endpoint,
-            "body": {"model": model, "messages": user(f"Question {number}?"), "switchyard": {"cache": "off"}},
-        }
-        for number in range(count)
-    ]
-    return "\n".join(json.dumps(row) for row in rows).encode()
-
-
-def test_a_batch_is_worked_off_and_outlives_the_process_that_works_it(product: Product) -> None:
-    client = product.sdk()
-    file = client.files.create(file=("asks.jsonl", asks("sim-slow", 24)), purpose="batch")
-    made = client.batches.create(
-        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"for": "a test"}
-    )
-
-    def batch() -> Any:
-        try:
-            return client.batches.retrieve(made.id)
-        except openai.APIStatusError:  # there is no Archive for a moment
-            return None
-
-    def some_are_done() -> bool:
-        found = batch()
-        return found is not None and found.request_counts.completed >= 4
-
-    until(some_are_done, 60)
-    gone = product.kill_a_replica("Archive")
-    until(lambda: {*product.replicas("Archive")} - {gone}, 60)
-    over = until(lambda: (found := batch()) and found.status == "completed" and found, 90)
-    assert (over.request_counts.total, over.request_counts.completed, over.request_counts.failed) == (24, 24, 0)
-    rows = [json.loads(row) for row in client.files.content(over.output_file_id).text.splitlines()]
-    assert sorted(row["custom_id"] for row in rows) == sorted(f"ask-{number}" for number in range(24))
-    receipt = product.receipt(rows[0]["response"]["request_id"])
-    assert (receipt["door"], receipt["status"], receipt["model"]) == ("openai-batch", "ok", "sim-slow")
-    with pytest.raises(openai.NotFoundError):
-        product.sdk("globex").batches.retrieve(made.id)
-    with pytest.raises(openai.NotFoundError):
-        product.sdk("globex").files.content(over.output_file_id)
-    assert client.files.delete(file.id).deleted
-
-
-def test_a_batch_can_be_cancelled(product: Product) -> None:
-    client = product.sdk()
-    file = client.files.create(file=("asks.jsonl", asks("sim-slow", 200)), purpose="batch")
-    made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-    until(lambda: client.batches.retrieve(made.id).status == "in_progress", 30)
-    assert client.batches.cancel(made.id).status == "cancelling"
-    over = until(lambda: (found := client.batches.retrieve(made.id)).status == "cancelled" and found, 30)
-    assert over.request_counts.completed < 200

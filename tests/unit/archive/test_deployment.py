@@ -15,6 +15,7 @@ import pytest
 
 from deployments import archive as archive_module
 from deployments.archive import Archive, ArchiveHandle
+from deployments.part_metrics import PartMetrics
 from models.errors import InvalidRequest, ModelUnavailable, NotFound
 from router.admission import BackendLoad
 from router.archive.batches import new_batch
@@ -140,6 +141,14 @@ async def test_a_file_goes_there_and_back_and_a_batch_is_worked_when_it_is_quiet
     with pytest.raises(InvalidRequest):
         await handle.list_batches("acme", 5, "nobody")
     await shell.check_health()
+    quiet = Hop(SimpleNamespace(counts=none, snapshot=none))
+    text = await PartMetrics(quiet, quiet, [], Hop(shell)).text()
+    assert "switchyard_archive_batch_lines_answered_total 1.0" in text
+    assert "switchyard_archive_evicted_responses_total 0.0" in text
+
+
+async def none() -> dict[str, int]:
+    return {}
 
 
 async def test_what_cannot_be_stored_is_counted_and_a_stopped_worker_is_unhealthy(case: Any) -> None:
