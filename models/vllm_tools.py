@@ -1,23 +1,25 @@
 """Reasoning and tool calls in what a local model writes, found by vLLM's own parsers, as events.
 
-vLLM's streaming parsers are at the mercy of how a text is cut: some lose a call, or its end, when several tokens come
-at once, as they do under load. So what was streamed is held against vLLM's parse of the whole text when the answer
-ends: what is missing is added, and what differs is an error, never an answer. Where vLLM has the model write forced
-calls as plain JSON, none of this is needed: they are read here, byte for byte.
+vLLM's streaming parsers are made for one token at a time: some lose a call, or spoil its arguments, when several come
+at once, as they do under load. So each token is given to them alone, and what was streamed is held against vLLM's parse
+of the whole text when the answer ends: what is missing is added, and what differs is an error, never an answer. Where
+vLLM has the model write forced calls as plain JSON, none of this is needed: they are read here, byte for byte.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 from uuid import uuid4
 
 from models.errors import UnsupportedFeature
+from models.incremental_text import IncrementalText
 from models.messages import ChatRequest, Event, ReasoningDelta, TextDelta, ToolCallDelta
 
 _DECODER = json.JSONDecoder()
 _WHITESPACE = " \t\r\n"
+_PROMPT_TOKENS = 6
 
 
 class AnswerParser(Protocol):
@@ -52,8 +54,13 @@ def parsers(serving: Any, asked: Any, request: ChatRequest) -> Callable[[int], A
         thinks = kind.reasoning_parser_cls is not None
         return lambda choice: ForcedCalls(choice, name, only_first, make, asked, thinks)
     if offered or kind.reasoning_parser_cls is not None:
-        tools = serving.enable_auto_tools
-        return lambda choice: FreeAnswer(choice, only_first, make, asked, tools, must_call=offered and forced)
+        tools, must_call = serving.enable_auto_tools, offered and forced
+
+        def decode(tokens: Sequence[int]) -> str:
+            text: str = serving.renderer.tokenizer.decode(tokens, skip_special_tokens=asked.skip_special_tokens)
+            return text
+
+        return lambda choice: FreeAnswer(choice, only_first, make, asked, tools, must_call, SingleTokens(decode))
     return None
 
 
@@ -188,6 +195,32 @@ def _past(text: str, at: int, mark: str = "", optional: bool = False) -> int:
     return at
 
 
+class SingleTokens:
+    """Cuts what came at once into the text of each token, as if each had come alone."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._text_of = IncrementalText(decode)
+        self._begun = False
+        self._decoded = 0  # characters that the tokens so far stand for
+        self._given = 0  # characters that came; vLLM holds back what may become a stop string
+
+    def cut(self, text: str, tokens: Sequence[int], prompt: Sequence[int]) -> list[tuple[str, list[int]]]:
+        """Each token with its text. The pieces join to `text`, whatever the tokens decode to."""
+        if not self._begun:
+            self._begun = True
+            self._text_of.push(prompt[-_PROMPT_TOKENS:])  # a first word is decoded otherwise where nothing precedes it
+        pieces: list[tuple[str, list[int]]] = []
+        for token in tokens:
+            self._decoded += len(self._text_of.push([token]))
+            piece = text[: max(0, self._decoded - self._given)]
+            text = text[len(piece) :]
+            self._given += len(piece)
+            pieces.append((piece, [token]))
+        self._given += len(text)
+        last, alone = pieces.pop() if pieces else ("", [])
+        return [*pieces, (last + text, alone)]
+
+
 class FreeAnswer:
     """An answer in which the model may think, speak and make calls, in its own way of writing them."""
 
@@ -199,10 +232,12 @@ class FreeAnswer:
         asked: Any,
         tools: bool,
         must_call: bool = False,
+        single: SingleTokens | None = None,
     ) -> None:
         self._choice = choice
         self._only_first = only_first
         self._must_call = must_call
+        self._single = single
         self._make = make
         self._asked = asked
         self._tools = tools
@@ -218,14 +253,20 @@ class FreeAnswer:
         finished = output.finish_reason is not None
         self._text += output.text
         self._tokens.extend(output.token_ids)
-        delta = self._parser.parse_delta(
-            delta_text=output.text,
-            delta_token_ids=list(output.token_ids),
-            request=self._asked,
-            prompt_token_ids=prompt_token_ids,
-            finished=finished,
-        )
-        events = list(self._events_of(delta)) if delta is not None else []
+        pieces = [(output.text, list(output.token_ids))]
+        if self._single is not None:
+            pieces = self._single.cut(output.text, output.token_ids, prompt_token_ids)
+        events: list[Event] = []
+        for number, (text, tokens) in enumerate(pieces, 1):
+            delta = self._parser.parse_delta(
+                delta_text=text,
+                delta_token_ids=tokens,
+                request=self._asked,
+                prompt_token_ids=prompt_token_ids,
+                finished=finished and number == len(pieces),
+            )
+            if delta is not None:
+                events.extend(self._events_of(delta))
         if finished:
             events += self._rest(output.finish_reason)
         self.called = bool(self._calls)

@@ -6,7 +6,6 @@ The same weights answer in all of them, so vLLM's own server is the word that th
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +37,6 @@ from models.messages import (
 from models.openai_compatible import OpenAICompatibleModel
 from models.transformers_engine import TransformersChatModel
 from models.vllm_engine import VllmModel
-from models.vllm_request import openai_request
-from models.vllm_tools import parsers
 from tests.contract.conftest import _VLLM, Subject, VllmEngine
 from tests.vllm_server import CONTEXT_TOKENS, MODEL, running_requests
 
@@ -239,31 +236,3 @@ async def test_a_model_whose_calls_nobody_can_read_has_no_tools(vllm: Subject) -
     deaf = SimpleNamespace(parser_cls=model._serving.parser_cls, chat_template="{{ messages }}", engine_client=None)
     with pytest.raises(ValueError, match="chat template"):
         VllmModel(vllm.entry, deaf)
-
-
-@pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")
-async def test_free_calls_come_byte_for_byte_through_vllms_parser_whatever_the_cuts(vllm: Subject) -> None:
-    model: Any = vllm.model
-    request = ask(tools=(WEATHER, CLOCK))
-    asked = model._request_class(**openai_request(request, streamed=True))
-    make = parsers(model._serving, asked, request)
-    assert make is not None
-    one, other = '{"city" : "Zürich 😀",  "days":1.0}', "{}"
-    text = (
-        f'Let me see. <tool_call>\n{{"name": "weather", "arguments": {one}}}\n</tool_call>\n'
-        f'<tool_call>{{"name": "clock", "arguments": {other}}}</tool_call>'
-    )
-    draw = random.Random(3)
-    for _ in range(200):
-        cuts = sorted(draw.sample(range(1, len(text)), draw.randint(0, 12)))
-        pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        parser, events = make(0), list[Event]()
-        for number, piece in enumerate(pieces, 1):
-            reason = "stop" if number == len(pieces) else None
-            events += parser.read(
-                SimpleNamespace(text=piece, token_ids=[1], finish_reason=reason, stop_reason=None, index=0), [1, 2]
-            )
-        answer = fold(events)
-        assert [(call.name, call.arguments) for call in answer.tool_calls] == [("weather", one), ("clock", other)], cuts
-        assert answer.text.rstrip() == "Let me see.", cuts
-        assert parser.called

@@ -40,6 +40,11 @@ def test_on_cpu_it_reserves_what_its_scale_says_and_uses_as_many_threads() -> No
     }
 
 
+def test_a_model_whose_calls_can_be_read_gets_its_parser() -> None:
+    arguments = llm_server.llm_config(LocalModel(name="mistral-7b-instruct", device="gpu"))["engine_kwargs"]
+    assert (arguments["enable_auto_tool_choice"], arguments["tool_call_parser"]) == (True, "mistral")
+
+
 @pytest.mark.parametrize(
     ("scale", "engine_args", "bundles"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ from models.messages import (
     fold,
 )
 from models.vllm_output import OutputReader
-from models.vllm_tools import ForcedCalls, FreeAnswer, parsers, whole_calls
+from models.vllm_tools import ForcedCalls, FreeAnswer, SingleTokens, parsers, whole_calls
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=6),
@@ -199,6 +200,39 @@ def test_a_call_that_has_to_be_made_and_is_not_is_an_error() -> None:
     parser = FreeAnswer(0, False, lambda: Parser([delta("no")], (None, "no", None)), None, tools=True, must_call=True)
     with pytest.raises(RuntimeError, match="no call"):
         read(parser, ["no"])
+
+
+def utf8(tokens: Sequence[int]) -> str:
+    """A token is a byte: as byte-level tokenizers decode."""
+    return bytes(tokens).decode("utf-8", "replace")
+
+
+@settings(deadline=None)
+@given(st.data(), st.text(max_size=30))
+def test_tokens_that_came_together_are_taken_apart(data: Any, text: str) -> None:
+    tokens = list(text.encode())
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(tokens)), max_size=4)))
+    single, pieces, shown = SingleTokens(utf8), list[tuple[str, list[int]]](), ""
+    for end in [*cuts, len(tokens)]:
+        whole = text if end == len(tokens) else utf8(tokens[:end]).rstrip("\ufffd")
+        begin = sum(len(alone) for _, alone in pieces)
+        pieces += single.cut(whole[len(shown) :], tokens[begin:end], list(b"before"))
+        shown = whole if len(whole) > len(shown) else shown
+    assert "".join(piece for piece, _ in pieces) == text
+    assert [token for _, alone in pieces for token in alone] == tokens
+    given = ""
+    for number, (piece, _) in enumerate(pieces, 1):
+        given += piece
+        if "\ufffd" not in text:
+            seen = sum(len(alone) for _, alone in pieces[:number])
+            assert given == utf8(tokens[:seen]).rstrip("\ufffd")
+
+
+def test_text_that_is_held_back_comes_with_the_token_that_frees_it() -> None:
+    single = SingleTokens(utf8)
+    assert single.cut("a", list(b"ab"), [1]) == [("a", [97]), ("", [98])]
+    assert single.cut("bcd", list(b"cd"), [1]) == [("bc", [99]), ("d", [100])]
+    assert single.cut("", [], [1]) == [("", [])]
 
 
 def test_one_call_at_a_time() -> None:
