@@ -40,10 +40,12 @@ from models.messages import (
     TextPart,
     TokenLogprob,
     Tool,
+    ToolChoice,
     UsageReport,
     fold,
 )
 from router.config import LocalModel
+from tests.vllm_server import CHAT_TEMPLATE, TOOL_PARSER
 
 APP = "vllm-test"
 CONTEXT_TOKENS = 1024
@@ -55,7 +57,9 @@ ENTRY = ModelEntry(
     context_tokens=CONTEXT_TOKENS,
     dtype="float32",
     max_batch=16,
-    capabilities=Capabilities(logprobs=True, multiple_choices=True, penalties=True, json_schema=True),
+    chat_template=CHAT_TEMPLATE,
+    tool_parser=TOOL_PARSER,
+    capabilities=Capabilities(tools=True, logprobs=True, multiple_choices=True, penalties=True, json_schema=True),
 )
 MODEL = LocalModel(
     name="smoke", entry=ENTRY, engine_args={"enforce_eager": True, "kv_cache_memory_bytes": 64 * 1024**2}
@@ -197,6 +201,20 @@ async def test_an_answer_in_a_schema(server: Server) -> None:
     assert json.loads((await server.answer(request)).text)["n"] in (1, 2)
 
 
+@pytest.mark.parametrize("name", [None, "clock"])
+async def test_a_tool_that_has_to_be_called_is(server: Server, name: str | None) -> None:
+    schema = (
+        '{"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": false}'
+    )
+    choice = ToolChoice("tool", name) if name else ToolChoice("required")
+    request = replace(ask(max_tokens=200), tools=(Tool("clock", "", schema),), tool_choice=choice)
+    streamed = await server.answer(replace(request, parallel_tool_calls=False))
+    assert (streamed.finish_reason, [call.name for call in streamed.tool_calls]) == ("tool_calls", ["clock"])
+    assert json.loads(streamed.tool_calls[0].arguments)["n"] in (1, 2)
+    whole = fold(await server.call("complete", request, CALL))
+    assert whole.tool_calls[0].arguments == streamed.tool_calls[0].arguments
+
+
 async def test_the_prefix_cache_is_told(server: Server) -> None:
     request = ask("word " * 400)
     first, again = [(await server.answer(request)).usage for _ in range(2)]
@@ -259,8 +277,8 @@ async def test_a_prompt_too_long_says_both_numbers(server: Server) -> None:
 
 async def test_what_the_entry_does_not_offer_is_refused(server: Server) -> None:
     with pytest.raises(UnsupportedFeature) as caught:
-        await server.call("complete", replace(ask(), tools=(Tool("f"),)), CALL)
-    assert caught.value.param == "tools"
+        await server.call("complete", replace(ask(), response_format=ResponseFormat("json_object")), CALL)
+    assert caught.value.param == "response_format"
 
 
 async def test_what_vllm_refuses_is_the_callers_fault_and_quotes_no_prompt(server: Server) -> None:
