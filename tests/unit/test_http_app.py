@@ -115,8 +115,8 @@ async def test_errors_are_openai_shaped_and_say_what_to_do(door):
         ({"model": "gpt-9"}, 404, "model_not_found"),
         ({"messages": []}, 400, "invalid_request"),
         ({"temperature": "warm"}, 400, "invalid_request"),
-        ({"logit_bias": {}}, 400, "unsupported_feature"),
-        ({"n": 2}, 400, "unsupported_feature"),
+        ({"logit_bias": {"7": 5}, "model": "small-1"}, 400, "unsupported_feature"),
+        ({"n": 2, "model": "small-1"}, 400, "unsupported_feature"),
         ({"text": "word " * 20_000}, 400, "context_length_exceeded"),
     ):
         response = await door.chat(**fields)
