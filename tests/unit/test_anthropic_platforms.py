@@ -45,7 +45,12 @@ MESSAGE = (
     {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
     {"type": "message_stop"},
 )
-EVENTS = [TextDelta("Hello"), Finish("stop"), UsageReport(Usage(10, 5))]
+EVENTS = [
+    TextDelta("Hello"),
+    UsageReport(Usage(10, 1), estimated=True),  # should the answer break off
+    Finish("stop"),
+    UsageReport(Usage(10, 5)),
+]
 SSE = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in MESSAGE).encode()
 VERTEX = {"GOOGLE_CLOUD_PROJECT": "my-project", "GOOGLE_CLOUD_LOCATION": "europe-west1"}
 
