@@ -59,7 +59,8 @@ bench-peers: .peers/.litellm .peers/.portkey
 	@$(UV) pip install --quiet --python .peers/litellm/bin/python --no-deps --require-hashes -r $<
 	@touch $@
 
-# Needs Node.js. No script of a package is run.
+# Needs Node.js. No script of a package is run. Portkey's streams fail with the newest @hono/node-server that it allows
+# (1.19.19: "TypeError: immutable"), so package.json names an older one.
 .peers/.portkey: requirements/peers/package.json requirements/peers/package-lock.json
 	@command -v npm >/dev/null || { echo "Portkey gateway needs Node.js 20 or newer with npm: install it, then make bench-peers"; exit 1; }
 	@echo "Installing Portkey gateway into .peers/portkey"

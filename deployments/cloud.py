@@ -67,6 +67,10 @@ class CloudModel(InlineModel):
         """How the provider does: see `Watched.health`."""
         return await self._watched.health(HEALTH_WAIT_S)
 
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._watched.close()
+
     async def check_health(self) -> None:
         """This process answers, that is all: a provider that is down or refuses the key is not cured by a new replica,
         and must not keep the rest of the graph from starting."""

@@ -305,3 +305,5 @@ class Ingress:
         await self.shipper.close(SHIP_TIMEOUT_S)
         for task in self._background:
             task.cancel()
+        for model in self._inline.values():
+            await model.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
@@ -30,12 +31,13 @@ class Response:
     total_ms: float
 
 
-def post(url: str, body: bytes, key: str) -> bytes:
+def post(url: str, body: bytes, key: str, headers: Mapping[str, str] | None = None) -> bytes:
     """The bytes of a POST of JSON."""
     address = urlsplit(url)
+    further = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head = (
         f"POST {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Authorization: Bearer {key}\r\n{further}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
