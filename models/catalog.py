@@ -138,6 +138,12 @@ def _gpu_node(input_tokens_per_hour: int, output_tokens_per_hour: int) -> NodePr
 
 _TRANSFORMERS = Capabilities(logprobs=True, multiple_choices=True, penalties=True, logit_bias=True, top_k=True)
 _VLLM = replace(_TRANSFORMERS, json_object=True, json_schema=True)
+ENGINE_CAPABILITIES: dict[Engine, Capabilities] = {
+    "transformers": _TRANSFORMERS,
+    "vllm": _VLLM,
+    "simulated": Capabilities(),
+}
+"""What an engine does with any model; tools need a parser for what this very model writes."""
 
 BUILT_IN: tuple[ModelEntry, ...] = (
     ModelEntry(

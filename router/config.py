@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.catalog import BUILT_IN, ModelEntry, NodePrice, Price, Tier
+from models.catalog import BUILT_IN, ENGINE_CAPABILITIES, ModelEntry, NodePrice, Price, Tier
 from models.providers import ENGINES, PROVIDERS, Dialect, Platform, Quirks, known_provider
 from models.reliability.settings import ReliabilitySettings
 
@@ -219,11 +219,13 @@ class LocalModel(Strict):
         if entry is None:
             known = ", ".join(e.name for e in BUILT_IN)
             raise ValueError(f"model '{self.name}' is not in the catalogue ({known}); give it an `entry`")
-        changes = {
+        changes: dict[str, object] = {
             field: value
             for field, value in (("source", self.source), ("engine", self.engine), ("tier", self.tier))
             if value is not None
         }
+        if self.engine not in (None, entry.engine):
+            changes |= {"capabilities": ENGINE_CAPABILITIES[self.engine], "tool_parser": None}
         return entry.model_copy(update={**changes, "name": self.name})
 
 
