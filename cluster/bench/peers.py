@@ -24,6 +24,7 @@ class Target:
     url: str
     model: str
     key: str
+    peer: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -48,7 +49,7 @@ def litellm(upstream_url: str, scratch: Path, folder: Path = FOLDER) -> Iterator
     name = "LiteLLM proxy"
     log = scratch / "litellm.log"
     with running_server(name, command, f"{url}/health/liveliness", log, settings, START_S):
-        yield Target(name, f"{url}/v1/chat/completions", MODEL, key)
+        yield Target(name, f"{url}/v1/chat/completions", MODEL, key, True)
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def portkey(upstream_url: str, scratch: Path, folder: Path = FOLDER) -> Iterator
     command = ["node", script, "--headless", f"--port={port}"]
     with running_server(name, command, url, scratch / "portkey.log", {}, START_S):
         headers = {"x-portkey-provider": "openai", "x-portkey-custom-host": f"{upstream_url}/v1"}
-        yield Target(name, f"{url}/v1/chat/completions", MODEL, "sk-upstream", headers)
+        yield Target(name, f"{url}/v1/chat/completions", MODEL, "sk-upstream", True, headers)
 
 
 PEERS = {"litellm": litellm, "portkey": portkey}

@@ -8,6 +8,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,19 @@ import pytest
 
 from cluster.bench import gateway, peers
 from cluster.bench.connection import RequestFailed, Response
-from cluster.bench.gateway import UPSTREAM, Figures, Tally, answer_of, check, compare, config, measure, ratios, table
+from cluster.bench.gateway import (
+    UPSTREAM,
+    Figures,
+    Tally,
+    answer_of,
+    check,
+    compare,
+    config,
+    measure,
+    passing,
+    ratios,
+    table,
+)
 from cluster.bench.peers import Target
 from cluster.bench.server_process import free_port, running_server
 from cluster.bench.upstream import CHUNKS, TEXT, USAGE, Upstream, taken
@@ -67,7 +80,7 @@ def test_requests_are_taken_one_by_one_however_they_arrive() -> None:
 
 async def test_every_target_is_measured_in_each_row(upstream: str) -> None:
     alone = Target(UPSTREAM, upstream + PATH, "bench", "none")
-    rows = await measure([alone, Target("Switchyard", upstream + PATH, "auto", "k", {"x-a": "b"})], [1, 3], 0.1)
+    rows = await measure([alone, Target("Switchyard", upstream + PATH, "auto", "k", headers={"x-a": "b"})], [1, 3], 0.1)
     assert [(row.kind, row.clients, row.gateway) for row in rows] == [
         (kind, clients, name) for kind in ("whole", "stream") for clients in (1, 3) for name in (UPSTREAM, "Switchyard")
     ]
@@ -81,6 +94,7 @@ async def test_refusals_are_counted_and_stop_the_warm_up(upstream: str) -> None:
     lost = Target("lost", f"{upstream}/elsewhere", "bench", "none")
     with pytest.raises(RequestFailed, match="lost: answered 404"):
         await check(lost, itertools.count())
+    assert await passing([replace(lost, peer=True)], itertools.count()) == []
     tally = Tally()
     await gateway.turn(lost, "whole", 2, 0.05, tally, itertools.count())
     assert tally.failed["404"] > 0 and not tally.total_ms
@@ -148,7 +162,7 @@ def test_ratios_are_to_a_peer_of_the_same_row_that_answered() -> None:
     assert ratios(rows[1], rows, "LiteLLM proxy") == (10.0, 0.25)
     for row, peer in ((rows[0], "LiteLLM proxy"), (rows[1], "Portkey gateway"), (rows[2], "LiteLLM proxy")):
         assert ratios(row, rows, peer) is None
-    head, _, alone, ours, *_ = table(rows).splitlines()
+    head, _, alone, ours, *_ = table(rows, ["LiteLLM proxy", "Portkey gateway"]).splitlines()
     assert head.endswith("| req/s, added p50: x LiteLLM proxy | req/s, added p50: x Portkey gateway |")
     assert alone == "| whole | 16 | the provider alone | 2 | 1.00 / 2.00 |  | 1.00 |  |  |"
     assert ours == "| whole | 16 | Switchyard, inline | 10 | 2.00 / 2.00 | 1.00 / 0.00 | 2.00 | 10.00, 0.25 |  |"
