@@ -20,6 +20,7 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -47,6 +48,7 @@ WARM_UP_REQUESTS = 20
 TURN_LIMIT_S = 30.0
 MEASURE_FOR_S = 540.0
 """When this has passed, no further row is begun."""
+_CHUNK_HEAD = re.compile(rb"(?:^|\r\n)[0-9a-fA-F]+\r\n")
 
 
 # ---- the servers ---------------------------------------------------------------------------------------------------
@@ -164,7 +166,8 @@ def request(target: Target, kind: str, number: int) -> bytes:
 
 def answer_of(kind: str, response: Response) -> str:
     """The text of an answer that has also said what it cost. Raises RequestFailed."""
-    said = response.body.decode(errors="replace")
+    chunked = response.headers.get("transfer-encoding") == "chunked"  # and a line may be cut in two by it
+    said = (_CHUNK_HEAD.sub(b"", response.body) if chunked else response.body).decode(errors="replace")
     if response.status != 200:
         raise RequestFailed(f"answered {response.status}: {said[:500]}")
     try:
@@ -210,6 +213,9 @@ async def turn(target: Target, kind: str, clients: int, seconds: float, tally: T
                 continue
             if response.status != 200:
                 tally.failed[str(response.status)] += 1
+                continue
+            if kind == "stream" and b"[DONE]" not in response.body[-64:]:
+                tally.failed["broken off"] += 1
                 continue
             tally.total_ms.append(response.total_ms)
             tally.first_ms.append(response.first_ms)

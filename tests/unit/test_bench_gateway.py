@@ -133,6 +133,14 @@ def test_what_is_no_whole_answer_is_a_failure(kind: str, body: bytes) -> None:
         answer_of(kind, Response(200, {}, body, 1.0, 1.0))
 
 
+def test_a_line_may_be_cut_in_two_by_the_transfer_encoding() -> None:
+    text = json.dumps({"choices": [{"delta": {"content": "wagon"}}]})
+    usage = json.dumps({"choices": [], "usage": {"completion_tokens": 1}})
+    events = f"data: {text}\n\ndata: {usage}\n\ndata: [DONE]\n\n".encode()
+    body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (events[:50], events[50:])) + b"0\r\n\r\n"
+    assert answer_of("stream", Response(200, {"transfer-encoding": "chunked"}, body, 1.0, 1.0)) == "wagon"
+
+
 # ---- the figures ---------------------------------------------------------------------------------------------------
 
 
