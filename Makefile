@@ -41,7 +41,7 @@ setup: .venv/.dev
 
 # Two processes: much of the time a test waits for a cluster.
 test: .venv/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
 
 # Ten minutes in which the machine should do nothing else. The figures are written to build/bench too.
 bench: .venv/.dev

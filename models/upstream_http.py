@@ -1,4 +1,4 @@
-"""A provider's HTTP API: one streamed POST per answer, and httpx's errors as ours.
+"""A provider's HTTP API: one streamed POST per answer, and httpx2's errors as ours.
 
 What it says is read by a `Decoder` of the dialect.
 """
@@ -15,7 +15,7 @@ from models.messages import Event
 from models.upstream import CONNECT_TIMEOUT_S, UpstreamCall
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 _KEEPALIVE = 64
 _MAX_ERROR_BYTES = 64 * 1024
@@ -54,11 +54,11 @@ class HttpUpstream:
         credentials: Credentials | None = None,
         refusal: Refusal = _refused,
     ) -> None:
-        import httpx
+        import httpx2
 
         self._credentials = credentials
         self._refusal = refusal
-        self.client = httpx.AsyncClient(
+        self.client = httpx2.AsyncClient(
             base_url=base_url,
             params=dict(query or {}),
             headers={
@@ -67,8 +67,8 @@ class HttpUpstream:
                 "accept-encoding": "identity",  # a compressed stream is a buffered one
             },
             # Only connecting has a limit of its own: a model may think for minutes, and the call has its deadline.
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEEPALIVE),
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=_KEEPALIVE),
         )
 
     @property
@@ -79,7 +79,7 @@ class HttpUpstream:
         self, upstream: UpstreamCall, path: str, body: bytes, decoder: Decoder, query: Mapping[str, str] | None = None
     ) -> AsyncIterator[Event]:
         """The events of the answer to a POST. Closing this closes its connection."""
-        import httpx
+        import httpx2
 
         with translated(upstream):
             headers = await self._who_asks(upstream)
@@ -94,7 +94,7 @@ class HttpUpstream:
                         for event in decoder.feed(chunk):
                             upstream.started = True
                             yield event
-                    with suppress(DeadlineExceeded, httpx.HTTPError):
+                    with suppress(DeadlineExceeded, httpx2.HTTPError):
                         # A body read to its end leaves a connection that the next request can use.
                         await UpstreamCall("", _DRAIN_S).wait(anext(chunks, None))
                 for event in decoder.end():
@@ -130,18 +130,18 @@ class HttpUpstream:
 
 @contextmanager
 def translated(upstream: UpstreamCall) -> Iterator[None]:
-    """httpx's errors as ours (https://www.python-httpx.org/exceptions)."""
-    import httpx
+    """httpx2's errors as ours (https://www.python-httpx.org/exceptions)."""
+    import httpx2
 
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol) as error:
+    except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:
         raise upstream.unreachable() from error
-    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL) as error:
         raise upstream.broken("broke off") from error
 
 
-async def error_of(response: httpx.Response, upstream: UpstreamCall) -> object:
+async def error_of(response: httpx2.Response, upstream: UpstreamCall) -> object:
     """The `error` of an error answer; None when there is none to be found."""
     body = b""
     async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]

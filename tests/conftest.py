@@ -6,11 +6,13 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.smoke import ensure_smoke_model
 from tests import vllm_server
+from tests.lanes import make_scheduler
 
 for name in [*os.environ]:
     # Keys would enable cloud providers, and Ray's variables lead to somebody else's cluster.
@@ -40,14 +42,6 @@ def vllm_url(smoke_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         yield url
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where the suite runs in several processes (`--dist loadgroup`), what shares a cluster stays together."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
-def _group(item: pytest.Item) -> str:
-    fixtures = getattr(item, "fixturenames", ())
-    if "cluster" in fixtures or "vllm_url" in fixtures or "contract" in item.path.parts:
-        return "product"
-    return "ray" if "local_ray" in fixtures else item.path.name
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    return make_scheduler(config, log)

@@ -1,4 +1,4 @@
-"""Real clusters. `cluster` is the product as `switchyard up` starts it; `local_ray` is Ray alone, in this process."""
+"""The product as `switchyard up` starts it: one cluster for all of these tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import ray
-from ray import serve
 
 from cluster.runtime import Config, load_config, running
 from cluster.state import Cluster
@@ -65,13 +63,3 @@ def run_driver(cluster: Cluster) -> Callable[..., str]:
         return done.stdout
 
     return run
-
-
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """For tests of single deployments by their handles. Without an HTTP door, which would take port 8000."""
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    serve.start(proxy_location="Disabled")
-    yield
-    serve.shutdown()
-    ray.shutdown()

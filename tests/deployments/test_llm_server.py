@@ -130,7 +130,7 @@ def server(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     root = str(Path(__file__).parents[2])
     real_environment = llm_server._environment
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(llm_server, "REPLICA", "tests.serve.vllm_probe.Probe")
+        patch.setattr(llm_server, "REPLICA", "tests.deployments.vllm_probe.Probe")
         # The workers do not have this folder on their path.
         patch.setattr(llm_server, "_environment", lambda *args: {**real_environment(*args), "PYTHONPATH": root})
         application = llm_server.llm_deployment(MODEL, str(tmp_path_factory.mktemp("data")))

@@ -104,7 +104,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from router.accounting.journal import Journal
-from tests.serve.test_ledger import closed, opened
+from tests.deployments.test_ledger import closed, opened
 journal = Journal(Path(sys.argv[1]), "killed")
 for record in (opened("o1"), closed("o1"), opened("o2", reserved=321)):
     journal.append(record)

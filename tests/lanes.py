@@ -1,0 +1,24 @@
+"""Which tests run in one process, where the suite runs in several (pytest-xdist, `make test`).
+
+The product's cluster, and vLLM's own server, are started once for all tests that need them, so those stay together, and
+so do those of single deployments. Unit tests go by file. (`--dist loadgroup` would say the same with marks, but
+pytest-xdist 3.8 writes them where pytest 9.2 does not look.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xdist.scheduler import LoadScopeScheduling
+
+_LANES = {"contract": "product", "serve": "product", "deployments": "deployments"}
+
+
+class Lanes(LoadScopeScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return _LANES.get(file.split("/")[1], file)
+
+
+def make_scheduler(config: Any, log: Any) -> Lanes:
+    return Lanes(config, log)
