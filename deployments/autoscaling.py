@@ -9,7 +9,7 @@ as one more handle of the model would, and Serve's default policy computes
 with Serve's bounds, delays, start from zero and clean-up of reporters that died. Nothing has to be set in
 serve_config.yaml, and deployments without a queue in the Batcher scale as always.
 
-Two things here have no public API in Ray 2.60, and `tests/deployments/test_batcher.py` fails when they change: the report,
+Two things here have no public API in Ray 2.60 (`tests/deployments/test_batcher.py` fails when they change): the report,
 and the long poll by which routers (and `ray.serve.experimental.capacity_queue`) learn which replicas run. The public
 `serve.status()` would cost the controller a full description of the cluster every second and be a second late.
 """
