@@ -51,7 +51,7 @@ class OpenAIEmbeddings:
                     raise upstream.refused(response.status_code, response.headers, await error_of(response, upstream))
                 pieces: list[bytes] = []
                 size = 0
-                async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
+                async with aclosing(response.aiter_bytes()) as chunks:
                     while (chunk := await upstream.wait(anext(chunks, None))) is not None:
                         pieces.append(chunk)
                         size += len(chunk)

@@ -89,7 +89,7 @@ class HttpUpstream:
                 if response.status_code != 200:
                     error = await error_of(response, upstream)
                     raise self._refusal(upstream, response.status_code, response.headers, error)
-                async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
+                async with aclosing(response.aiter_bytes()) as chunks:
                     while not decoder.done and (chunk := await upstream.wait(anext(chunks, None))) is not None:
                         for event in decoder.feed(chunk):
                             upstream.started = True
@@ -144,7 +144,7 @@ def translated(upstream: UpstreamCall) -> Iterator[None]:
 async def error_of(response: httpx2.Response, upstream: UpstreamCall) -> object:
     """The `error` of an error answer; None when there is none to be found."""
     body = b""
-    async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
+    async with aclosing(response.aiter_bytes()) as chunks:
         while len(body) < _MAX_ERROR_BYTES and (chunk := await upstream.wait(anext(chunks, None))) is not None:
             body += chunk
     try:
