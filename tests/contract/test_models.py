@@ -31,6 +31,7 @@ from tests.vllm_server import CONTEXT_TOKENS
 # vLLM's engine belongs to the loop that it was started on.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+SOON_S = 3.0  # a second, and what a machine takes that starts a cluster beside these tests
 CALL = Call("request-1", tenant="acme", timeout_s=60.0)
 
 
@@ -116,7 +117,7 @@ async def test_an_earlier_conversation_counts(subject: Subject) -> None:
 async def test_closing_the_iterator_stops_the_work(subject: Subject) -> None:
     async with aclosing(subject.model.stream(ask(subject, max_tokens=600), CALL)) as events:
         await anext(events)
-    assert await idle(subject, within_s=1.0)
+    assert await idle(subject, within_s=SOON_S)
     assert (await complete(subject, ask(subject))).finish_reason
 
 
@@ -132,7 +133,7 @@ async def test_cancelling_the_task_stops_the_work(subject: Subject) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await idle(subject, within_s=1.0)
+    assert await idle(subject, within_s=SOON_S)
 
 
 async def test_a_call_ends_at_its_deadline(subject: Subject) -> None:
@@ -140,8 +141,8 @@ async def test_a_call_ends_at_its_deadline(subject: Subject) -> None:
     with pytest.raises(DeadlineExceeded):
         async for _ in subject.model.stream(ask(subject, max_tokens=900), Call("late", timeout_s=0.05)):
             pass
-    assert time.monotonic() - began_s < 1.0
-    assert await idle(subject, within_s=1.0)
+    assert time.monotonic() - began_s < SOON_S
+    assert await idle(subject, within_s=SOON_S)
 
 
 async def test_eight_at_once(subject: Subject) -> None:

@@ -51,6 +51,7 @@ def models(product: Product, name: str) -> Iterator[Model]:
     yield AnthropicModel(name, provider=AnthropicProvider(anthropic_client=sdk))
 
 
+@pytest.mark.asyncio(loop_scope="session")  # Pydantic AI keeps its connections for all agents of a process
 @pytest.mark.parametrize("name", LOCAL_AND_CLOUD)
 async def test_pydantic_ai_runs_and_streams_by_every_api(product: Product, name: str) -> None:
     texts = set()

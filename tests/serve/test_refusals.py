@@ -31,7 +31,7 @@ def check_discreet(error: openai.APIError) -> None:
         ({"max_tokens": 0}, "invalid_request", "max_tokens"),
         ({"messages": []}, "invalid_request", "messages"),
         ({"messages": [{"role": "user", "content": []}]}, "invalid_request", "messages.0.content"),
-        ({"messages": [{"role": "wizard", "content": SECRET}]}, "invalid_request", "messages.0.role"),
+        ({"messages": [{"role": "wizard", "content": SECRET}]}, "unsupported_feature", "messages.0.role"),
         ({"extra_body": {"audio": {"voice": "alloy"}}}, "unsupported_feature", "audio"),
         ({"extra_body": {"switchyard": {"cash": "off"}}}, "unsupported_feature", "switchyard.cash"),
         ({"n": 17}, "invalid_request", "n"),

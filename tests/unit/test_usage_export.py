@@ -112,8 +112,8 @@ def test_the_books_can_be_taken_along_when_nothing_runs(store: SQLiteStore, tmp_
 
 def test_an_export_that_fails_leaves_what_was_there(store: SQLiteStore, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("last month")
-    with store._transaction():
-        store._writer.execute("UPDATE requests SET cost_microusd = 'much' WHERE request_id = 'r0060'")
+    with store._file.transaction() as writer:
+        writer.execute("UPDATE requests SET cost_microusd = 'much' WHERE request_id = 'r0060'")
     with pytest.raises(InternalError, match=r"cannot be written to .*out"):
         export(tmp_path, tmp_path / "out", "parquet", ALL, batch_rows=25)
     assert (tmp_path / "out").read_text() == "last month"

@@ -94,9 +94,11 @@ async def test_attempts_are_bounded() -> None:
 async def test_the_wait_is_drawn_from_zero_to_twice_the_last_limit(random: float, expected_s: float) -> None:
     case = Case((UpstreamFailed("down"),), random=random)
     slept: list[float] = []
-    sleep = asyncio.sleep
+    sleep, here = asyncio.sleep, asyncio.current_task()
 
     async def recorded(delay_s: float) -> None:
+        if asyncio.current_task() is not here:  # of an engine that some earlier test left running in this process
+            return await sleep(delay_s)
         slept.append(delay_s)
         await sleep(0)
 
