@@ -93,7 +93,7 @@ def from_sklearn(model: Any, features: tuple[str, ...]) -> Trees:
     """The trees of a fitted `HistGradientBoosting*` model without categorical features."""
     grown = [iteration[0].nodes for iteration in model._predictors]
     size = max(len(nodes) for nodes in grown)
-    arrays = {
+    arrays: dict[str, np.ndarray[Any, Any]] = {
         "feature": np.zeros((len(grown), size), np.int32),
         "threshold": np.zeros((len(grown), size), np.float64),
         "left": np.tile(np.arange(size, dtype=np.int32), (len(grown), 1)),
