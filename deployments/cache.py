@@ -24,7 +24,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.hop import call, method
 from deployments.live_settings import LiveSettings
-from models.encoder import Encoder
+from models.encoder import MAX_WINDOWS, Encoder
 from models.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -62,8 +62,8 @@ MAX_EMBEDDING = 32
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """`vector`: float32, little-endian, unit length; None for a text that cannot be encoded or is longer than the
-    window. `whole`: it stands for all of the text. `batch_ms`: what its batch took."""
+    """`vector`: float32, little-endian, unit length; None for a text that cannot be encoded or has too many windows.
+    `whole`: it stands for all of the text. `batch_ms`: what its batch took."""
 
     vector: bytes | None
     tokens: int
@@ -76,7 +76,7 @@ class SemanticCache:
     `CacheSettings`; without one the defaults hold. Raises `ModelUnavailable` where the encoder cannot be loaded."""
 
     def __init__(self, encoder: config.Encoder) -> None:
-        self._encoder = Encoder(encoder.source, encoder.device)
+        self._encoder = Encoder(encoder.source, encoder.device, precision=encoder.precision)
         self._settings = LiveSettings(CacheSettings)
         self._store = SemanticStore(CacheSettings())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
@@ -188,10 +188,10 @@ class SemanticCache:
         """A text that cannot be encoded (a lone surrogate, say) has no vector; those beside it have theirs."""
         try:
             readings = self._encoder.read(texts)
-            fitting = [text for text, reading in zip(texts, readings, strict=True) if reading.fits]
-            rows = iter(self._encoder.encode(fitting) if fitting else ())
-            vectors = [next(rows).astype("<f4").tobytes() if reading.fits else None for reading in readings]
-            return [Encoded(v, r.tokens, r.fits and r.known) for v, r in zip(vectors, readings, strict=True)]
+            short = [text for text, reading in zip(texts, readings, strict=True) if reading.windows <= MAX_WINDOWS]
+            rows = iter(self._encoder.encode(short) if short else ())
+            vectors = [next(rows).astype("<f4").tobytes() if r.windows <= MAX_WINDOWS else None for r in readings]
+            return [Encoded(v, r.tokens, r.whole) for v, r in zip(vectors, readings, strict=True)]
         except Exception:
             if len(texts) == 1:
                 return [Encoded(None, 0, False)]

