@@ -14,7 +14,7 @@ from types import FrameType
 
 import httpx
 
-from cluster import state
+from cluster import admin_command, state
 from cluster.checks import StartError
 from cluster.runtime import ClusterDied, applications, data_dir_of, is_ready, load_config, running, watch
 from cluster.state import Cluster
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--since", default="", help="such as 2026-05-31 (default: 30 days before --until)")
     export.add_argument("--until", default="", help="such as 2026-06-30T12:00:00Z (default: now)")
     export.set_defaults(command=_export)
+    admin_command.add_commands(commands, common, _administer)
     return parser
 
 
@@ -151,6 +152,13 @@ def _export(arguments: argparse.Namespace) -> int:
     query = parse_usage_query({"since": arguments.since, "until": arguments.until}, int(time.time() * 1000))
     rows = export(_data_dir(arguments), arguments.file, arguments.format, query)
     print(f"{rows} {'request' if rows == 1 else 'requests'} written to {arguments.file}")
+    return 0
+
+
+def _administer(arguments: argparse.Namespace) -> int:
+    cluster = _running_cluster(arguments)
+    lines = admin_command.run(arguments, cluster.base_url, os.environ.get("SWITCHYARD_API_KEY") or cluster.api_key)
+    print("\n".join(lines))
     return 0
 
 

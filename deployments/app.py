@@ -19,7 +19,7 @@ from deployments.ingress import BackendBinding, Ingress
 from deployments.ledger import ledger_deployment
 from deployments.llm_server import llm_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
-from router.accounting.keys import KEY_FILE, hash_key, kept_secret, new_key
+from router.accounting.keys import KEY_FILE, PEPPER_FILE, hash_key, kept_secret, new_key, new_secret
 from router.cloud import ProviderState, is_installed, keys_of, provider_states, resolved, secret_names, with_settings
 from router.config import CloudEndpoint, KeySettings, Topology
 
@@ -56,6 +56,7 @@ def build(args: dict[str, Any]) -> Application:
         caches=cache_deployments(topology),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
         providers=providers,
+        pepper=os.environ.get("SWITCHYARD_KEY_PEPPER", "").strip() or kept_secret(data_dir / PEPPER_FILE, new_secret),
     )
 
 

@@ -17,14 +17,15 @@ from starlette.types import Receive, Scope, Send
 from deployments.openai.errors import openai_error
 from models.errors import BodyTooLarge, InternalError, SwitchyardError
 from models.messages import Completion, Event
-from router.events import Principal
+from router.events import Actor, Principal
 from router.run import Head, Run
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
 
 log = logging.getLogger("ray.serve")
-
+PRINCIPAL, DENIALS = "switchyard.principal", "switchyard.denials"
+"""Where, in the scope of a request, is who asks, and the audit log's `Denials`."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 ErrorBody = Callable[[SwitchyardError, str], bytes]
@@ -46,9 +47,12 @@ class Operation:
 
 
 def authenticated(ingress: Ingress, request: Request, scope: str = "infer") -> Principal:
-    """Who asks. Raises `Unauthorized` or `PermissionDenied`."""
+    """Who asks. Raises what `Tenants.authenticate` raises."""
     headers = request.headers
-    return ingress.tenants.authenticate(headers.get("authorization"), headers.get("x-api-key"), scope)
+    principal = ingress.tenants.identify(headers.get("authorization"), headers.get("x-api-key"))
+    request.scope[PRINCIPAL] = principal  # for the audit log, should they be denied what they ask
+    ingress.tenants.require(principal, scope)
+    return principal
 
 
 def admitted(ingress: Ingress, request: Request, scope: str = "infer") -> Principal:
@@ -56,6 +60,22 @@ def admitted(ingress: Ingress, request: Request, scope: str = "infer") -> Princi
     principal = authenticated(ingress, request, scope)
     ingress.tenants.check_rate(principal)
     return principal
+
+
+def actor_of(request: Request) -> Actor:
+    """Who asks, as far as it is known by now, and from where."""
+    who: Principal = request.scope.get(PRINCIPAL) or Principal("")
+    address = request.client.host if request.client else ""
+    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    plain = "".join(letter for letter in forwarded[:64] if letter.isalnum() or letter in ".:[]_-")
+    return Actor(who.org, who.team, who.key_id, who.user, address[:64], plain)
+
+
+def note_denied(scope: Scope, error: SwitchyardError) -> None:
+    """For the audit log, if `error` denied somebody something."""
+    if (denials := scope.get(DENIALS)) is not None:
+        request = Request(scope)
+        denials.note(actor_of(request), f"{request.method} {request.url.path}", error)
 
 
 class Dialect(Protocol):
@@ -98,6 +118,7 @@ class Answer(Response):
                 return  # the client has gone
             known = error if isinstance(error, SwitchyardError) else unexpected(error, run.request_id)
             if not self._status_sent:
+                note_denied(scope, known)
                 await error_response(known, self.dialect.error, run.request_id)(scope, receive, send)
 
     async def _send_unary(self, send: Send) -> None:

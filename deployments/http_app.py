@@ -14,8 +14,9 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from deployments.admin_api import AdminDoor
 from deployments.anthropic.messages import MessagesDoor
-from deployments.door import ErrorBody, Handler, Operation, error_response, unexpected
+from deployments.door import DENIALS, ErrorBody, Handler, Operation, error_response, note_denied, unexpected
 from deployments.openai.batches import BatchesDoor
 from deployments.openai.chat import ChatDoor
 from deployments.openai.completions import CompletionsDoor
@@ -28,12 +29,14 @@ from deployments.openapi import openapi
 from deployments.operators_api import OperatorsDoor
 from deployments.providers_api import ProvidersDoor
 from models.errors import NotFound, SwitchyardError
+from router.accounting.denials import Denials
 from router.run import new_request_id
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
 
 DOORS = (
+    AdminDoor,
     BatchesDoor,
     ChatDoor,
     CompletionsDoor,
@@ -73,25 +76,27 @@ def build_http_app(ingress: Ingress) -> Door:
         default=Endpoint(_unknown_path),
         lifespan=lifespan,
     )
-    return Door(router, ingress.topology.cors_allow_origins)
+    return Door(router, ingress.denials, ingress.topology.cors_allow_origins)
 
 
 class Door:
     """The router, behind CORS where that is configured. Serve names a request's route after `routes`."""
 
-    def __init__(self, router: Router, cors_allow_origins: Sequence[str]) -> None:
+    def __init__(self, router: Router, denials: Denials, cors_allow_origins: Sequence[str]) -> None:
         self.router, self.routes = router, router.routes
+        self._denials = denials
         self._app: ASGIApp = router
         if cors_allow_origins:
             self._app = CORSMiddleware(
                 router,
                 allow_origins=list(cors_allow_origins),
-                allow_methods=["GET", "POST", "DELETE"],
+                allow_methods=["GET", "POST", "PUT", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=HEADERS,
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[DENIALS] = self._denials
         await self._app(scope, receive, send)
 
 
@@ -138,6 +143,7 @@ class Endpoint:
         except ClientDisconnect:
             return
         except SwitchyardError as error:
+            note_denied(scope, error)
             response = error_response(error, self._error_body, new_request_id())
         except Exception as error:
             request_id = new_request_id()

@@ -36,20 +36,25 @@ from models.catalog import ModelEntry
 from models.errors import ModelUnavailable, NotFound, SwitchyardError
 from models.messages import ChatRequest, Event
 from router.accounting.budget import Budgets
+from router.accounting.denials import Denials
 from router.accounting.journal import Journal
+from router.accounting.registrar import Follower
 from router.accounting.shipper import Shipper, take_in_orphans
-from router.accounting.tenants import Tenants
+from router.accounting.tenants import Place, Tenants
 from router.archive.lines import LineAnswer
 from router.cloud import ProviderState
 from router.config import ClassifierSettings, CloudModelSettings, IngressSettings, KeySettings, Topology
 from router.embeddings import Embedders, encoder_entry
-from router.events import Principal, Stopwatch
+from router.events import Actor, Principal, Stopwatch
 from router.pipeline import Backend, Options, Pipeline, Stages
 from router.validation import check_priority, check_request, size_chars
 
 READY_TIMEOUT_S = 2.0
 RECEIPT_WAIT_S = 2.0
 BROADCAST_TIMEOUT_S = 2.0
+CATCH_UP_S = 1.0
+HANDLE = "handle"
+"""What the audit log calls the door for Python in the cluster."""
 SHIP_TIMEOUT_S = 5.0
 
 
@@ -63,7 +68,8 @@ class BackendBinding:
 
 @serve.ingress()
 class Ingress:
-    """One replica of the door. `bootstrap_key` is the operator's own key, as a digest."""
+    """One replica of the door. `bootstrap_key` is the operator's own key, as a digest; `pepper` is what the keys that
+    administrators make are hashed with."""
 
     def __init__(
         self,
@@ -78,8 +84,9 @@ class Ingress:
         classifier: DeploymentHandle | None,
         providers: Sequence[ProviderState] = (),
         inline: Sequence[InlineCloud] = (),
+        pepper: str = "",
     ) -> None:
-        self.topology = topology
+        self.topology, self.pepper = topology, pepper
         self._inline = {cloud.endpoint.name: cloud.open() for cloud in inline}
         own = {cloud.backend: self._inline[cloud.endpoint.name] for cloud in inline}
         asleep = frozenset(endpoint.name for endpoint in topology.cloud if endpoint.scale.min_replicas == 0)
@@ -94,7 +101,16 @@ class Ingress:
         holder = f"ingress-{serve.get_replica_context().replica_id.unique_id}-{time.time_ns():x}"
         self._journals = journal_folder(data_dir)
         self.shipper = Shipper(Journal(self._journals, holder), self.ledger)
-        self.tenants = Tenants((bootstrap_key,) if bootstrap_key else (), IngressSettings(), topology.auth)
+        self.denials = Denials(self.shipper.sink)
+        self.follower = Follower(self.ledger)
+        self.tenants = Tenants(
+            (bootstrap_key,) if bootstrap_key else (),
+            IngressSettings(),
+            topology.auth,
+            follower=self.follower,
+            pepper=pepper,
+            places=places_of(topology),
+        )
         self.budgets = Budgets(holder, self.tenants.budget_microusd, self.ledger.lease)
         self.batcher = BatcherHandle(batcher)
         self._shared_cache = CacheHandle(list(caches)) if caches else None
@@ -161,6 +177,10 @@ class Ingress:
         """A whole answer. `request` is an OpenAI-shaped body (with a `switchyard` object in place of `options`), or a
         `ChatRequest`. Raises `models.errors`."""
         parsed, principal, watch = self._admitted(request, api_key, options)
+        with self.denials.watching(_actor(principal), HANDLE):
+            return await self._chat(parsed, principal, watch)
+
+    async def _chat(self, parsed: ParsedChat, principal: Principal, watch: Stopwatch) -> Reply:
         async with self.pipeline.run(parsed.request, principal, parsed.options, "handle", watch) as run:
             head = await run.begin(stream=False)
             completion = await run.completion()
@@ -172,7 +192,8 @@ class Ingress:
         """The answer as batches of events; needs `handle.options(stream=True)`. Raises `models.errors`."""
         parsed, principal, watch = self._admitted(request, api_key, options)
         async with self.pipeline.run(parsed.request, principal, parsed.options, "handle", watch) as run:
-            await run.begin(stream=True)
+            with self.denials.watching(_actor(principal), HANDLE):
+                await run.begin(stream=True)
             async for batch in run.batches():
                 yield list(batch)
 
@@ -191,8 +212,11 @@ class Ingress:
         self, request: ChatRequest | dict[str, Any], api_key: str | None, options: Options | None
     ) -> tuple[ParsedChat, Principal, Stopwatch]:
         watch = Stopwatch(time.perf_counter)
-        principal = self.tenants.authenticate(None, api_key)
-        self.tenants.check_rate(principal)
+        with self.denials.watching(Actor(), HANDLE):
+            principal = self.tenants.identify(None, api_key)
+        with self.denials.watching(_actor(principal), HANDLE):
+            self.tenants.require(principal, "infer")
+            self.tenants.check_rate(principal)
         watch.enter("parse")
         if isinstance(request, ChatRequest):
             check_request(request)
@@ -262,6 +286,16 @@ class Ingress:
         with suppress(SwitchyardError), hop_errors("Ingress"):
             await forgotten.results_async(timeout_s=BROADCAST_TIMEOUT_S, return_exceptions=True)
 
+    async def catch_up(self, version: int) -> bool:
+        """Whether this replica knows, within a second, what administrators have done up to `version`."""
+        return await self.follower.reached(version, CATCH_UP_S)
+
+    async def catch_up_everywhere(self, version: int) -> None:
+        """Returns once every replica that answers knows of it. One that hangs has had its second."""
+        told = self._everywhere().broadcast("catch_up", version)
+        with suppress(SwitchyardError), hop_errors("Ingress"):
+            await told.results_async(timeout_s=BROADCAST_TIMEOUT_S, return_exceptions=True)
+
     def _everywhere(self) -> DeploymentHandle:
         """All ingress replicas, this one among them."""
         here = serve.get_replica_context()
@@ -288,7 +322,12 @@ class Ingress:
     async def startup(self) -> None:
         """Start what runs beside the requests. The HTTP app calls it once its event loop serves."""
         loop = asyncio.get_running_loop()
-        self._background = [loop.create_task(self.shipper.run()), loop.create_task(self.budgets.run())]
+        self._background = [
+            loop.create_task(self.shipper.run()),
+            loop.create_task(self.budgets.run()),
+            loop.create_task(self.follower.run(self.tenants.forget)),
+            loop.create_task(self.denials.run()),
+        ]
         self._taking_in = loop.create_task(self._take_in_orphans())
 
     async def _take_in_orphans(self) -> None:
@@ -302,8 +341,24 @@ class Ingress:
             await self.batcher.close()
             await self.budgets.close()
         await self.archive.close(SHIP_TIMEOUT_S)
+        self.denials.flush()
         await self.shipper.close(SHIP_TIMEOUT_S)
         for task in self._background:
             task.cancel()
         for model in self._inline.values():
             await model.close()
+
+
+def _actor(principal: Principal) -> Actor:
+    return Actor(principal.org, principal.team, principal.key_id, principal.user)
+
+
+def places_of(topology: Topology) -> dict[str, Place]:
+    """Where each model runs, those that make embeddings too."""
+    here = Place(True, topology.region)
+    places = {model.name: here for model in topology.local_models}
+    places[encoder_entry(topology.encoder).name] = here
+    for endpoint in topology.cloud:
+        names = (entry.name for entry in (*endpoint.models, *endpoint.embedding_models))
+        places |= dict.fromkeys(names, Place(False, endpoint.region))
+    return places

@@ -17,14 +17,19 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.hop import call, method
 from models.errors import DeadlineExceeded, ModelUnavailable
+from router.accounting.audit import Verdict
 from router.accounting.books import Books
 from router.accounting.budget import LeaseAnswer, LeaseAsk
+from router.accounting.directory import Changes
+from router.accounting.registrar import Act, Done
 from router.accounting.store import LEDGER_FILE, SQLiteStore
+from router.events import Actor
 
 LOCK_WAIT_S = 120.0
 LEASE_TIMEOUT_S = 2.0
 INGEST_TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 30.0
+AUDIT_TIMEOUT_S = 300.0
 
 
 def journal_folder(data_dir: str | Path) -> Path:
@@ -68,6 +73,18 @@ class Ledger:
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return await self._books.lease(ask)
 
+    async def administer(self, act: Act, actor: Actor, detail: dict[str, Any]) -> Done:
+        return await self._books.registrar.do(act, actor, detail)
+
+    async def changes(self, incarnation: str, version: int, wait_s: float) -> Changes:
+        return await self._books.registrar.changes(incarnation, version, wait_s)
+
+    async def audit_page(self, org: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        return await self._books.registrar.audit_page(org, after, limit)
+
+    async def audit_verdict(self, expected_head: str | None) -> Verdict:
+        return await self._books.registrar.audit_verdict(expected_head)
+
     async def counts(self) -> dict[str, int]:
         """`router.accounting.books.Counts` by name."""
         return asdict(self._books.counts)
@@ -100,6 +117,10 @@ class LedgerHandle:
         self._receipt = method(handle, "receipt")
         self._usage = method(handle, "usage")
         self._lease = method(handle, "lease")
+        self._administer = method(handle, "administer")
+        self._changes = method(handle, "changes")
+        self._audit_page = method(handle, "audit_page")
+        self._audit_verdict = method(handle, "audit_verdict")
 
     async def ingest(self, holder: str, chunk: bytes) -> int:
         return await _within(INGEST_TIMEOUT_S, self._ingest, holder, chunk)
@@ -117,6 +138,19 @@ class LedgerHandle:
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return await _within(LEASE_TIMEOUT_S, self._lease, ask)
+
+    async def administer(self, act: Act, actor: Actor, detail: dict[str, Any]) -> Done:
+        """Raises what the act raises, too."""
+        return await _within(READ_TIMEOUT_S, self._administer, act, actor, detail)
+
+    async def changes(self, incarnation: str, version: int, wait_s: float) -> Changes:
+        return await _within(READ_TIMEOUT_S + wait_s, self._changes, incarnation, version, wait_s)
+
+    async def audit_page(self, org: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+        return await _within(READ_TIMEOUT_S, self._audit_page, org, after, limit)
+
+    async def audit_verdict(self, expected_head: str | None) -> Verdict:
+        return await _within(AUDIT_TIMEOUT_S, self._audit_verdict, expected_head)
 
 
 async def _within(timeout_s: float, method: DeploymentHandle, *args: Any) -> Any:

@@ -1,18 +1,24 @@
-"""What operators and their tools ask: receipts, usage, health, metrics."""
+"""What operators and their tools ask: receipts, usage, the audit log, health, metrics."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from deployments.door import Operation, admitted
+from deployments.door import Operation, admitted, authenticated
+from deployments.openai.pages import page_limit
+from models.errors import InvalidRequest
+from router.accounting.directory import DEFAULT_ORG
 from router.accounting.usage import parse_usage_query, usage_answer
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
+
+MAX_AUDIT_PAGE = 1000
 
 
 class OperatorsDoor:
@@ -23,6 +29,8 @@ class OperatorsDoor:
         return (
             Operation("GET", "/v1/receipts/{request_id}", self.receipt),
             Operation("GET", "/v1/usage", self.usage),
+            Operation("GET", "/v1/audit", self.audit),
+            Operation("GET", "/v1/audit/verify", self.verify_audit),
             Operation("GET", "/health", self.health),
             Operation("GET", "/ready", self.ready),
             Operation("GET", "/metrics", self.metrics),
@@ -37,6 +45,24 @@ class OperatorsDoor:
         query = parse_usage_query(dict(request.query_params), int(time.time() * 1000))
         rows = await self.ingress.ledger.usage(principal.org, query.since_unix_ms, query.until_unix_ms, query.group_by)
         return JSONResponse(usage_answer(query, rows))
+
+    async def audit(self, request: Request) -> Response:
+        """Entries after the number `after`, oldest first: of the caller's organisation, of all for the operator."""
+        principal = authenticated(self.ingress, request, "audit")
+        query = request.query_params
+        after, limit = query.get("after", "0"), page_limit(query, MAX_AUDIT_PAGE)
+        if not (after.isdecimal() and len(after) < 19):
+            raise InvalidRequest("'after' is the number ('sequence') of an entry.", "after")
+        org = None if principal.org == DEFAULT_ORG else principal.org
+        found = await self.ingress.ledger.audit_page(org, int(after), limit)
+        shown = [{"object": "audit.entry", "id": entry["entry_id"], **entry} for entry in found]
+        return JSONResponse({"object": "list", "data": shown, "has_more": len(shown) == limit})
+
+    async def verify_audit(self, request: Request) -> Response:
+        """Whether the whole log is as it was written; with `head`, whether an entry with that hash is in it."""
+        authenticated(self.ingress, request, "audit")
+        verdict = await self.ingress.ledger.audit_verdict(request.query_params.get("head"))
+        return JSONResponse({"object": "audit.verdict", "valid": verdict.broken_at is None, **asdict(verdict)})
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})

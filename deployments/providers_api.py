@@ -80,5 +80,5 @@ class ProvidersDoor:
 
     async def providers(self, request: Request) -> Response:
         principal = admitted(self.ingress, request)
-        allowed = self.ingress.tenants.allowed_models(principal.org)
+        allowed = self.ingress.tenants.allowed_models(principal)
         return JSONResponse({"object": "list", "data": await self.ingress.providers.described(allowed)})

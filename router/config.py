@@ -260,6 +260,9 @@ class CloudEndpoint(Strict):
         "deployment",
         description="inline: in every Ingress process, which saves a hop but has the key in the public door's memory",
     )
+    region: str = Field(
+        "", max_length=64, description="where its machines are, in words of yours, for allow-lists of regions"
+    )
     max_concurrency: int = Field(64, ge=1, description="requests at once: of a replica, or in all where it is inline")
     scale: Scale = Scale(num_cpus=0.02)  # it mostly waits, and there may be a dozen of them on two cores
 
@@ -341,6 +344,7 @@ class Topology(Strict):
     cache_scale: Scale = Field(Scale(), description="max_replicas is the number of shards")
     classifier_scale: Scale = Scale()
     auth: bool = True
+    region: str = Field("local", min_length=1, max_length=64, description="of the cluster's own models")
     cors_allow_origins: tuple[str, ...] = ()
     max_body_bytes: int = Field(8 * 1024**2, gt=0)
 

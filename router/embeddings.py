@@ -111,7 +111,7 @@ class Embedding:
 
     def _model(self) -> tuple[ModelEntry, EmbedderPort]:
         name = self.request.model
-        allowed = self._pipeline.tenants.allowed_models(self.principal.org)
+        allowed = self._pipeline.tenants.allowed_models(self.principal)
         if allowed is not None and name not in allowed:
             raise PermissionDenied(
                 f"This key may not use model '{name}'; GET /v1/models lists the ones it may.", "model"

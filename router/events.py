@@ -104,6 +104,38 @@ class RequestClosed:
     kind: Literal["close"] = "close"
 
 
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who did something, and from where. `forwarded_for` is what the nearest proxy said (nobody vouches for it)."""
+
+    org: str = ""
+    team: str = ""
+    key_id: str = ""
+    user: str = ""
+    address: str = ""
+    forwarded_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """An act of an administrator, or a request that was denied.
+
+    org: whose affair it is, empty where nobody knows. target: what was acted on. detail: plain JSON values, without a
+    key, a prompt or an answer. count: how many of the same it stands for (of a flood, one entry a second is kept).
+    """
+
+    entry_id: str
+    at_unix_ms: int
+    org: str
+    act: str
+    target: str
+    actor: Actor
+    outcome: Literal["done", "denied"]
+    detail: dict[str, Any]
+    count: int = 1
+    kind: Literal["audit"] = "audit"
+
+
 Record = RequestOpened | RequestClosed
 Sink = Callable[[Record], None]
 

@@ -128,7 +128,7 @@ class Pipeline:
 
     def may_use(self, principal: Principal, model: str) -> bool:
         """Whether an answer of `model`, made earlier, may be given now: the model is still served, and allowed."""
-        allowed = self.tenants.allowed_models(principal.org)
+        allowed = self.tenants.allowed_models(principal)
         return model in self.entries and (allowed is None or model in allowed)
 
     # ---- the stages, each with what happens when it fails ----------------------------------------------------------
@@ -182,7 +182,7 @@ class Pipeline:
             )
             for entry in self.entries.values()
         ]
-        allowed = self.tenants.allowed_models(principal.org)
+        allowed = self.tenants.allowed_models(principal)
         wish = Wish(options.strategy, options.fallbacks)
         return decide(request, assessment, candidates, self.settings.routing, allowed, tokens.at_least, wish)
 

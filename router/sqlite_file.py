@@ -15,7 +15,8 @@ from router.accounting.lock import lock
 class SQLiteFile:
     """One file, locked against other processes before it is opened (`<file>.lock`), readable by its owner only.
 
-    writer, reader: connections, each for one thread at a time. migrations: a folder of `0001_name.sql` and so on.
+    writer, reader: connections, each for one thread at a time. migrations: a folder of `0001_name.sql` and so on,
+    see `migration_scripts`.
     """
 
     def __init__(self, path: Path, migrations: Path, lock_wait_s: float = 0.0) -> None:
@@ -51,6 +52,22 @@ class SQLiteFile:
         self._opened.close()
 
 
+def migration_scripts(folder: Path, dialect: str) -> dict[int, str]:
+    """By number: the text of `0001_name.sql`, and of `0001_name.<dialect>.sql` after it where there is one.
+
+    Raises ValueError when two migrations have one number.
+    """
+    scripts: dict[int, str] = {}
+    for file in sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.sql")):
+        number, own = int(file.name[:4]), file.with_suffix(f".{dialect}.sql")
+        if file.name.count(".") > 1:
+            continue
+        if number in scripts:
+            raise ValueError(f"two migrations in {folder} have the number {number}; give one of them the next")
+        scripts[number] = file.read_text() + (own.read_text() if own.exists() else "")
+    return scripts
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     # Autocommit, so that transactions are only where they are written; the caller keeps to one thread at a time.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -65,8 +82,8 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Path) -> No
     """Bring the schema up to date, each migration in a transaction of its own."""
     connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY)")
     (version,) = connection.execute("SELECT COALESCE(MAX(version), 0) FROM schema_migrations").fetchone()
-    files = {int(file.name[:4]): file for file in migrations.glob("[0-9][0-9][0-9][0-9]_*.sql")}
-    newest = max(files)
+    steps = migration_scripts(migrations, "sqlite")
+    newest = max(steps)
     if version > newest:
         raise InternalError(
             f"{path} was written by a newer Switchyard (schema {version}, this one knows up to {newest}); "
@@ -75,7 +92,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Path) -> No
     for number in range(version + 1, newest + 1):
         done = f"INSERT INTO schema_migrations VALUES ({number});"
         try:
-            connection.executescript(f"BEGIN IMMEDIATE;\n{files[number].read_text()}\n{done}\nCOMMIT;")
+            connection.executescript(f"BEGIN IMMEDIATE;\n{steps[number]}\n{done}\nCOMMIT;")
         except sqlite3.Error:
             connection.rollback()
             raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 from starlette.types import Message
 
-from deployments.door import Answer, error_response, unexpected
+from deployments.door import DENIALS, PRINCIPAL, Answer, error_response, note_denied, unexpected
 from deployments.openai.chat import OpenAIChat
 from deployments.openai.chat_schema import parse_chat
 from deployments.openai.completions import CompletionsDoor
@@ -37,14 +37,18 @@ Respond = Callable[["Ingress", Principal, bytes], Awaitable[Response]]
 
 async def answer_line(ingress: Ingress, principal: Principal, endpoint: str, body: bytes) -> LineAnswer:
     """What the door of `endpoint` says to `body`, errors too. Never raises but when cancelled."""
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": DOOR, "headers": []}
+    scope |= {DENIALS: ingress.denials, PRINCIPAL: principal}
     try:
+        ingress.tenants.check_still(principal)
         response = await ENDPOINTS[endpoint](ingress, principal, body)
     except SwitchyardError as error:
+        note_denied(scope, error)
         response = error_response(error, openai_error, new_request_id())
     except Exception as error:
         request_id = new_request_id()
         response = error_response(unexpected(error, request_id), openai_error, request_id)
-    return await _collected(response)
+    return await _collected(response, scope)
 
 
 async def _chat(ingress: Ingress, principal: Principal, body: bytes) -> Response:
@@ -87,7 +91,7 @@ def _check_whole(stream: bool | None) -> None:
         raise UnsupportedFeature("An answer in a batch cannot be streamed; leave out 'stream'.", "stream")
 
 
-async def _collected(response: Response) -> LineAnswer:
+async def _collected(response: Response, scope: dict[str, Any]) -> LineAnswer:
     """An answer as it would be sent."""
     sent: list[Message] = []
 
@@ -98,7 +102,6 @@ async def _collected(response: Response) -> LineAnswer:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": []}
     await response(scope, receive, send)
     head, *rest = sent
     headers = {name.decode(): value.decode() for name, value in head["headers"]}

@@ -27,7 +27,7 @@ class ModelsDoor:
 
     async def models(self, request: Request) -> Response:
         """Those that the caller may use."""
-        allowed = self.ingress.tenants.allowed_models(authenticated(self.ingress, request).org)
+        allowed = self.ingress.tenants.allowed_models(authenticated(self.ingress, request))
         entries = self.ingress.pipeline.entries.values()
         embedders = [entry for entry, _ in self.ingress.embedders.values()]
         body = models_body(e for e in entries if allowed is None or e.name in allowed)

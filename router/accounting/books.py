@@ -19,6 +19,7 @@ from models.errors import Overloaded
 from router import receipts
 from router.accounting import journal
 from router.accounting.budget import LEASE_VALID_S, Balances, LeaseAnswer, LeaseAsk, month_of, month_span_unix_ms
+from router.accounting.registrar import Registrar
 from router.accounting.shipper import take_in_orphans
 from router.accounting.store import Accepted, OpenRequest, Store
 from router.accounting.usage import MAX_ROWS
@@ -32,7 +33,7 @@ ABANDONED_AFTER_S = 3600.0
 """An open request of a process that cannot be seen from here (another node's) counts as abandoned after this long."""
 _SILENT_HOLDER_S = 3 * LEASE_VALID_S
 _MAX_WAITERS = 1024
-_MAX_READS = {"receipt": 2 * _MAX_WAITERS, "usage": 16}
+_MAX_READS = {"receipt": 2 * _MAX_WAITERS, "usage": 16, "audit": 16}
 """How many of each may wait for the thread that reads. A sum may take seconds, a receipt takes microseconds."""
 
 
@@ -65,6 +66,7 @@ class Books:
         self._heard_s: dict[str, float] = {}
         self._balances = Balances(month_of(_now_unix_ms()))
         self._counts = Counts()
+        self.registrar = Registrar(store.directory, self._write, lambda work: self._read("audit", work))
 
     @classmethod
     async def open(cls, make_store: Callable[[], Store], journals: Path) -> Books:
@@ -73,6 +75,7 @@ class Books:
         loop = asyncio.get_running_loop()
         books = cls(await loop.run_in_executor(writer, make_store), journals, writer)
         await books._load()
+        await books.registrar.load()
         return books
 
     # ---- what is written -------------------------------------------------------------------------------------------

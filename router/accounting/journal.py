@@ -22,7 +22,7 @@ from pydantic_core import to_json
 
 from models.errors import InternalError, Overloaded
 from router.accounting.lock import lock, try_lock
-from router.events import Record
+from router.events import AuditEntry, Record
 
 CHUNK_BYTES = 256 * 1024
 _CRC_DIGITS = 8
@@ -60,7 +60,7 @@ class Journal:
         self._file = -1
         self._begin_segment(1)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Record | AuditEntry) -> None:
         """Keep `record`. Raises `Overloaded` when the disk cannot or, for an open, should not take more, or when the
         journal is closed."""
         if self._file < 0:
@@ -125,7 +125,7 @@ class Journal:
         return segment
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record | AuditEntry) -> bytes:
     """The line of a record: the JSON of `events.as_json`, written without the deep copy."""
     try:
         text = to_json(record)

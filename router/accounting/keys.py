@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import secrets
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 
 KEY_FILE = "api_key"
 """The operator's own key, in the data folder."""
+PEPPER_FILE = "key_pepper"
+"""What keys are hashed with, in the data folder. Without it no key that was made here is known any more."""
 
 
 def new_secret() -> str:
@@ -27,6 +30,17 @@ def new_key() -> str:
 def hash_key(text: str) -> str:
     """What is kept of a key: its SHA-256 in hex (of 256 random bits, so it needs neither salt nor stretching)."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def keyed_hash(text: str, pepper: str) -> str:
+    """What the ledger keeps of a key that was made here: HMAC-SHA256 in hex. Whoever copies the database, but not the
+    pepper, cannot even tell whether a key they found is one of these."""
+    return hmac.new(pepper.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def shown_prefix(text: str) -> str:
+    """The start of a key, to recognise it by: of its 256 random bits about 200 stay unknown."""
+    return text[:12]
 
 
 def kept_secret(path: Path, make: Callable[[], str]) -> str:

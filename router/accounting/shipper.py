@@ -11,7 +11,7 @@ from typing import Protocol
 
 from models.errors import SwitchyardError
 from router.accounting.journal import CHUNK_BYTES, Journal, orphans
-from router.events import Record
+from router.events import AuditEntry, Record
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Shipper:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def sink(self, record: Record) -> None:
+    def sink(self, record: Record | AuditEntry) -> None:
         """Keep `record`; raises what `Journal.append` raises. Does not wait for anything but the kernel."""
         self._journal.append(record)
         self._idle.clear()

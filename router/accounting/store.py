@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from router.accounting.budget import Lease, Spent
+from router.accounting.directory_store import DirectoryStore
 from router.sqlite_file import SQLiteFile
 
 LEDGER_FILE = "ledger.sqlite3"
@@ -49,10 +50,12 @@ class OpenRequest:
 class Store(Protocol):
     """Synchronous. Writes come from one thread at a time; `receipt` and `usage` from another one.
 
-    `rejected`: how many records since it was opened were none and were set aside.
+    `rejected`: how many records since it was opened were none and were set aside. `directory`: who there is, and the
+    audit log, in the same database.
     """
 
     rejected: int
+    directory: DirectoryStore
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         """Take in records (as `events.as_json` makes them) in one transaction; those already known change nothing.
@@ -159,11 +162,12 @@ class SQLiteStore:
         """Raises what `SQLiteFile` raises."""
         self._file = SQLiteFile(path, _MIGRATIONS, lock_wait_s)
         self._writer, self._reader = self._file.writer, self._file.reader
+        self.directory = DirectoryStore(self._file)
         self.rejected = 0
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         try:
-            with self._file.transaction():
+            with self._transaction():
                 return [entry for record in records if (entry := self._take(holder, record))]
         except _BAD_RECORD as error:
             if len(records) != 1:  # find the bad one, and let the others pass
@@ -173,6 +177,16 @@ class SQLiteStore:
                 self._writer.execute(_insert("rejected_records", ("holder", "reason", "body")), row)
             self.rejected += 1
             return []
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        end = self.directory.end
+        try:
+            with self._file.transaction():
+                yield
+        except BaseException:
+            self.directory.rewind(end)
+            raise
 
     def receipt(self, org: str, request_id: str) -> dict[str, Any] | None:
         row = self._reader.execute(f"SELECT body FROM receipts {_KEY}", (org, request_id)).fetchone()
@@ -229,6 +243,9 @@ class SQLiteStore:
         self._file.close()
 
     def _take(self, holder: str, record: dict[str, Any]) -> Accepted | None:
+        if record["kind"] == "audit":
+            self.directory.append(record)
+            return None
         key = (record["org"], record["request_id"])
         row = self._writer.execute(f"SELECT status, cost_microusd FROM requests {_KEY}", key).fetchone()
         if record["kind"] == "open":

@@ -14,6 +14,7 @@ from ray.serve._private.thirdparty.get_asgi_route_name import get_asgi_route_nam
 
 from deployments.http_app import build_http_app
 from models.errors import ModelUnavailable
+from router.accounting.denials import Denials
 from router.accounting.keys import hash_key
 from router.accounting.tenants import Tenants
 from router.config import IngressSettings, KeySettings, TenantSettings, Topology
@@ -46,6 +47,7 @@ def open_door(world: World, settings: IngressSettings | None = None, **topology:
         tenants=tenants,
         topology=Topology(**topology),
         embedders={},
+        denials=Denials(lambda entry: None),
         startup=nothing,
         shutdown=nothing,
     )

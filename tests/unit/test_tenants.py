@@ -81,8 +81,8 @@ def test_limits_fall_back_to_the_default_tenant() -> None:
             default_tenant=TenantSettings(monthly_budget_microusd=5, models=("b", "c")),
         ),
     )
-    assert (tenants.allowed_models("acme"), tenants.budget_microusd("acme")) == (("a",), None)
-    assert (tenants.allowed_models("other"), tenants.budget_microusd("other")) == (("b", "c"), 5)
+    assert (tenants.allowed_models(Principal("acme")), tenants.budget_microusd("acme")) == (("a",), None)
+    assert (tenants.allowed_models(Principal("other")), tenants.budget_microusd("other")) == (("b", "c"), 5)
 
 
 def test_the_rate_is_per_org_and_survives_a_reconfiguration() -> None:

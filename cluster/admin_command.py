@@ -1,0 +1,224 @@
+"""`switchyard orgs`, `teams`, `keys`, `policies` and `audit`: the admin API of a running cluster from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from cluster.checks import StartError
+
+_NO_KEY = "the cluster's own key is in its data folder; with another one set SWITCHYARD_API_KEY"
+TIMEOUT_S = 310.0
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
+    """The parsers of these commands, each of which sets `ask`: what it sends, see `_Ask`."""
+    output = argparse.ArgumentParser(add_help=False, parents=[common])
+    output.add_argument("--json", action="store_true", help="all that is known, as JSON")
+
+    def command(group: Any, name: str, ask: Callable[[argparse.Namespace], _Ask], text: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = group.add_parser(name, parents=[output], help=text)
+        parser.set_defaults(command=run, ask=ask)
+        return parser
+
+    orgs = commands.add_parser("orgs", help="organisations").add_subparsers(required=True, metavar="WHAT")
+    command(orgs, "list", lambda a: _Ask("GET", "/v1/admin/orgs"), "list them")
+    put = command(orgs, "put", lambda a: _Ask("PUT", f"/v1/admin/orgs/{_part(a.org)}", _rules(a)), "make or change one")
+    put.add_argument("org")
+    _add_rules(put)
+    _add_disabled(put)
+    teams = commands.add_parser("teams", help="teams of an organisation").add_subparsers(required=True, metavar="WHAT")
+    listed = command(teams, "list", lambda a: _Ask("GET", f"/v1/admin/orgs/{_part(a.org)}/teams"), "list them")
+    listed.add_argument("org")
+    put = command(
+        teams,
+        "put",
+        lambda a: _Ask("PUT", f"/v1/admin/orgs/{_part(a.org)}/teams/{_part(a.team)}", _rules(a)),
+        "make or change one",
+    )
+    put.add_argument("org")
+    put.add_argument("team")
+    _add_rules(put)
+    _add_disabled(put)
+    _add_keys(commands, command)
+    _add_policies(commands, command)
+    _add_audit(commands, command)
+
+
+def _add_keys(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    keys = commands.add_parser("keys", help="API keys").add_subparsers(required=True, metavar="WHAT")
+    listed = command(keys, "list", _keys, "list them")
+    listed.add_argument("--org")
+    listed.add_argument("--team")
+    listed.add_argument("--ended", action="store_true", help="those that were revoked or have expired, too")
+    create = command(keys, "create", lambda a: _Ask("POST", "/v1/admin/keys", _key(a)), "make one; it is shown once")
+    create.add_argument("--org", help="default: that of the key that asks")
+    create.add_argument("--team", default="")
+    create.add_argument("--user", default="")
+    create.add_argument("--name", default="", help="to recognise it by")
+    create.add_argument("--scope", action="append", help="infer (the default), usage, admin or audit; may be repeated")
+    create.add_argument("--expires-in-days", type=float)
+    _add_rules(create)
+    rotate = command(
+        keys,
+        "rotate",
+        lambda a: _Ask("POST", f"/v1/admin/keys/{_part(a.id)}/rotate", {"overlap_s": round(a.overlap_hours * 3600)}),
+        "put a new one in the place of one",
+    )
+    rotate.add_argument("id")
+    rotate.add_argument("--overlap-hours", type=float, default=24.0, help="for how long the old one goes on (24)")
+    revoke = command(keys, "revoke", lambda a: _Ask("DELETE", f"/v1/admin/keys/{_part(a.id)}"), "end one at once")
+    revoke.add_argument("id")
+
+
+def _add_policies(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    policies = commands.add_parser("policies", help="budgets and limits").add_subparsers(required=True, metavar="WHAT")
+    command(policies, "list", lambda a: _Ask("GET", "/v1/admin/policies"), "list them")
+    put = command(policies, "put", lambda a: _Ask("POST", "/v1/admin/policies", _policy(a)), "set or change one")
+    put.add_argument("unit", choices=("microusd", "requests", "tokens", "concurrent"))
+    put.add_argument("amount", type=int)
+    put.add_argument("--span", choices=("minute", "day", "month", "total", "now"), help="of money: month, unless given")
+    for subject in ("org", "team", "key", "model"):
+        put.add_argument(f"--{subject}", default="")
+    put.add_argument("--soft", action="store_true", help="only watch it")
+    remove = command(policies, "remove", lambda a: _Ask("DELETE", f"/v1/admin/policies/{_part(a.id)}"), "end one")
+    remove.add_argument("id")
+
+
+def _add_audit(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    audit = commands.add_parser("audit", help="what administrators did and whom was denied what")
+    audit = audit.add_subparsers(required=True, metavar="WHAT")
+    listed = command(audit, "list", lambda a: _Ask("GET", f"/v1/audit?after={a.after}&limit={a.limit}"), "show entries")
+    listed.add_argument("--after", type=int, default=0, help="the number of the entry before the first one shown")
+    listed.add_argument("--limit", type=int, default=100)
+    verify = command(
+        audit,
+        "verify",
+        lambda a: _Ask("GET", "/v1/audit/verify" + (f"?head={_part(a.head)}" if a.head else "")),
+        "check that no entry was changed or removed",
+    )
+    verify.add_argument("--head", help="a hash noted earlier, so that a log whose end was cut off is seen too")
+
+
+class _Ask:
+    """One request: what a command line means."""
+
+    def __init__(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
+        self.method, self.path, self.body = method, path, body
+
+
+def run(arguments: argparse.Namespace, base_url: str, key: str) -> list[str]:
+    """Ask the cluster; the lines to print. Raises `StartError` with what the cluster said when it refuses."""
+    ask: _Ask = arguments.ask(arguments)
+    headers = {"authorization": f"Bearer {key}"}
+    try:
+        with httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as client:
+            answer = client.request(ask.method, ask.path, json=ask.body)
+            told = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise StartError(f"the cluster at {base_url} did not answer ({type(error).__name__})") from None
+    if answer.status_code in (401, 403):
+        raise StartError(f"{told['error']['message']} ({_NO_KEY})")
+    if answer.status_code >= 400:
+        raise StartError(told["error"]["message"])
+    if told.get("object") == "audit.verdict" and not told["valid"]:
+        raise StartError(f"the audit log is broken at entry {told['broken_at']}: {told['reason']}")
+    if arguments.json:
+        return [json.dumps(told, indent=2)]
+    return list(_told(told))
+
+
+def _told(told: dict[str, Any]) -> Iterable[str]:
+    match told["object"]:
+        case "list":
+            yield from (_line(entry) for entry in told["data"])
+            if not told["data"]:
+                yield "none"
+        case "audit.verdict":
+            yield f"{told['entries']} entries, all in their place. Newest hash: {told['head']}"
+        case _:
+            yield _line(told)
+            if "key" in told:
+                yield f"{told['key']}\n(this is the only time that it is shown)"
+
+
+def _line(entry: dict[str, Any]) -> str:
+    """The columns that have something in them."""
+    if entry.get("object") == "audit.entry":
+        actor = entry["actor"]
+        who = actor["key_id"] or "nobody known"
+        where = actor["forwarded_for"] or actor["address"]
+        times = f" x{entry['count']}" if entry["count"] > 1 else ""
+        when = _when(entry["at_unix_ms"])
+        return (
+            f"{entry['sequence']}  {when}  {entry['act']} {entry['outcome']}{times}  {entry['target']}  {who} {where}"
+        )
+    columns = [entry["id"]]
+    for name, value in entry.items():
+        if name in ("object", "id", "key", "created_at_unix_ms") or value in (None, "", False):
+            continue
+        if name == "rules":
+            columns += [f"{rule}={_plain(what)}" for rule, what in value.items() if what not in (None, False)]
+        elif name.endswith("_at_unix_ms"):
+            columns.append(f"{name.removesuffix('_at_unix_ms')}={_when(value)}")
+        else:
+            columns.append(f"{name}={_plain(value)}")
+    return "  ".join(columns)
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value is True else str(value)
+
+
+def _when(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", action="append", help="that may answer (default: all); may be repeated")
+    parser.add_argument("--region", action="append", help="in which it may be answered (default: all); may be repeated")
+    parser.add_argument("--local-only", action="store_true", help="nothing leaves this cluster")
+
+
+def _add_disabled(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--disabled", action="store_true", help="refuse all its keys")
+
+
+def _rules(arguments: argparse.Namespace) -> dict[str, Any]:
+    body = {"models": arguments.model, "regions": arguments.region, "local_only": arguments.local_only}
+    if hasattr(arguments, "disabled"):
+        body["disabled"] = arguments.disabled
+    return body
+
+
+def _keys(arguments: argparse.Namespace) -> _Ask:
+    given = {"org": arguments.org, "team": arguments.team, "ended": "true" if arguments.ended else None}
+    query = "&".join(f"{name}={_part(value)}" for name, value in given.items() if value is not None)
+    return _Ask("GET", "/v1/admin/keys" + (f"?{query}" if query else ""))
+
+
+def _key(arguments: argparse.Namespace) -> dict[str, Any]:
+    body = _rules(arguments) | {"team": arguments.team, "user": arguments.user, "name": arguments.name}
+    body["scopes"] = arguments.scope or ["infer"]
+    if arguments.org:
+        body["org"] = arguments.org
+    if arguments.expires_in_days is not None:
+        body["expires_in_s"] = round(arguments.expires_in_days * 86_400)
+    return body
+
+
+def _policy(arguments: argparse.Namespace) -> dict[str, Any]:
+    body: dict[str, Any] = {"unit": arguments.unit, "amount": arguments.amount, "hard": not arguments.soft}
+    body |= {"team": arguments.team, "key": arguments.key, "model": arguments.model}
+    given = {"org": arguments.org, "span": arguments.span}
+    return body | {name: value for name, value in given.items() if value}
