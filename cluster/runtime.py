@@ -27,7 +27,7 @@ from cluster.state import Cluster
 
 STOP_APPLICATIONS_S = 8.0
 """Of the 15 seconds that stopping may take: for Serve to close its replicas, before Ray is stopped all the same."""
-POLL_S = 0.25
+POLL_S = 0.5
 WATCH_EVERY_S = 5
 DEPLOY_S = 120.0
 """For Serve to start and to take a configuration."""

@@ -29,12 +29,17 @@ _ARGUMENTS = {
     "enable_auto_tool_choice": True,
     "tool_call_parser": TOOL_PARSER,
     "chat_template": CHAT_TEMPLATE,
+    "distributed_executor_backend": "uni",
 }
+ONE_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""With the "uni" executor: on a CPU vLLM would start its worker as one process more, for the sake of its threads."""
 
 
 def serving(model_folder: Path, log: Path) -> AbstractContextManager[str]:
     """The address of a server for the model, which it calls `MODEL`."""
-    return vllm_server.serving(model_folder, MODEL, _ARGUMENTS, log, {"VLLM_CPU_KVCACHE_SPACE": "1"})
+    return vllm_server.serving(
+        model_folder, MODEL, _ARGUMENTS, log, {"VLLM_CPU_KVCACHE_SPACE": "1", **ONE_ENGINE_PROCESS}
+    )
 
 
 def running_requests(url: str) -> int:

@@ -49,7 +49,7 @@ async def transformers(smoke_folder: Path) -> AsyncIterator[Subject]:
 
 
 class VllmEngine:
-    """Runs from the first test that needs it to the end of the module, and starts anew when a test has closed it."""
+    """Runs from the first test that needs it to the last of this folder, and starts anew when a test has closed it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -66,7 +66,7 @@ class VllmEngine:
         await self._stack.aclose()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def vllm_in_process(smoke_folder: Path) -> AsyncIterator[VllmEngine]:
     engine = VllmEngine(smoke_folder)
     yield engine

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tests.vllm_server import CHAT_TEMPLATE, CONTEXT_TOKENS, TOOL_PARSER
+from tests.vllm_server import CHAT_TEMPLATE, CONTEXT_TOKENS, ONE_ENGINE_PROCESS, TOOL_PARSER
 
 _SETTINGS = {
     # Not forked from a process that has threads by now.
@@ -18,6 +18,7 @@ _SETTINGS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    **ONE_ENGINE_PROCESS,
 }
 
 
@@ -35,6 +36,7 @@ async def serving(folder: Path) -> AsyncIterator[Any]:
 
         arguments = ["--model", str(folder), "--dtype", "float32", "--max-model-len", str(CONTEXT_TOKENS)]
         arguments += ["--max-num-seqs", "16", "--enforce-eager", "--kv-cache-memory-bytes", str(64 * 1024**2)]
+        arguments += ["--distributed-executor-backend", "uni"]
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", TOOL_PARSER, "--chat-template", CHAT_TEMPLATE]
         parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
         async with build_async_engine_client(parsed) as engine:

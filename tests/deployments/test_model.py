@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -288,14 +287,3 @@ async def test_a_provider_behind_its_own_deployment(local_ray: None) -> None:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-async def test_the_named_deployment_of_a_local_model_starts_and_answers(local_ray: None, data_dir: str) -> None:
-    medium = LocalModel(name="smoke-medium", engine_args={"threads": 1})
-    started_s = time.monotonic()
-    stack = Stack("medium-test", transformers_deployment(medium, data_dir), "TransformersModel:smoke-medium")
-    print(f"smoke-medium ready in {time.monotonic() - started_s:.1f} s")
-    try:
-        assert fold(await hop.call(stack.method("complete"), ask("Hello"), CALL)).usage.output_tokens == 40
-    finally:
-        serve.delete("medium-test", _blocking=False)

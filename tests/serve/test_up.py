@@ -58,15 +58,15 @@ class Commands:
         )
 
     @contextmanager
-    def up(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """`switchyard up` in the background, ready; killed afterwards if the test left it running."""
+    def up(self, *arguments: str, until: str = "switchyard ready") -> Iterator[subprocess.Popen[bytes]]:
+        """`switchyard up` in the background, once it has said `until`; killed afterwards if a test left it running."""
         command = [sys.executable, "-m", "cluster.cli", "up", *arguments]
         with open(self.output, "wb") as output:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=output, stderr=subprocess.STDOUT
             )
         try:
-            wait_until(lambda: "switchyard ready" in self.output.read_text() or process.poll() is not None, START_S)
+            wait_until(lambda: until in self.output.read_text() or process.poll() is not None, START_S)
             assert process.poll() is None, self.output.read_text()
             yield process
         finally:
@@ -119,10 +119,10 @@ def ask(cluster: Cluster, key: str) -> httpx.Response:
 
 
 @contextmanager
-def open_stream(cluster: Cluster) -> Iterator[Iterator[str]]:
+def open_stream(cluster: Cluster, key: str) -> Iterator[Iterator[str]]:
     """The lines of an answer that takes minutes, of which the first is here."""
     question = {**QUESTION, "max_tokens": 3000, "stream": True}
-    headers = {"Authorization": f"Bearer {cluster.api_key}"}
+    headers = {"Authorization": f"Bearer {key}"}
     url = f"{cluster.base_url}/v1/chat/completions"
     with httpx.stream("POST", url, json=question, headers=headers, timeout=30.0) as answer:
         lines = answer.iter_lines()
@@ -160,82 +160,60 @@ def listeners(leader: int) -> list[Listener]:
     ]
 
 
-OTHER_CLUSTER = """
-import sys, ray
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-print("up", flush=True)
-sys.stdin.readline()
-print(ray.get(ray.remote(lambda: "alive").remote()), flush=True)
-"""
-
-
-@contextmanager
-def another_ray_cluster() -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", OTHER_CLUSTER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        yield process
-        process.kill()
-
-
-def test_up_status_and_sigterm_beside_another_cluster(commands: Commands) -> None:
+def test_up_status_and_sigterm_beside_another_cluster(commands: Commands, cluster: Cluster) -> None:
     # Left by some earlier Ray, whose token is not ours.
     (commands.folder / "home" / ".ray" / "auth_token").write_text("of-another-cluster-of-long-ago")
     port = free_port()
-    with another_ray_cluster() as other, commands.up("--port", str(port)) as up:
-        cluster = commands.cluster()
+    with commands.up("--port", str(port)) as up:
+        started = commands.cluster()
         output = commands.output.read_text()
         assert output.splitlines()[-1] == f"switchyard ready http://127.0.0.1:{port}"
-        for told in (f"http://127.0.0.1:{port}/v1", cluster.api_key, cluster.dashboard_url, str(cluster.token_path)):
+        for told in (f"http://127.0.0.1:{port}/v1", started.api_key, started.dashboard_url, str(started.token_path)):
             assert told in output
 
-        assert cluster.api_key.startswith("sy-") and len(cluster.api_key) >= 46
-        for path in (cluster.api_key_path, cluster.token_path, commands.data_dir / state.STATE_FILE):
+        assert started.api_key.startswith("sy-") and len(started.api_key) >= 46
+        for path in (started.api_key_path, started.token_path, commands.data_dir / state.STATE_FILE):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert ask(cluster, cluster.api_key).status_code == 200
-        assert ask(cluster, "sy-wrong").status_code == 401
-        assert httpx.get(f"{cluster.dashboard_url}/api/serve/applications/").status_code == 401
+        assert ask(started, started.api_key).status_code == 200
+        assert ask(started, "sy-wrong").status_code == 401
+        assert httpx.get(f"{started.dashboard_url}/api/serve/applications/").status_code == 401
 
         status = commands.run("status")
         assert status.returncode == 0 and "switchyard: RUNNING" in status.stdout and "Ingress: HEALTHY" in status.stdout
         variables = commands.run("env").stdout
-        assert f"RAY_ADDRESS={cluster.ray_address}" in variables and cluster.api_key in variables
+        assert f"RAY_ADDRESS={started.ray_address}" in variables and started.api_key in variables
 
         again = commands.run("up", "--port", "0")
         assert again.returncode == 1 and "switchyard down" in again.stderr and len(again.stderr.splitlines()) == 1
         taken = commands.run("up", "--port", str(port), "--data-dir", str(commands.folder / "second"))
         assert taken.returncode == 1 and f"port {port}" in taken.stderr and len(taken.stderr.splitlines()) == 1
 
-        assert len(session(cluster.ray_pid)) > 5
-        with open_stream(cluster):
-            stop(up, cluster, signal.SIGTERM)
+        assert len(session(started.ray_pid)) > 5
+        with open_stream(started, started.api_key):
+            stop(up, started, signal.SIGTERM)
         assert commands.run("status").returncode == 1
 
-        assert other.stdin is not None and other.stdout is not None
-        other.stdin.write("\n")
-        other.stdin.flush()
-        assert other.stdout.readline() == "alive\n"
-
-
-def test_two_clusters_a_chosen_key_and_down(commands: Commands, cluster: Cluster) -> None:
-    commands.environment["SWITCHYARD_API_KEY"] = "sy-chosen-by-the-operator"
-    with commands.up("--port", "0") as up:
-        second = commands.cluster()
-        assert "sy-chosen-by-the-operator" not in commands.output.read_text()
-        assert ask(second, "sy-chosen-by-the-operator").status_code == 200
-        assert ask(second, cluster.api_key).status_code == 401
         assert ask(cluster, cluster.api_key).status_code == 200
 
+
+def test_a_chosen_key_and_ctrl_c_while_an_answer_is_written(commands: Commands, cluster: Cluster) -> None:
+    commands.environment["SWITCHYARD_API_KEY"] = chosen = "sy-chosen-by-the-operator"
+    with commands.up("--port", "0") as up:
+        started = commands.cluster()
+        assert chosen not in commands.output.read_text()
+        assert ask(started, chosen).status_code == 200
+        assert ask(started, cluster.api_key).status_code == 401
+        assert ask(cluster, chosen).status_code == 401
+        with open_stream(started, chosen):
+            stop(up, started, signal.SIGINT)
+
+
+def test_down_stops_also_what_has_not_started_yet(commands: Commands) -> None:
+    with commands.up("--port", "0", until="starting the application") as up:
+        started = commands.cluster()
         assert commands.run("down").stdout == "stopped\n"
         assert up.wait(1.0) == 0
-        assert session(second.ray_pid) == []
-        assert ask(cluster, cluster.api_key).status_code == 200
+        assert session(started.ray_pid) == []
     assert commands.run("down").returncode == 0
 
 
@@ -251,13 +229,6 @@ def test_nobody_on_the_network_gets_in(cluster: Cluster) -> None:
             with pytest.raises(grpc.RpcError) as refused:
                 call(b"", timeout=10.0)
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED, listener
-
-
-def test_ctrl_c_while_an_answer_is_written(commands: Commands) -> None:
-    with commands.up("--port", "0") as up:
-        cluster = commands.cluster()
-        with open_stream(cluster):
-            stop(up, cluster, signal.SIGINT)
 
 
 def test_what_a_killed_cluster_leaves_behind_is_cleaned_up(commands: Commands) -> None:
