@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ from deployments.openai.body import Body, read_json
 from models.errors import InvalidRequest, NotFound, PermissionDenied
 from router.accounting.directory import DEFAULT_ORG, Entity, Key, Org, Policy, Rules, Scope, Span, Team, Unit, public
 from router.accounting.keys import keyed_hash, new_key, shown_prefix
-from router.accounting.registrar import Act, AddKey, Done, Put, RevokeKey, RotateKey, live_policies
+from router.accounting.registrar import Act, AddKey, Done, Put, RevokeKey, RotateKey
 from router.events import Principal
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class AdminDoor:
 
     async def policies(self, request: Request) -> Response:
         authority = self._authority(request)
-        return _listed(p for p in live_policies(self._directory) if authority.covers(p.org, p.team))
+        return _listed(p for p in self._policies() if authority.covers(p.org, p.team))
 
     async def put_policy(self, request: Request) -> Response:
         authority = self._authority(request)
@@ -214,7 +214,7 @@ class AdminDoor:
 
     async def remove_policy(self, request: Request) -> Response:
         authority, policy_id = self._authority(request), request.path_params["policy_id"]
-        for policy in live_policies(self._directory):
+        for policy in self._policies():
             if _policy_id(policy) == policy_id and authority.covers(policy.org, policy.team):
                 authority.check(policy.org, policy.team, money=True)
                 ended = Policy(
@@ -226,6 +226,9 @@ class AdminDoor:
         raise NotFound(
             f"There is no policy '{policy_id[:64]}'; GET /v1/admin/policies lists those there are.", "policy"
         )
+
+    def _policies(self) -> Iterator[Policy]:
+        return (policy for policy in self._directory.all(Policy) if policy.removed_at_unix_ms is None)
 
     # ---- within ----------------------------------------------------------------------------------------------------
 

@@ -55,10 +55,10 @@ def authenticated(ingress: Ingress, request: Request, scope: str = "infer") -> P
     return principal
 
 
-def admitted(ingress: Ingress, request: Request, scope: str = "infer") -> Principal:
+async def admitted(ingress: Ingress, request: Request, scope: str = "infer") -> Principal:
     """Who asks, within their rate. Raises `RateLimited` too."""
     principal = authenticated(ingress, request, scope)
-    ingress.tenants.check_rate(principal)
+    await ingress.budgets.enter(principal)
     return principal
 
 

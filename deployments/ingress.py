@@ -111,7 +111,7 @@ class Ingress:
             pepper=pepper,
             places=places_of(topology),
         )
-        self.budgets = Budgets(holder, self.tenants.budget_microusd, self.ledger.lease)
+        self.budgets = Budgets(holder, self.tenants, self.ledger.lease)
         self.batcher = BatcherHandle(batcher)
         self._shared_cache = CacheHandle(list(caches)) if caches else None
         encoder = encoder_entry(topology.encoder)
@@ -176,7 +176,7 @@ class Ingress:
     ) -> Reply:
         """A whole answer. `request` is an OpenAI-shaped body (with a `switchyard` object in place of `options`), or a
         `ChatRequest`. Raises `models.errors`."""
-        parsed, principal, watch = self._admitted(request, api_key, options)
+        parsed, principal, watch = await self._admitted(request, api_key, options)
         with self.denials.watching(_actor(principal), HANDLE):
             return await self._chat(parsed, principal, watch)
 
@@ -190,7 +190,7 @@ class Ingress:
         self, request: ChatRequest | dict[str, Any], api_key: str | None = None, options: Options | None = None
     ) -> AsyncIterator[list[Event]]:
         """The answer as batches of events; needs `handle.options(stream=True)`. Raises `models.errors`."""
-        parsed, principal, watch = self._admitted(request, api_key, options)
+        parsed, principal, watch = await self._admitted(request, api_key, options)
         async with self.pipeline.run(parsed.request, principal, parsed.options, "handle", watch) as run:
             with self.denials.watching(_actor(principal), HANDLE):
                 await run.begin(stream=True)
@@ -201,14 +201,14 @@ class Ingress:
         self, request: ChatRequest | dict[str, Any], api_key: str | None = None, options: Options | None = None
     ) -> dict[str, Any]:
         """What would be done with a request, and why. Nothing is executed."""
-        parsed, principal, _ = self._admitted(request, api_key, options)
+        parsed, principal, _ = await self._admitted(request, api_key, options)
         return await self.pipeline.explain(parsed.request, principal, parsed.options)
 
     async def batch_line(self, principal: Principal, endpoint: str, body: bytes) -> LineAnswer:
         """The answer to a line of a batch, of somebody whom the door has let in. For the Archive only."""
         return await answer_line(self, principal, endpoint, body)
 
-    def _admitted(
+    async def _admitted(
         self, request: ChatRequest | dict[str, Any], api_key: str | None, options: Options | None
     ) -> tuple[ParsedChat, Principal, Stopwatch]:
         watch = Stopwatch(time.perf_counter)
@@ -216,7 +216,7 @@ class Ingress:
             principal = self.tenants.identify(None, api_key)
         with self.denials.watching(_actor(principal), HANDLE):
             self.tenants.require(principal, "infer")
-            self.tenants.check_rate(principal)
+            await self.budgets.enter(principal)
         watch.enter("parse")
         if isinstance(request, ChatRequest):
             check_request(request)

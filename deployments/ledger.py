@@ -7,6 +7,7 @@ folder, in `ray_actor_options`), and a journal on another node is delivered by t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from ray.serve.handle import DeploymentHandle
 from deployments.hop import call, method
 from models.errors import DeadlineExceeded, ModelUnavailable
 from router.accounting.audit import Verdict
+from router.accounting.balances import LeaseAnswer, LeaseAsk, Standing
 from router.accounting.books import Books
-from router.accounting.budget import LeaseAnswer, LeaseAsk
 from router.accounting.directory import Changes
+from router.accounting.limits import Limit
 from router.accounting.registrar import Act, Done
 from router.accounting.store import LEDGER_FILE, SQLiteStore
 from router.events import Actor
@@ -73,6 +75,9 @@ class Ledger:
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return await self._books.lease(ask)
 
+    async def standings(self, limits: Sequence[Limit]) -> list[Standing]:
+        return await self._books.standings(limits)
+
     async def administer(self, act: Act, actor: Actor, detail: dict[str, Any]) -> Done:
         return await self._books.registrar.do(act, actor, detail)
 
@@ -117,6 +122,7 @@ class LedgerHandle:
         self._receipt = method(handle, "receipt")
         self._usage = method(handle, "usage")
         self._lease = method(handle, "lease")
+        self._standings = method(handle, "standings")
         self._administer = method(handle, "administer")
         self._changes = method(handle, "changes")
         self._audit_page = method(handle, "audit_page")
@@ -138,6 +144,9 @@ class LedgerHandle:
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return await _within(LEASE_TIMEOUT_S, self._lease, ask)
+
+    async def standings(self, limits: Sequence[Limit]) -> list[Standing]:
+        return await _within(READ_TIMEOUT_S, self._standings, limits)
 
     async def administer(self, act: Act, actor: Actor, detail: dict[str, Any]) -> Done:
         """Raises what the act raises, too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -12,7 +12,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from deployments.door import Operation, admitted, authenticated
 from deployments.openai.pages import page_limit
 from models.errors import InvalidRequest
+from router.accounting.balances import Standing
 from router.accounting.directory import DEFAULT_ORG
+from router.accounting.limits import Limit, iso
 from router.accounting.usage import parse_usage_query, usage_answer
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class OperatorsDoor:
         return (
             Operation("GET", "/v1/receipts/{request_id}", self.receipt),
             Operation("GET", "/v1/usage", self.usage),
+            Operation("GET", "/v1/budget", self.budget),
             Operation("GET", "/v1/audit", self.audit),
             Operation("GET", "/v1/audit/verify", self.verify_audit),
             Operation("GET", "/health", self.health),
@@ -37,14 +40,23 @@ class OperatorsDoor:
         )
 
     async def receipt(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         return JSONResponse(await self.ingress.receipt(principal.org, request.path_params["request_id"]))
 
     async def usage(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request, "usage")
+        principal = await admitted(self.ingress, request, "usage")
         query = parse_usage_query(dict(request.query_params), int(time.time() * 1000))
         rows = await self.ingress.ledger.usage(principal.org, query.since_unix_ms, query.until_unix_ms, query.group_by)
         return JSONResponse(usage_answer(query, rows))
+
+    async def budget(self, request: Request) -> Response:
+        """Every budget and limit that the caller's requests may count for, and how it stands."""
+        headers = request.headers
+        principal = self.ingress.tenants.identify(headers.get("authorization"), headers.get("x-api-key"))
+        limits = self.ingress.tenants.limits_over(principal)
+        standings = await self.ingress.ledger.standings(limits)
+        data = [budget_entry(*pair) for pair in zip(limits, standings, strict=True)]
+        return JSONResponse({"object": "list", "data": data})
 
     async def audit(self, request: Request) -> Response:
         """Entries after the number `after`, oldest first: of the caller's organisation, of all for the operator."""
@@ -74,3 +86,19 @@ class OperatorsDoor:
 
     async def metrics(self, _: Request) -> Response:
         return PlainTextResponse(await self.ingress.all_metrics(), media_type="text/plain; version=0.0.4")
+
+
+def budget_entry(limit: Limit, standing: Standing) -> dict[str, Any]:
+    """`held` is what requests under way, and the ingresses for those that come, have set aside."""
+    account = asdict(limit.account)
+    resets_at = standing.resets_at_unix_ms
+    return {
+        "object": "budget",
+        **{"key" if name == "key_id" else name: value for name, value in account.items()},
+        "hard": limit.hard,
+        "limit": limit.amount,
+        "used": standing.used,
+        "held": standing.held,
+        "left": standing.left,
+        "resets_at": None if resets_at is None else iso(resets_at),
+    }

@@ -79,6 +79,6 @@ class ProvidersDoor:
         return (Operation("GET", "/v1/providers", self.providers),)
 
     async def providers(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         allowed = self.ingress.tenants.allowed_models(principal)
         return JSONResponse({"object": "list", "data": await self.ingress.providers.described(allowed)})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from models.base import Call
 from models.errors import StreamInterrupted, SwitchyardError, UpstreamFailed
 from models.messages import ChatRequest, Event, Finish, Usage
+from router.accounting.limits import Claim
 from router.cascade import Judgement, consistent, judge, without_logprobs
 from router.config import GateSettings
 from router.events import Attempt
@@ -53,10 +54,11 @@ class LiveAttempt:
         self._worst_case_microusd = worst_case_microusd(run, model, gate)
 
     async def reserve(self) -> None:
-        """Set the worst case aside. Raises `BudgetExceeded`; there is nothing to settle then."""
+        """Set the worst case aside. Raises `BudgetExceeded` or `RateLimited`; there is nothing to settle then."""
         run = self.run
-        budgets = run.pipeline.stages.budgets
-        await budgets.reserve(run.principal.org, self._reservation_id, self._worst_case_microusd)
+        longest = run.pipeline.max_output_tokens(self.entry, run.request) * run.request.sampling.n
+        claim = Claim(run.principal, self.model, self._worst_case_microusd, run.tokens.expected + longest)
+        await run.pipeline.stages.budgets.reserve(self._reservation_id, claim)
 
     async def admit(self) -> None:
         run = self.run
@@ -131,7 +133,8 @@ class LiveAttempt:
             usage, cost_microusd = usage + sample, cost_microusd + run.prices.cost_microusd(self.model, sample)
         if self._grant is not None:
             run.pipeline.stages.batcher.release(self._grant)
-        run.pipeline.stages.budgets.settle(run.principal.org, self._reservation_id, cost_microusd)
+        tokens = usage.input_tokens + usage.output_tokens
+        run.pipeline.stages.budgets.settle(self._reservation_id, cost_microusd, tokens)
         return Attempt(
             self.model,
             self._backend.name,
@@ -165,14 +168,16 @@ class LiveAttempt:
 
     def _bill(self, error: SwitchyardError | None) -> tuple[Usage, bool, int]:
         """What the answer took, whether that is our count, and its cost, without samples."""
-        run, worst_case = self.run, worst_case_microusd(self.run, self.model)
+        run = self.run
         if error is not None and not self.events:
             usage = Usage(error.abandoned * run.tokens.expected)
-            return usage, error.abandoned > 0, min(run.prices.cost_microusd(self.model, usage), worst_case)
+            return usage, error.abandoned > 0, run.prices.cost_microusd(self.model, usage)
         usage, estimated = self.usage()
         # A whole answer that was left before its end: only the engine knows how far it had come.
         left = self._unary and self._called and not self.events
-        return usage, estimated, worst_case if left else run.prices.cost_microusd(self.model, usage)
+        if left:
+            return usage, estimated, worst_case_microusd(run, self.model)
+        return usage, estimated, run.prices.cost_microusd(self.model, usage)
 
     async def _pull(self) -> Sequence[Event] | None:
         if self._source is None:

@@ -41,7 +41,9 @@ class TenantSettings(Strict):
     """Limits of one org. None: no limit."""
 
     monthly_budget_microusd: int | None = Field(None, ge=0)
-    requests_per_minute: int | None = Field(None, ge=1, description="over one ingress replica")
+    requests_per_minute: int | None = Field(None, ge=1, description="over all ingresses, in every 60 s")
+    tokens_per_minute: int | None = Field(None, ge=1, description="of questions and answers, in every 60 s")
+    concurrent_requests: int | None = Field(None, ge=1, description="at models at a time")
     models: tuple[str, ...] | None = Field(None, description="allow-list of catalogue names")
 
 

@@ -13,11 +13,13 @@ from typing import Protocol
 from models.catalog import ModelEntry, NodePrice
 from models.errors import DeadlineExceeded, ModelNotFound, PermissionDenied, SwitchyardError
 from models.messages import Usage
+from router.accounting.limits import Claim
 from router.accounting.prices import PriceBook
 from router.config import Encoder
 from router.events import Attempt, Principal, RequestClosed, RequestOpened, Status, Stopwatch
 from router.pipeline import Pipeline
 from router.run import new_request_id
+from router.tokens import CHARS_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,9 @@ class Embedding:
         prices = PriceBook((entry,), settings.prices, settings.node_prices)
         # One token a byte is the most that any tokenizer makes, besides the two around each text.
         worst = prices.worst_case_microusd(entry.name, sum(len(text.encode()) + 2 for text in self.request.texts), 0)
-        budgets, org = self._pipeline.stages.budgets, self.principal.org
+        budgets, most = self._pipeline.stages.budgets, sum(len(text) for text in self.request.texts) // CHARS_PER_TOKEN
         self._watch.enter("reserve")
-        await budgets.reserve(org, self.request_id, worst)
+        await budgets.reserve(self.request_id, Claim(self.principal, entry.name, worst, most + 1))
         outcome: str = "cancelled"
         try:
             self._pipeline.emit(self._open(entry, worst))
@@ -94,7 +96,7 @@ class Embedding:
             async with asyncio.timeout(settings.request_timeout_s):
                 found, self.tokens = await embedder.embed(self.request.texts, self.request.dimensions)
             outcome = "ok"
-            self.cost_microusd = min(worst, prices.cost_microusd(entry.name, Usage(self.tokens)))
+            self.cost_microusd = prices.cost_microusd(entry.name, Usage(self.tokens))
             return found
         except TimeoutError:
             outcome = DeadlineExceeded.code
@@ -106,7 +108,7 @@ class Embedding:
             outcome = "internal_error"
             raise
         finally:
-            budgets.settle(org, self.request_id, self.cost_microusd)
+            budgets.settle(self.request_id, self.cost_microusd, self.tokens)
             self._pipeline.emit_close(self._close(entry, prices, outcome))
 
     def _model(self) -> tuple[ModelEntry, EmbedderPort]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from models.base import Call
 from models.messages import ChatRequest, Completion, Event, Message, Usage, fold
+from router.accounting.limits import Claim
 
 # ---- cache ---------------------------------------------------------------------------------------------------------
 
@@ -139,11 +140,11 @@ class ModelPort(Protocol):
 
 
 class BudgetPort(Protocol):
-    async def reserve(self, org: str, reservation_id: str, worst_case_microusd: int) -> None:
-        """Set the worst case aside. Raises `BudgetExceeded`."""
+    async def reserve(self, reservation_id: str, claim: Claim) -> None:
+        """Set the worst case aside. Raises `BudgetExceeded` or `RateLimited`."""
 
-    def settle(self, org: str, reservation_id: str, actual_microusd: int) -> None:
-        """Turn the reservation into what it really cost. Returns at once; a second call does nothing."""
+    def settle(self, reservation_id: str, microusd: int, tokens: int) -> None:
+        """Turn the reservation into what it really took. Returns at once; a second call does nothing."""
 
 
 # ---- ledger --------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class MessagesDoor:
 
     async def messages(self, request: Request) -> Response:
         watch = Stopwatch(time.perf_counter, "auth")
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         watch.enter("parse")
         body = await read_body(request, self.ingress.topology.max_body_bytes)
         parsed = parse_messages(body, request.headers.getlist("anthropic-beta"))
@@ -61,7 +61,7 @@ class MessagesDoor:
         return Answer(run, AnthropicMessages(parsed.hides_thinking), parsed.stream)
 
     async def count_tokens(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         body = await read_body(request, self.ingress.topology.max_body_bytes)
         asked = parse_count(body, request.headers.getlist("anthropic-beta"))
         count = await count_tokens(self.ingress.pipeline, asked, principal, Options())

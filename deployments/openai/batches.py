@@ -43,22 +43,22 @@ class BatchesDoor:
         )
 
     async def create(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         body = read_json(BatchBody, await read_body(request, self.ingress.topology.max_body_bytes))
         batch = new_batch(principal, body.input_file_id, body.endpoint, body.metadata)
         return JSONResponse(await self.ingress.archive.create_batch(batch))
 
     async def list(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         limit = page_limit(request.query_params)
         after = request.query_params.get("after")
         found = await self.ingress.archive.list_batches(principal.org, limit + 1, after)
         return JSONResponse(listed(found[:limit], len(found) > limit))
 
     async def retrieve(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         return JSONResponse(await self.ingress.archive.batch(principal.org, request.path_params["batch_id"]))
 
     async def cancel(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         return JSONResponse(await self.ingress.archive.cancel_batch(principal.org, request.path_params["batch_id"]))

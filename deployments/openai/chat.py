@@ -51,7 +51,7 @@ class ChatDoor:
 
     async def chat_completions(self, request: Request) -> Response:
         watch = Stopwatch(time.perf_counter, "auth")
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         watch.enter("parse")
         parsed = parse_chat(await read_body(request, self.ingress.topology.max_body_bytes))
         check_priority(parsed.options.priority, principal)
@@ -59,7 +59,7 @@ class ChatDoor:
         return Answer(run, _dialect(parsed), parsed.stream)
 
     async def route(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         parsed = parse_chat(await read_body(request, self.ingress.topology.max_body_bytes))
         return JSONResponse(await self.ingress.pipeline.explain(parsed.request, principal, parsed.options))
 

@@ -40,7 +40,7 @@ class CompletionsDoor:
 
     async def completions(self, request: Request) -> Response:
         watch = Stopwatch(time.perf_counter, "auth")
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         watch.enter("parse")
         parsed = parse_completions(await read_body(request, self.ingress.topology.max_body_bytes))
         return await self.respond(principal, parsed, watch)

@@ -45,7 +45,7 @@ class EmbeddingsDoor:
         return (Operation("POST", "/v1/embeddings", self.embeddings, EmbeddingsBody),)
 
     async def embeddings(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         return await self.respond(principal, await read_body(request, self.ingress.topology.max_body_bytes))
 
     async def respond(self, principal: Principal, body: bytes, door: str = "openai-embeddings") -> Response:

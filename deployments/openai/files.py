@@ -48,7 +48,7 @@ class FilesDoor:
 
     async def upload(self, request: Request) -> Response:
         """A form with `purpose` and `file`. The file goes to the archive in pieces; it is never whole in memory."""
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise InvalidRequest("A file comes as a form: send multipart/form-data with 'file' and 'purpose'.", "file")
         archive = self.ingress.archive
@@ -70,22 +70,22 @@ class FilesDoor:
         return JSONResponse(_file_body(stored))
 
     async def list(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         found = await self.ingress.archive.list_files(principal.org, request.query_params.get("purpose"))
         return JSONResponse(page([_file_body(file) for file in reversed(found)], request.query_params, 10_000))
 
     async def retrieve(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         return JSONResponse(_file_body(await self.ingress.archive.file(principal.org, request.path_params["file_id"])))
 
     async def delete(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         file_id = request.path_params["file_id"]
         await self.ingress.archive.delete_file(principal.org, file_id)
         return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
     async def content(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         archive, org, file_id = self.ingress.archive, principal.org, request.path_params["file_id"]
         stored = await archive.file(org, file_id)
 

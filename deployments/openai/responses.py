@@ -43,7 +43,7 @@ class ResponsesDoor:
 
     async def create(self, request: Request) -> Response:
         watch = Stopwatch(time.perf_counter, "auth")
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         watch.enter("parse")
         parsed = parse_response(await read_body(request, self.ingress.topology.max_body_bytes))
         return await self.respond(principal, parsed, watch)
@@ -66,7 +66,7 @@ class ResponsesDoor:
         return Answer(run, OpenAIResponses(parsed, keep if parsed.stored else None), bool(parsed.body.stream))
 
     async def retrieve(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         if request.query_params.get("stream", "false") != "false":
             raise UnsupportedFeature("A stored response comes whole; leave out 'stream'.", "stream")
         found = await self.ingress.archive.response(principal.org, request.path_params["response_id"])
@@ -76,20 +76,20 @@ class ResponsesDoor:
         return JSONResponse(body)
 
     async def delete(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         response_id = request.path_params["response_id"]
         await self.ingress.archive.delete_response(principal.org, response_id)
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
-        admitted(self.ingress, request)
+        await admitted(self.ingress, request)
         raise UnsupportedFeature(
             "Only responses made in the background can be cancelled, and there are none here; close the connection.",
             "background",
         )
 
     async def input_items(self, request: Request) -> Response:
-        principal = admitted(self.ingress, request)
+        principal = await admitted(self.ingress, request)
         found = await self.ingress.archive.response(principal.org, request.path_params["response_id"])
         return JSONResponse(page(json.loads(found.input), request.query_params))
 

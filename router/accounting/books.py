@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 from models.errors import Overloaded
 from router import receipts
 from router.accounting import journal
-from router.accounting.budget import LEASE_VALID_S, Balances, LeaseAnswer, LeaseAsk, month_of, month_span_unix_ms
+from router.accounting.balances import Balances, LeaseAnswer, LeaseAsk, Standing
+from router.accounting.budget import LEASE_VALID_S
+from router.accounting.limits import SLICE_MS, SLICES, Account, Limit, period_of, period_span_unix_ms, slice_name
 from router.accounting.registrar import Registrar
 from router.accounting.shipper import take_in_orphans
 from router.accounting.store import Accepted, OpenRequest, Store
@@ -64,7 +66,8 @@ class Books:
         self._waiting = 0
         self._reading: Counter[str] = Counter()
         self._heard_s: dict[str, float] = {}
-        self._balances = Balances(month_of(_now_unix_ms()))
+        self._balances = Balances(_now_unix_ms())
+        self._booking = asyncio.Lock()  # what is loaded from the database must not be booked again
         self._counts = Counts()
         self.registrar = Registrar(store.directory, self._write, lambda work: self._read("audit", work))
 
@@ -103,7 +106,8 @@ class Books:
         before = _now_unix_ms() - int(ABANDONED_AFTER_S * 1000)
         stale = await self._write(lambda: self._store.open_requests(before_unix_ms=before))
         await self._abandon([request for request in stale if request.holder not in here])
-        self._balances.close_before(month_of(_now_unix_ms() - 86_400_000))
+        self._balances.advance(_now_unix_ms())
+        await self._write(lambda: self._store.drop_minutes(slice_name(_now_unix_ms() // SLICE_MS - 2 * SLICES)))
 
     async def run(self) -> None:
         """Sweep for ever."""
@@ -153,10 +157,20 @@ class Books:
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """Decided in memory; what is granted is written down before it is told, so no crash can grant it twice."""
         self._heard_s[ask.holder] = time.monotonic()
+        await self._know(ask.account, ask.period)
         lease, answer = self._balances.lease(ask)
         if lease is not None:
             await self._write(lambda: self._store.save_lease(lease))
         return answer
+
+    async def standings(self, limits: Sequence[Limit]) -> list[Standing]:
+        """How each of them stands in the period that is now."""
+        standings, now = [], _now_unix_ms()
+        for limit in limits:
+            period = period_of(limit.account.span, now)
+            await self._know(limit.account, period)
+            standings.append(self._balances.standing(limit.account, period, limit.amount))
+        return standings
 
     @property
     def counts(self) -> Counts:
@@ -176,28 +190,40 @@ class Books:
     # ---- within ----------------------------------------------------------------------------------------------------
 
     async def _load(self) -> None:
-        now = _now_unix_ms()
-        current = month_of(now)
-        start, end = month_span_unix_ms(current)
-        leases = await self._write(self._store.leases)
-        self._balances.load(current, await self._write(lambda: self._store.spent(start, end)), leases)
-        following = month_span_unix_ms(month_of(end))  # a holder whose clock is ahead
-        self._balances.load(month_of(end), await self._write(lambda: self._store.spent(*following)), leases)
-        self._heard_s = {lease.holder: time.monotonic() for lease in leases}
+        self._heard_s = dict.fromkeys(await self._write(self._store.lease_holders), time.monotonic())
+
+    async def _know(self, account: Account, period: str) -> None:
+        """Have its balance in memory."""
+        self._balances.advance(_now_unix_ms())
+        if self._balances.knows(account, period):
+            return
+        async with self._booking:
+            if self._balances.knows(account, period):
+                return
+            since, until = period_span_unix_ms(account.span, period)
+            leases = await self._write(lambda: self._store.leases(account, period))
+            spent = []
+            if account.unit == "microusd":
+                spent = await self._write(lambda: self._store.spent(account, since, until))
+            self._balances.load(account, period, spent, leases)
 
     async def _take(self, holder: str, records: Sequence[dict[str, Any]]) -> int:
         # Shielded: what is in the database must be in the balances too, even if the caller has left meanwhile.
         return await asyncio.shield(asyncio.create_task(self._take_whole(holder, records)))
 
     async def _take_whole(self, holder: str, records: Sequence[dict[str, Any]]) -> int:
-        accepted = await self._write(lambda: self._store.ingest(holder, records))
-        for entry in accepted:
-            self._book(entry)
+        async with self._booking:
+            accepted = await self._write(lambda: self._store.ingest(holder, records))
+            for entry in accepted:
+                self._book(entry)
         self._counts.records += len(accepted)
         return len(accepted)
 
     def _book(self, entry: Accepted) -> None:
-        self._balances.book(entry.org, month_of(entry.opened_at_unix_ms), entry.holder, entry.microusd)
+        if entry.by_model:
+            self._balances.book(
+                entry.org, entry.team, entry.key_id, entry.opened_at_unix_ms, entry.holder, entry.by_model
+            )
         if entry.kind == "close":
             for waiter in self._waiters.get((entry.org, entry.request_id), ()):
                 if not waiter.done():

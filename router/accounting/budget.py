@@ -1,176 +1,63 @@
-"""A monthly budget (UTC) that holds over all processes at once, without a common door to wait at.
+"""Budgets and limits that hold over all processes at once, without a common door to wait at: a process's side.
 
-The ledger hands each process a lease: the right to spend a part of an org's month. Requests reserve their worst case
-from the lease of their process and settle what they really cost. The bound: at every moment
+The ledger hands each process leases: the right to use a part of a limit. Requests reserve their worst case from the
+leases of their process and settle what they really took. The bound: at every moment
 
-    spent, as far as the books know it  +  for each holder: what it may still spend or has spent unknown to the books
+    used, as far as the books know it  +  for each holder: what it may still use or has used unknown to the books
 
-is at most the budget, so reservations are never refused late and never overshoot, whatever crashes, is late, lost or
-repeated. What is outside: a cost above its own worst case; requests that ran already when a budget was first set; and
-requests under way at the turn of the month, which count in the month they came in.
+is at most the limit, so reservations are never refused late and never overshoot, whatever crashes, is late, lost or
+repeated. What is outside: a cost above its own worst case; requests that ran already when a limit was first set; and
+requests under way at the turn of a day or month, which count in the one they came in. While the ledger is away, money
+is spent out of leases only; of a limit per minute or of concurrency every process goes on with its equal share.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from models.errors import BudgetExceeded, Overloaded, SwitchyardError
+from models.errors import BudgetExceeded, Overloaded, RateLimited, SwitchyardError
+from router.accounting.balances import LeaseAnswer, LeaseAsk
+from router.accounting.limits import Account, Claim, Limit, is_over, iso, neighbours, period_of, period_span_unix_ms
+from router.events import Principal
 
 RENEW_EVERY_S = 2.0
 LEASE_VALID_S = 600.0
 """So long a holder spends without word from the ledger; the ledger waits three times as long before it takes the lease
 of a holder that it cannot see dead."""
 _WANT_REQUESTS = 16  # a refill is for so many worst cases, so that few requests wait for one
-_SHARE = 4  # one refill takes at most this part of what is left, unless the request at hand needs more
 _TELL_EVERY_S = 60.0
 _RETRY_AFTER_S = 1.0
+_REFUSED_FOR_S = 0.25
 _UNKNOWN = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    org: str
-    holder: str
-    microusd: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """`holder` may spend `authority_microusd` beyond the `base_microusd` it had already spent in that month."""
-
-    org: str
-    month: str
-    holder: str
-    sequence: int
-    base_microusd: int
-    authority_microusd: int
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseAsk:
-    """A holder's word: `authority_microusd` is all it was granted and keeps, spent or not (less than before: it gives
-    back). It needs `need_microusd` more now and would like `want_microusd`. A later ask has a higher `sequence`."""
-
-    org: str
-    month: str
-    holder: str
-    sequence: int
-    limit_microusd: int
-    authority_microusd: int
-    need_microusd: int = 0
-    want_microusd: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseAnswer:
-    """`left_microusd`: of the budget, what is neither spent nor anybody's lease after this grant."""
-
-    granted_microusd: int
-    left_microusd: int
-
 
 LeaseCall = Callable[[LeaseAsk], Awaitable[LeaseAnswer]]
 
 
-def month_of(unix_ms: int) -> str:
-    """The calendar month (UTC), as `2026-05`."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m")
+class Limits(Protocol):
+    """What the limits are, as of now."""
 
+    def door_limits(self, claim: Claim) -> Sequence[Limit]:
+        """Those that a request falls under when it comes in."""
 
-def month_span_unix_ms(month: str) -> tuple[int, int]:
-    """[start, end) of `2026-05`."""
-    start = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
-    end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
-    return int(start.timestamp() * 1000), int(end.timestamp() * 1000)
+    def limits_of(self, claim: Claim) -> Sequence[Limit]:
+        """Those that a try at a model falls under."""
 
-
-# ---- the ledger's side ---------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Balance:
-    spent: int = 0
-    spent_by: dict[str, int] = field(default_factory=dict)
-    leases: dict[str, Lease] = field(default_factory=dict)
-
-    def committed(self) -> int:
-        return self.spent + sum(self._outstanding(lease) for lease in self.leases.values())
-
-    def _outstanding(self, lease: Lease) -> int:
-        return max(0, lease.base_microusd + lease.authority_microusd - self.spent_by.get(lease.holder, 0))
-
-
-class Balances:
-    """Who has spent and who may spend, by org and month, in memory. Months before `first_month` are closed."""
-
-    def __init__(self, first_month: str) -> None:
-        self._first_month = first_month
-        self._balances: dict[tuple[str, str], _Balance] = {}
-
-    def load(self, month: str, spent: Iterable[Spent], leases: Iterable[Lease]) -> None:
-        """Take over what the database says of `month`. `leases` may be of any."""
-        for row in spent:
-            self.book(row.org, month, row.holder, row.microusd)
-        for lease in leases:
-            if lease.month == month:
-                self._balance(lease.org, month).leases[lease.holder] = lease
-
-    def book(self, org: str, month: str, holder: str, microusd: int) -> None:
-        """A close of a request that `holder` served has come in and changed what was spent by `microusd`."""
-        if month < self._first_month or not microusd:
-            return
-        balance = self._balance(org, month)
-        balance.spent += microusd
-        balance.spent_by[holder] = balance.spent_by.get(holder, 0) + microusd
-
-    def lease(self, ask: LeaseAsk) -> tuple[Lease | None, LeaseAnswer]:
-        """The lease as it now is (None: none), and the answer to its holder."""
-        if ask.month < self._first_month:
-            return None, LeaseAnswer(0, 0)
-        balance = self._balance(ask.org, ask.month)
-        held = balance.leases.get(ask.holder)
-        if held is not None and ask.sequence <= held.sequence:  # came late: its sender has asked again since
-            return held, LeaseAnswer(0, ask.limit_microusd - balance.committed())
-        already = balance.spent_by.get(ask.holder, 0)
-        base = held.base_microusd if held is not None and ask.authority_microusd else already
-        lease = Lease(ask.org, ask.month, ask.holder, ask.sequence, base, ask.authority_microusd)
-        balance.leases[ask.holder] = lease
-        left = ask.limit_microusd - balance.committed()
-        granted = 0
-        if ask.need_microusd <= left:
-            granted = min(left, max(ask.need_microusd, min(ask.want_microusd, left // _SHARE)))
-            lease = replace(lease, authority_microusd=lease.authority_microusd + granted)
-            balance.leases[ask.holder] = lease
-        return lease, LeaseAnswer(granted, left - granted)
-
-    def drop(self, holder: str) -> None:
-        """`holder` is gone, and all that it spent is in the books."""
-        for balance in self._balances.values():
-            balance.leases.pop(holder, None)
-            balance.spent_by.pop(holder, None)
-
-    def close_before(self, month: str) -> None:
-        self._first_month = max(self._first_month, month)
-        self._balances = {key: balance for key, balance in self._balances.items() if key[1] >= self._first_month}
-
-    def _balance(self, org: str, month: str) -> _Balance:
-        return self._balances.setdefault((org, month), _Balance())
-
-
-# ---- the holder's side ---------------------------------------------------------------------------------------------
+    def limit_of(self, account: Account) -> int | None:
+        """How much of an account there is, None: it is not limited (any more)."""
 
 
 @dataclass(slots=True)
-class _Account:
-    """One org's month in this process."""
+class _Holding:
+    """One period of an account in this process."""
 
-    org: str
-    month: str
+    account: Account
+    period: str
     limit: int
     authority: int = 0
     settled: int = 0
@@ -179,6 +66,7 @@ class _Account:
     told: int = 0  # the authority that the ledger is known to have in its books
     told_at_s: float = 0.0
     retry_at_s: float = 0.0
+    refused: tuple[float, int, LeaseAnswer] | None = None  # until when, from which need on, with which answer
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -188,64 +76,71 @@ class _Account:
     def give_back(self, keep: int = 0) -> None:
         self.authority -= max(0, self.free - keep)
 
+    def release(self, reserved: int, used: int) -> None:
+        self.reserved -= reserved
+        self.settled += used
+        self.busiest += used
+
 
 class Budgets:
-    """The budgets as one process sees them. Fills `router.ports.BudgetPort`.
+    """The limits as one process sees them. Fills `router.ports.BudgetPort`.
 
-    limit_of: the org's monthly budget in micro-USD as it is now, None for an org without: nothing is kept of those.
     lease: asks the ledger. holder: this process's name, which must be its journal's.
     """
 
     def __init__(
         self,
         holder: str,
-        limit_of: Callable[[str], int | None],
+        limits: Limits,
         lease: LeaseCall,
         unix_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._holder, self._limit_of, self._lease = holder, limit_of, lease
+        self._holder, self._limits, self._lease = holder, limits, lease
         self._unix_s, self._monotonic_s = unix_s, monotonic_s
-        self._accounts: dict[tuple[str, str], _Account] = {}
-        self._reservations: dict[str, tuple[_Account, int]] = {}
+        self._holdings: dict[tuple[Account, str], _Holding] = {}
+        self._reservations: dict[str, list[tuple[_Holding, int]]] = {}
         self._sequence = time.time_ns()
+        self._holders = 1  # that share limits with this one, as the ledger last said
 
-    async def reserve(self, org: str, reservation_id: str, worst_case_microusd: int) -> None:
-        """Set the worst case aside: at once out of this process's lease, else after one call of the ledger.
+    async def reserve(self, reservation_id: str, claim: Claim) -> None:
+        """Set the worst case aside, under every limit that the claim falls under: at once out of this process's leases,
+        else after a call of the ledger for each.
 
-        Raises `BudgetExceeded`, or `Overloaded` when the ledger cannot be asked. Each reservation needs its own id.
+        Raises `BudgetExceeded`, `RateLimited`, or `Overloaded` when the ledger cannot be asked; nothing is set aside
+        then. Each reservation needs its own id.
         """
-        limit = self._limit_of(org)
-        if limit is None:
-            return
-        account = self._account(org, limit)
-        if self._take(account, reservation_id, worst_case_microusd):
-            return
-        async with account.lock:
-            while not self._take(account, reservation_id, worst_case_microusd):
-                await self._refill(account, worst_case_microusd)
+        if limits := self._limits.limits_of(claim):
+            self._reservations[reservation_id] = await self._take_all(limits, claim)
 
-    def settle(self, org: str, reservation_id: str, actual_microusd: int) -> None:
-        account, reserved = self._reservations.pop(reservation_id, (None, 0))
-        if account is None:
-            return
-        account.reserved -= reserved
-        account.settled += actual_microusd
-        account.busiest += actual_microusd
+    def settle(self, reservation_id: str, microusd: int, tokens: int) -> None:
+        """Turn a reservation into what it really took. A second call does nothing."""
+        for holding, reserved in self._reservations.pop(reservation_id, ()):
+            used = {"microusd": microusd, "tokens": tokens, "requests": 1}.get(holding.account.unit, 0)
+            holding.release(reserved, used)
+
+    async def enter(self, principal: Principal) -> None:
+        """Count one request at the door. Raises `RateLimited`."""
+        claim = Claim(principal, "", 0, 0)
+        if limits := self._limits.door_limits(claim):
+            for holding, amount in await self._take_all(limits, claim):
+                holding.release(amount, amount)
 
     async def renew(self) -> None:
         """Give back what was not needed of late, and say that this process is alive."""
-        now = self._month()
-        for key, account in list(self._accounts.items()):
-            limit = self._limit_of(account.org)
-            over = limit is None or account.month != now
-            async with account.lock:
-                account.give_back(0 if over else account.busiest)
-                account.busiest = account.reserved
+        now_unix_ms = self._now_unix_ms()
+        for key, holding in list(self._holdings.items()):
+            span = holding.account.span
+            past = holding.period != period_of(span, now_unix_ms)
+            over = past or self._limits.limit_of(holding.account) is None
+            async with holding.lock:
+                holding.give_back(0 if over else holding.busiest)
+                holding.busiest = holding.reserved
                 with suppress(SwitchyardError):  # the next round tells it again
-                    await self._tell(account)
-                if over and not account.reserved and account.told == account.authority:
-                    self._accounts.pop(key, None)
+                    await self._tell(holding)
+                done = is_over(span, holding.period, now_unix_ms) if span == "minute" else over
+                if done and not holding.reserved and (holding.told == holding.authority or span == "minute"):
+                    self._holdings.pop(key, None)
 
     async def run(self) -> None:
         """Renew for ever."""
@@ -255,82 +150,147 @@ class Budgets:
 
     async def close(self) -> None:
         """Give everything back that no request under way holds."""
-        for account in list(self._accounts.values()):  # a request that still comes in may add one meanwhile
-            async with account.lock:
-                account.give_back()
-                with suppress(
-                    SwitchyardError
-                ):  # then it comes back when the ledger sees this process's journal ownerless
-                    await self._tell(account)
+        for holding in list(self._holdings.values()):  # a request that still comes in may add one meanwhile
+            async with holding.lock:
+                holding.give_back()
+                # Where this fails it comes back when the ledger sees this process's journal ownerless.
+                with suppress(SwitchyardError):
+                    await self._tell(holding)
 
-    def _month(self) -> str:
-        return month_of(int(self._unix_s() * 1000))
+    async def _take_all(self, limits: Sequence[Limit], claim: Claim) -> list[tuple[_Holding, int]]:
+        taken: list[tuple[_Holding, int]] = []
+        try:
+            for limit in limits:
+                amount = claim.of(limit.account)
+                taken.append((await self._take_one(limit, amount), amount))
+        except BaseException:
+            for holding, amount in taken:
+                holding.release(amount, 0)
+            raise
+        return taken
 
-    def _account(self, org: str, limit: int) -> _Account:
-        month = self._month()
-        account = self._accounts.get((org, month))
-        if account is None:
-            account = self._accounts[(org, month)] = _Account(org, month, limit)
-        if limit < account.limit:
-            account.give_back()
-        account.limit = limit
-        return account
+    async def _take_one(self, limit: Limit, amount: int) -> _Holding:
+        holding = self._holding(limit)
+        if self._take(holding, amount):
+            return holding
+        async with holding.lock:
+            while not self._take(holding, amount):
+                await self._refill(holding, amount)
+        return holding
 
-    def _take(self, account: _Account, reservation_id: str, worst_case_microusd: int) -> bool:
-        stale = self._monotonic_s() - account.told_at_s > LEASE_VALID_S
-        if worst_case_microusd and (account.free < worst_case_microusd or stale):
+    def _holding(self, limit: Limit) -> _Holding:
+        key = limit.account, period_of(limit.account.span, self._now_unix_ms())
+        holding = self._holdings.get(key)
+        if holding is None:
+            holding = self._holdings[key] = _Holding(*key, limit.amount)
+        if limit.amount < holding.limit:
+            holding.give_back()
+        if limit.amount != holding.limit:
+            holding.refused = None
+        holding.limit = limit.amount
+        return holding
+
+    def _take(self, holding: _Holding, amount: int) -> bool:
+        stale = self._monotonic_s() - holding.told_at_s > LEASE_VALID_S
+        if amount and (holding.free < amount or stale):
             return False
-        account.reserved += worst_case_microusd
-        account.busiest = max(account.busiest, account.reserved)
-        self._reservations[reservation_id] = (account, worst_case_microusd)
+        holding.reserved += amount
+        holding.busiest = max(holding.busiest, holding.reserved)
         return True
 
-    async def _refill(self, account: _Account, worst_case_microusd: int) -> None:
-        need = max(0, worst_case_microusd - account.free)
-        if self._monotonic_s() < account.retry_at_s:
-            raise _unreachable()
+    async def _refill(self, holding: _Holding, amount: int) -> None:
+        need, now_s = max(0, amount - holding.free), self._monotonic_s()
+        if holding.refused is not None and now_s < holding.refused[0] and need >= holding.refused[1]:
+            raise self._exceeded(holding, holding.refused[2], amount)
+        if now_s < holding.retry_at_s:
+            self._go_on_alone(holding, need, amount)
+            return
         try:
-            answer = await self._ask(account, need, need + (_WANT_REQUESTS - 1) * worst_case_microusd)
+            want = max(need + (_WANT_REQUESTS - 1) * amount, holding.busiest)
+            answer = await self._ask(holding, need, want)
         except SwitchyardError:
-            account.retry_at_s = self._monotonic_s() + _RETRY_AFTER_S  # those who wait behind need not wait in turn
+            holding.retry_at_s = self._monotonic_s() + _RETRY_AFTER_S  # those who wait behind need not wait in turn
+            self._go_on_alone(holding, need, amount)
+            return
+        if answer.granted < need:
+            holding.refused = (self._monotonic_s() + _REFUSED_FOR_S, need, answer)
+            raise self._exceeded(holding, answer, amount)
+
+    def _go_on_alone(self, holding: _Holding, need: int, amount: int) -> None:
+        """The ledger is away: of what is no money this process takes up to its share. Raises `Overloaded`."""
+        if holding.account.unit == "microusd":
             raise _unreachable() from None
-        if answer.granted_microusd < need:
-            raise self._exceeded(account, answer.left_microusd + max(0, account.free), worst_case_microusd)
+        periods = neighbours(holding.period) if holding.account.span == "minute" else [holding.period]
+        mine = (self._holdings.get((holding.account, period)) for period in periods)
+        used = sum(each.settled + each.reserved for each in mine if each is not None)
+        share = max(1, holding.limit // self._holders)
+        if used + amount > share:
+            raise self._exceeded(holding, LeaseAnswer(0, share - used - max(0, holding.free)), amount)
+        holding.authority += need
+        holding.told_at_s = self._monotonic_s()
 
-    async def _tell(self, account: _Account) -> None:
-        silent_s = self._monotonic_s() - account.told_at_s
-        if account.told != account.authority or (account.authority > account.settled and silent_s > _TELL_EVERY_S):
-            await self._ask(account, 0, 0)
+    async def _tell(self, holding: _Holding) -> None:
+        silent_s = self._monotonic_s() - holding.told_at_s
+        if holding.told != holding.authority or (holding.authority > holding.settled and silent_s > _TELL_EVERY_S):
+            await self._ask(holding, 0, 0)
 
-    async def _ask(self, account: _Account, need: int, want: int) -> LeaseAnswer:
-        """Only with the account's lock held: the answer applies to the authority that was sent."""
+    async def _ask(self, holding: _Holding, need: int, want: int) -> LeaseAnswer:
+        """Only with the holding's lock held: the answer applies to the authority that was sent."""
         self._sequence += 1
-        asked_at_s, authority = self._monotonic_s(), account.authority
-        account.told = _UNKNOWN  # until it answers
+        asked_at_s, authority = self._monotonic_s(), holding.authority
+        holding.told = _UNKNOWN  # until it answers
         answer = await self._lease(
-            LeaseAsk(account.org, account.month, self._holder, self._sequence, account.limit, authority, need, want)
+            LeaseAsk(
+                *(holding.account, holding.period, self._holder, self._sequence, holding.limit, authority, need, want)
+            )
         )
-        account.authority += answer.granted_microusd
-        account.told, account.told_at_s = authority + answer.granted_microusd, asked_at_s
+        self._holders = max(1, answer.holders)
+        holding.authority += answer.granted
+        holding.told, holding.told_at_s = authority + answer.granted, asked_at_s
         return answer
 
-    def _exceeded(self, account: _Account, left_microusd: int, needed_microusd: int) -> BudgetExceeded:
-        _, resets_ms = month_span_unix_ms(account.month)
-        resets_at = datetime.fromtimestamp(resets_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        left_microusd = max(0, left_microusd)
-        return BudgetExceeded(
-            f"The monthly budget of organisation '{account.org}' does not allow this request: {_usd(left_microusd)} of "
-            f"{_usd(account.limit)} are left and it may cost {_usd(needed_microusd)}. Lower 'max_tokens', choose a "
-            f"cheaper model, have the budget raised, or wait for {resets_at}.",
-            None,
-            None,
-            {
-                "budget_microusd": account.limit,
-                "left_microusd": left_microusd,
-                "needed_microusd": needed_microusd,
-                "resets_at": resets_at,
-            },
-        )
+    def _exceeded(self, holding: _Holding, answer: LeaseAnswer, needed: int) -> BudgetExceeded | RateLimited:
+        left = max(0, answer.left + max(0, holding.free))
+        if holding.account.unit == "microusd":
+            return budget_exceeded(holding.account, holding.period, holding.limit, left, needed)
+        retry_after_s = _RETRY_AFTER_S
+        if answer.resets_at_unix_ms is not None:
+            retry_after_s = max(_RETRY_AFTER_S, answer.resets_at_unix_ms / 1000 - self._unix_s())
+        return rate_limited(holding.account, holding.limit, left, needed, retry_after_s, answer.resets_at_unix_ms)
+
+    def _now_unix_ms(self) -> int:
+        return int(self._unix_s() * 1000)
+
+
+_SPANS = {"day": "daily", "month": "monthly", "total": "whole"}
+_WHAT = {"requests": "requests per minute", "tokens": "tokens per minute", "concurrent": "requests at a time"}
+
+
+def budget_exceeded(account: Account, period: str, limit: int, left: int, needed: int) -> BudgetExceeded:
+    _, resets_ms = period_span_unix_ms(account.span, period)
+    resets_at = None if resets_ms is None else iso(resets_ms)
+    return BudgetExceeded(
+        f"The {_SPANS[account.span]} budget of {account.subject()} does not allow this request: {_usd(left)} of "
+        f"{_usd(limit)} are left and it may cost {_usd(needed)}. Lower 'max_tokens', choose a cheaper model, have the "
+        f"budget raised" + (f", or wait for {resets_at}." if resets_at else "."),
+        None,
+        None,
+        {"budget_microusd": limit, "left_microusd": left, "needed_microusd": needed, "resets_at": resets_at},
+    )
+
+
+def rate_limited(
+    account: Account, limit: int, left: int, needed: int, retry_after_s: float, resets_at_unix_ms: int | None
+) -> RateLimited:
+    subject = account.subject()
+    told = f"{subject[0].upper()}{subject[1:]} may have {limit} {_WHAT[account.unit]}"
+    if needed > limit:
+        told += f", and this request alone may take {needed}: lower 'max_tokens' or have the limit raised."
+    else:
+        told += f"; {left} are left and this needs {needed}. Try again in {math.ceil(retry_after_s)} s."
+    resets_at = None if resets_at_unix_ms is None else iso(resets_at_unix_ms)
+    details = {"unit": account.unit, "limit": limit, "left": left, "needed": needed, "resets_at": resets_at}
+    return RateLimited(told, None, retry_after_s, details)
 
 
 def _unreachable() -> Overloaded:

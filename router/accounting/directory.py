@@ -173,6 +173,7 @@ class Directory:
         self._entities: dict[tuple[str, str], Entity] = {}
         self._rows: dict[tuple[str, str], Row] = {}
         self._by_mac: dict[str, Key] = {}
+        self._policies: dict[str, dict[str, Policy]] = {}
 
     def apply(self, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -182,6 +183,8 @@ class Directory:
             self.version = max(self.version, row.version)
             if isinstance(entity, Key):
                 self._by_mac[entity.mac] = entity
+            if isinstance(entity, Policy):
+                self._policies.setdefault(entity.org, {})[entity.id] = entity
 
     def since(self, version: int) -> tuple[Row, ...]:
         return tuple(row for row in self._rows.values() if row.version > version)
@@ -212,6 +215,10 @@ class Directory:
         for entity in (self.find(Org, org), self.find(Team, f"{org}/{team}"), self.find(Key, key_id)):
             if entity is not None and not entity.rules.open:
                 yield entity.rules
+
+    def policies_of(self, org: str) -> list[Policy]:
+        """Those in force."""
+        return [policy for policy in self._policies.get(org, {}).values() if policy.removed_at_unix_ms is None]
 
     def shut(self, org: str, team: str) -> str | None:
         """What of the two is disabled, in words."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -253,10 +253,6 @@ class Follower:
         except TimeoutError:
             return False
         return True
-
-
-def live_policies(directory: Directory) -> Iterator[Policy]:
-    return (policy for policy in directory.all(Policy) if policy.removed_at_unix_ms is None)
 
 
 def _check_place(directory: Directory, org: str, team: str, kind: type[Any]) -> None:

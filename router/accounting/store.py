@@ -6,12 +6,13 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from router.accounting.budget import Lease, Spent
+from router.accounting.balances import Lease, Spent
 from router.accounting.directory_store import DirectoryStore
+from router.accounting.limits import Account
 from router.sqlite_file import SQLiteFile
 
 LEDGER_FILE = "ledger.sqlite3"
@@ -22,7 +23,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A record that was new. `microusd` is by how much it changed what the org has spent."""
+    """A record that was new. `microusd` is by how much it changed what the org has spent, `by_model` what each model of
+    that (a request may have tried several)."""
 
     org: str
     request_id: str
@@ -30,6 +32,9 @@ class Accepted:
     holder: str
     opened_at_unix_ms: int
     microusd: int
+    team: str = ""
+    key_id: str = ""
+    by_model: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +81,19 @@ class Store(Protocol):
 
     def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]: ...
 
-    def spent(self, since_unix_ms: int, until_unix_ms: int) -> list[Spent]:
-        """By org and holder, of requests opened in [since, until)."""
+    def spent(self, account: Account, since_unix_ms: int, until_unix_ms: int | None) -> list[Spent]:
+        """What `account` counts of the money of requests opened in [since, until), by holder."""
 
-    def leases(self) -> list[Lease]: ...
+    def leases(self, account: Account, period: str) -> list[Lease]: ...
+
+    def lease_holders(self) -> list[str]: ...
 
     def save_lease(self, lease: Lease) -> None: ...
 
-    def drop_leases(self, holder: str) -> None: ...
+    def drop_leases(self, holder: str) -> None:
+        """But those of minutes: what was used of them stays used."""
+
+    def drop_minutes(self, before_period: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -147,7 +157,14 @@ _INSERT_OPEN = _insert("open_requests", _OPEN_COLUMNS) + " ON CONFLICT DO NOTHIN
 _INSERT_REQUEST = _insert("requests", REQUEST_COLUMNS)
 _INSERT_ATTEMPT = _insert("attempts", ("org", "request_id", "number", *_ATTEMPT_COLUMNS))
 _INSERT_RECEIPT = _insert("receipts", ("org", "request_id", "body"))
+_LEASE_KEY = (*Account.__slots__, "period", "holder")
+_SAVE_LEASE = _insert("leases", (*_LEASE_KEY, "sequence", "base", "authority")) + (
+    f" ON CONFLICT ({', '.join(_LEASE_KEY)}) DO UPDATE SET "
+    "sequence = excluded.sequence, base = excluded.base, authority = excluded.authority"
+)
 _KEY = "WHERE org = ? AND request_id = ?"
+_BETWEEN = ("r.opened_at_unix_ms >= ?", "r.opened_at_unix_ms < ?")
+_NEVER = 2**62
 # What a record can be wrong with: a field that is missing or of another kind, a value that a column refuses.
 _BAD_RECORD = (
     *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
@@ -215,29 +232,47 @@ class SQLiteStore:
         )
         return [OpenRequest(*row) for row in rows]
 
-    def spent(self, since_unix_ms: int, until_unix_ms: int) -> list[Spent]:
+    def spent(self, account: Account, since_unix_ms: int, until_unix_ms: int | None) -> list[Spent]:
+        given = {"r.org": account.org, "r.team": account.team, "r.key_id": account.key_id}
+        which = {column: value for column, value in given.items() if value}
+        where = " AND ".join([*(f"{column} = ?" for column in which), *_BETWEEN])
+        values = [*which.values(), since_unix_ms, _NEVER if until_unix_ms is None else until_unix_ms]
+        source = f"SELECT r.holder AS holder, r.cost_microusd AS cost FROM requests r WHERE {where}"
+        if account.model:  # of each try; who was believed dead has none written down, and counts for what was reserved
+            tried = "FROM requests r JOIN attempts a ON a.org = r.org AND a.request_id = r.request_id"
+            source = (
+                f"SELECT r.holder AS holder, a.cost_microusd AS cost {tried} WHERE {where} AND a.model = ? "
+                f"UNION ALL {source} AND r.model = ? AND r.status = 'abandoned'"
+            )
+            values = [*values, account.model] * 2
         rows = self._writer.execute(
-            "SELECT org, holder, SUM(cost_microusd) FROM requests "
-            "WHERE opened_at_unix_ms >= ? AND opened_at_unix_ms < ? GROUP BY org, holder HAVING SUM(cost_microusd) > 0",
-            (since_unix_ms, until_unix_ms),
+            f"SELECT holder, CAST(SUM(cost) AS BIGINT) FROM ({source}) AS costs GROUP BY holder HAVING SUM(cost) > 0",
+            values,
         )
         return [Spent(*row) for row in rows]
 
-    def leases(self) -> list[Lease]:
-        return [Lease(*row) for row in self._writer.execute(f"SELECT {', '.join(Lease.__slots__)} FROM budget_leases")]
+    def leases(self, account: Account, period: str) -> list[Lease]:
+        where = " AND ".join(f"{column} = ?" for column in (*Account.__slots__, "period"))
+        rows = self._writer.execute(
+            f"SELECT holder, sequence, base, authority FROM leases WHERE {where}", (*astuple(account), period)
+        )
+        return [Lease(account, period, *row) for row in rows]
+
+    def lease_holders(self) -> list[str]:
+        return [holder for (holder,) in self._writer.execute("SELECT DISTINCT holder FROM leases")]
 
     def save_lease(self, lease: Lease) -> None:
+        row = (*astuple(lease.account), lease.period, lease.holder, lease.sequence, lease.base, lease.authority)
         with self._file.transaction():
-            self._writer.execute(
-                _insert("budget_leases", Lease.__slots__) + " ON CONFLICT (org, month, holder) DO UPDATE SET "
-                "sequence = excluded.sequence, base_microusd = excluded.base_microusd, "
-                "authority_microusd = excluded.authority_microusd",
-                astuple(lease),
-            )
+            self._writer.execute(_SAVE_LEASE, row)
 
     def drop_leases(self, holder: str) -> None:
         with self._file.transaction():
-            self._writer.execute("DELETE FROM budget_leases WHERE holder = ?", (holder,))
+            self._writer.execute("DELETE FROM leases WHERE holder = ? AND span <> 'minute'", (holder,))
+
+    def drop_minutes(self, before_period: str) -> None:
+        with self._file.transaction():
+            self._writer.execute("DELETE FROM leases WHERE span = 'minute' AND period < ?", (before_period,))
 
     def close(self) -> None:
         self._file.close()
@@ -247,7 +282,7 @@ class SQLiteStore:
             self.directory.append(record)
             return None
         key = (record["org"], record["request_id"])
-        row = self._writer.execute(f"SELECT status, cost_microusd FROM requests {_KEY}", key).fetchone()
+        row = self._writer.execute(f"SELECT status, cost_microusd, model FROM requests {_KEY}", key).fetchone()
         if record["kind"] == "open":
             if row or not self._writer.execute(_INSERT_OPEN, _open_row(holder, record)).rowcount:
                 return None
@@ -263,8 +298,23 @@ class SQLiteStore:
             self._writer.execute(_INSERT_ATTEMPT, (*key, number, *(attempt[name] for name in _ATTEMPT_COLUMNS)))
         self._writer.execute(_INSERT_RECEIPT, (*key, json.dumps(record, separators=(",", ":"))))
         self._writer.execute(f"DELETE FROM open_requests {_KEY}", key)
-        before_microusd = row[1] if row else 0
-        return Accepted(*key, "close", holder, record["opened_at_unix_ms"], record["cost_microusd"] - before_microusd)
+        by_model = costs_by_model(record)
+        if row:  # an abandoned one: what was guessed of it goes
+            by_model[row[2] or ""] = by_model.get(row[2] or "", 0) - row[1]
+        return Accepted(
+            *(*key, "close", holder, record["opened_at_unix_ms"], sum(by_model.values())),
+            *(record["team"], record["key_id"], by_model),
+        )
+
+
+def costs_by_model(record: dict[str, Any]) -> dict[str, int]:
+    """Micro-USD of a close by the model that took them; they sum to its cost."""
+    costs: dict[str, int] = {}
+    for attempt in record["attempts"]:
+        costs[attempt["model"]] = costs.get(attempt["model"], 0) + attempt["cost_microusd"]
+    if rest := record["cost_microusd"] - sum(costs.values()):
+        costs[record["model"] or ""] = costs.get(record["model"] or "", 0) + rest
+    return costs
 
 
 def closed_requests(

@@ -1,25 +1,23 @@
-"""Who asks, and what they may: API keys, scopes, allow-lists and requests per minute."""
+"""Who asks, and what they may: keys, scopes, allow-lists, budgets and limits."""
 
 from __future__ import annotations
 
 import hmac
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from models.errors import AuthenticationFailed, Overloaded, PermissionDenied, RateLimited
+from models.errors import AuthenticationFailed, Overloaded, PermissionDenied
 from router.accounting.directory import DEFAULT_ORG, SCOPES, Key, Rules
 from router.accounting.keys import hash_key, keyed_hash
+from router.accounting.limits import Account, Claim, Limit
 from router.accounting.registrar import Follower
 from router.config import IngressSettings, KeySettings, TenantSettings
 from router.events import Principal
 
 __all__ = ["DEFAULT_ORG", "Login", "Place", "Tenants"]
 
-_WINDOW_S = 60
 _PREFIX = 16  # hex digits of a key's digest: what it is looked up by (the rest is compared in constant time) and its id
 _MAX_REMEMBERED = 4096
 
@@ -54,7 +52,6 @@ class Tenants:
         keys: Sequence[KeySettings],
         settings: IngressSettings,
         auth: bool = True,
-        clock: Callable[[], float] = time.monotonic,
         follower: Follower | None = None,
         pepper: str = "",
         places: Mapping[str, Place] | None = None,
@@ -63,15 +60,15 @@ class Tenants:
     ) -> None:
         self._fixed_keys = tuple(keys)
         self._auth = auth
-        self._clock, self._unix_s = clock, unix_s
+        self._unix_s = unix_s
         self._follower, self._pepper, self._login = follower, pepper, login
         self.places = dict(places or {})
         self._allowed: dict[tuple[str, str, str], tuple[str, ...] | None] = {}
-        self._windows: dict[str, _Window] = {}
+        self._met: dict[tuple[str, str, str, str], tuple[tuple[Limit, ...], tuple[Limit, ...]]] = {}
         self.reconfigure(settings)
 
     def reconfigure(self, settings: IngressSettings) -> None:
-        """Put `settings` in force at once. Requests already counted against a limit stay counted."""
+        """Put `settings` in force at once."""
         keys = (*self._fixed_keys, *settings.keys)
         self._principals = {
             key.sha256[:_PREFIX]: (
@@ -81,13 +78,12 @@ class Tenants:
             for key in keys
         }
         self._tenants, self._default = settings.tenants, settings.default_tenant
-        orgs = {key.org for key in keys} | {DEFAULT_ORG}
-        self._windows = {org: window for org, window in self._windows.items() if org in orgs}
         self.forget()
 
     def forget(self) -> None:
         """Drop what was concluded from the directory: it has changed."""
         self._allowed.clear()
+        self._met.clear()
 
     # ---- who -------------------------------------------------------------------------------------------------------
 
@@ -164,29 +160,58 @@ class Tenants:
 
     # ---- what they may ---------------------------------------------------------------------------------------------
 
-    def check_rate(self, principal: Principal) -> None:
-        """Count one request of the principal's org. Raises `RateLimited` when its last minute is full already."""
-        limit = self.limits(principal.org).requests_per_minute
-        if limit is None:
-            return
-        window = self._windows.get(principal.org)
-        if window is None:
-            window = self._windows[principal.org] = _Window()
-        retry_after_s = window.take(self._clock(), limit)
-        if retry_after_s is not None:
-            raise RateLimited(
-                f"Organisation '{principal.org}' may send {limit} requests per minute; "
-                f"try again in {math.ceil(retry_after_s)} s.",
-                None,
-                retry_after_s,
-            )
-
     def limits(self, org: str) -> TenantSettings:
         return self._tenants.get(org, self._default)
 
-    def budget_microusd(self, org: str) -> int | None:
-        """Of one calendar month (UTC). None: no budget."""
-        return self.limits(org).monthly_budget_microusd
+    def door_limits(self, claim: Claim) -> tuple[Limit, ...]:
+        """Those that a request meets before anybody looks at it: so many per minute."""
+        return self._hard(claim)[0]
+
+    def limits_of(self, claim: Claim) -> tuple[Limit, ...]:
+        """Those that a try at a model meets: money, tokens, concurrency, and requests per minute for this model."""
+        return self._hard(claim)[1]
+
+    def limit_of(self, account: Account) -> int | None:
+        """How much of an account there is. None: it is not limited."""
+        return next(
+            (limit.amount for limit in self._over(account.org) if limit.account == account and limit.hard), None
+        )
+
+    def limits_over(self, principal: Principal) -> list[Limit]:
+        """All limits, soft ones too, that what this principal does may count for."""
+        return [limit for limit in self._over(principal.org) if limit.account.covers(principal)]
+
+    def _hard(self, claim: Claim) -> tuple[tuple[Limit, ...], tuple[Limit, ...]]:
+        who = claim.principal
+        key = (who.org, who.team, who.key_id, claim.model)
+        found = self._met.get(key)
+        if found is None:
+            if len(self._met) >= _MAX_REMEMBERED:
+                self._met.clear()
+            hard = [limit for limit in self.limits_over(who) if limit.hard]
+            door = [x for x in hard if x.account.unit == "requests" and not x.account.model]
+            rest = [x for x in hard if x not in door and x.account.model in ("", claim.model)]
+            found = self._met[key] = (tuple(door), tuple(rest))
+        return found
+
+    def _over(self, org: str) -> list[Limit]:
+        """Of the configuration and of the directory; of both for one account the smaller one."""
+        configured = self.limits(org)
+        amounts: dict[Account, Limit] = {}
+        for account, amount in (
+            (Account(org, "microusd", "month"), configured.monthly_budget_microusd),
+            (Account(org, "requests", "minute"), configured.requests_per_minute),
+            (Account(org, "tokens", "minute"), configured.tokens_per_minute),
+            (Account(org, "concurrent", "now"), configured.concurrent_requests),
+        ):
+            if amount is not None:
+                amounts[account] = Limit(account, amount)
+        for policy in self._follower.directory.policies_of(org) if self._follower else ():
+            account = Account(org, policy.unit, policy.span, policy.team, policy.key_id, policy.model)
+            before = amounts.get(account)
+            if before is None or policy.amount < before.amount:
+                amounts[account] = Limit(account, policy.amount, policy.hard or before is not None)
+        return list(amounts.values())
 
     def allowed_models(self, principal: Principal) -> tuple[str, ...] | None:
         """What the configuration and the rules of org, team and key leave. None: all of them."""
@@ -222,32 +247,6 @@ _ANYBODY = Principal(DEFAULT_ORG, scopes=frozenset(SCOPES))
 def _ended(key: Key) -> AuthenticationFailed:
     how = "was revoked" if key.revoked_at_unix_ms is not None else "has expired"
     return AuthenticationFailed(f"This API key {how}; ask for a new one.", "authorization")
-
-
-class _Window:
-    """The requests of the last 60 s, counted by the second, so in 61 cells at most.
-
-    A cell ends only when its last instant is 60 s past: the limit holds over every 60 s, to the cost of up to 1 s.
-    """
-
-    __slots__ = ("_cells", "_total")
-
-    def __init__(self) -> None:
-        self._cells: deque[list[int]] = deque()
-        self._total = 0
-
-    def take(self, now_s: float, limit: int) -> float | None:
-        """Count one request, or say how many seconds it would have to wait."""
-        second = int(now_s)
-        while self._cells and self._cells[0][0] < second - _WINDOW_S:
-            self._total -= self._cells.popleft()[1]
-        if self._total >= limit:
-            return self._cells[0][0] + _WINDOW_S + 1 - now_s
-        if not self._cells or self._cells[-1][0] != second:
-            self._cells.append([second, 0])
-        self._cells[-1][1] += 1
-        self._total += 1
-        return None
 
 
 def _bearer(authorization: str | None) -> str | None:

@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 
 from models.errors import InternalError
 from models.messages import Usage
-from router.accounting.budget import Lease, Spent
+from router.accounting.balances import Lease, Spent
+from router.accounting.limits import Account
 from router.accounting.store import SQLiteStore, Store
 from router.events import Attempt, Record, RequestClosed, RequestOpened, as_json
 
 AT = 1_780_000_000_000
 HOUR = 3_600_000
+ACME = Account("acme", "microusd", "total")
 
 
 @pytest.fixture(params=["sqlite"])
@@ -94,7 +96,8 @@ def take(store: Store, *records: Record, holder: str = "h") -> list[tuple[str, s
 def books(store: Store) -> tuple[list[dict[str, Any]], list[Spent], list[str]]:
     """Everything that money can be read from."""
     usage = [row for org in ("acme", "other") for row in store.usage(org, 0, 2 * AT, ["model", "status"], 1000)]
-    return usage, sorted(store.spent(0, 2 * AT), key=str), sorted(r.request_id for r in store.open_requests())
+    spent = [row for org in ("acme", "other") for row in store.spent(Account(org, "microusd", "total"), 0, None)]
+    return usage, sorted(spent, key=str), sorted(r.request_id for r in store.open_requests())
 
 
 def test_an_open_and_its_close_make_one_request(store: Store) -> None:
@@ -124,7 +127,7 @@ def test_a_guessed_close_gives_way_to_the_real_one_and_only_to_it(store: Store) 
     assert take(store, opened("r"), guess) == [("r", "open", 0), ("r", "close", 500)]
     assert take(store, closed("r", cost=120)) == [("r", "close", -380)]
     assert take(store, guess, closed("r", cost=7)) == []
-    assert store.spent(0, 2 * AT) == [Spent("acme", "h", 120)]
+    assert store.spent(ACME, 0, None) == [Spent("h", 120)]
     receipt = store.receipt("acme", "r")
     assert receipt is not None and receipt["status"] == "ok"
 
@@ -195,19 +198,44 @@ def test_open_requests_by_holder_and_age(store: Store) -> None:
 def test_spending_by_holder_and_time(store: Store) -> None:
     take(store, closed("a", cost=5), closed("b", cost=6), holder="one")
     take(store, closed("c", cost=7), closed("d", cost=9, at=AT + 10), closed("e", cost=0), holder="two")
-    assert sorted(store.spent(AT, AT + 10), key=str) == [Spent("acme", "one", 11), Spent("acme", "two", 7)]
+    assert sorted(store.spent(ACME, AT, AT + 10), key=str) == [Spent("one", 11), Spent("two", 7)]
+
+
+def test_spending_by_team_key_and_model(store: Store) -> None:
+    def tries(*costs: int) -> tuple[Attempt, ...]:
+        return tuple(Attempt(model, "b", "ok", 0, None, 1, cost) for model, cost in zip("mn", costs, strict=False))
+
+    take(store, closed("a", cost=5, attempts=tries(2, 3)), closed("b", cost=4, attempts=tries(4), team="ops"))
+    take(store, closed("c", cost=1, attempts=tries(0, 1), key_id="other"))
+    take(store, opened("d"), closed("d", cost=500, attempts=(), status="abandoned"))
+
+    def cost(**narrowed: str) -> int:
+        return sum(row.microusd for row in store.spent(Account("acme", "microusd", "total", **narrowed), 0, None))
+
+    assert (cost(), cost(team="web"), cost(team="ops")) == (510, 506, 4)
+    assert (cost(key_id="other"), cost(team="web", key_id="key")) == (1, 505)
+    assert (cost(model="m"), cost(model="n"), cost(model="o")) == (506, 4, 0)
+    assert (cost(model="m", team="web"), cost(model="n", key_id="key")) == (502, 3)
 
 
 def test_leases_are_kept_replaced_and_dropped(make_store: Callable[[], Store]) -> None:
     store = make_store()
-    first, second = Lease("acme", "2026-05", "one", 1, 0, 10), Lease("acme", "2026-05", "two", 1, 3, 20)
-    store.save_lease(first)
-    store.save_lease(second)
-    store.save_lease(replace(first, sequence=2, authority_microusd=30))
+    minute = Account("acme", "requests", "minute", "web", "key", "m")
+    first, second = Lease(ACME, "total", "one", 1, 0, 10), Lease(ACME, "total", "two", 1, 3, 20)
+    used = Lease(minute, "000000000007", "one", 1, 0, 2)
+    for lease in (first, second, used):
+        store.save_lease(lease)
+    store.save_lease(replace(first, sequence=2, authority=30))
     store = make_store()
-    assert sorted(store.leases(), key=str) == [replace(first, sequence=2, authority_microusd=30), second]
+    assert sorted(store.leases(ACME, "total"), key=str) == [replace(first, sequence=2, authority=30), second]
+    assert sorted(store.lease_holders()) == ["one", "two"]
     store.drop_leases("one")
-    assert store.leases() == [second]
+    assert store.leases(ACME, "total") == [second] and store.leases(ACME, "2026-05") == []
+    assert store.leases(minute, used.period) == [used]  # a minute's is used up, whoever is gone
+    store.drop_minutes("000000000007")
+    assert store.leases(minute, used.period) == [used]
+    store.drop_minutes("000000000008")
+    assert store.leases(minute, used.period) == []
 
 
 @pytest.mark.parametrize(

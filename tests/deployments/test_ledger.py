@@ -22,6 +22,7 @@ from router.accounting.budget import Budgets
 from router.accounting.journal import Journal, names
 from router.accounting.shipper import Shipper
 from router.events import RequestClosed, RequestOpened
+from tests.unit.leases import Fixed, monthly, reserve
 from tests.unit.test_journal import CLOSED, OPENED
 
 NOW = int(time.time() * 1000)
@@ -73,9 +74,9 @@ async def test_a_receipt_can_be_read_by_whoever_asks_next(ledger: LedgerHandle, 
 
 
 async def test_a_budget_holds_over_three_holders(ledger: LedgerHandle) -> None:
-    holders = [Budgets(f"holder-{n}", lambda org: 1000, ledger.lease) for n in range(3)]
+    holders = [Budgets(f"holder-{n}", Fixed({monthly("tight"): 1000}), ledger.lease) for n in range(3)]
     results = await asyncio.gather(
-        *(holders[n % 3].reserve("tight", f"t{n}", 10) for n in range(200)), return_exceptions=True
+        *(reserve(holders[n % 3], "tight", f"t{n}", 10) for n in range(200)), return_exceptions=True
     )
     refused = [result for result in results if result is not None]
     assert all(isinstance(error, BudgetExceeded) for error in refused)
@@ -85,13 +86,13 @@ async def test_a_budget_holds_over_three_holders(ledger: LedgerHandle) -> None:
 
 
 async def test_a_killed_ledger_loses_nothing_and_the_requests_go_on(ledger: LedgerHandle, data_dir: Path) -> None:
-    budgets = Budgets("one-killed", lambda org: 10_000, ledger.lease)
+    budgets = Budgets("one-killed", Fixed({monthly(): 10_000}), ledger.lease)
     async with shipping(data_dir, "one-killed", ledger) as shipper:
-        await budgets.reserve("acme", "k0", 100)
+        await reserve(budgets, "acme", "k0", 100)
         killed = _ledger_pid(data_dir)
         os.kill(killed, signal.SIGKILL)
         for number in range(10):
-            await budgets.reserve("acme", f"k{number + 1}", 100)
+            await reserve(budgets, "acme", f"k{number + 1}", 100)
             shipper.sink(opened(f"k{number}", reserved=100))
             shipper.sink(closed(f"k{number}", cost=1))
         assert await shipper.drain(60)

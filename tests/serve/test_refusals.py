@@ -92,15 +92,15 @@ def test_a_body_over_the_limit_is_413(product: Product) -> None:
 
 
 def test_too_many_requests_are_429_and_say_when_to_come_back(product: Product) -> None:
-    """The limit of 2 a minute holds over each of the two ingresses."""
+    """The limit of 2 a minute holds over both ingresses together."""
     sdk, answered = product.sdk("hurried"), 0
     with pytest.raises(openai.RateLimitError) as caught:
         for _ in range(5):
             ask(sdk)
             answered += 1
-    assert 2 <= answered <= 4
+    assert answered == 2
     assert caught.value.code == "rate_limited"
-    assert 1 <= int(caught.value.response.headers["retry-after"]) <= 61
+    assert 1 <= int(caught.value.response.headers["retry-after"]) <= 70
     check_discreet(caught.value)
 
 

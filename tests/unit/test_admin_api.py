@@ -21,6 +21,7 @@ from cluster.cli import _parser
 from models.errors import PermissionDenied
 from router.accounting.audit import verify
 from router.accounting.books import Books
+from router.accounting.budget import Budgets
 from router.accounting.denials import MAX_DISTINCT, Denials
 from router.accounting.journal import encode
 from router.accounting.keys import hash_key
@@ -41,6 +42,7 @@ class LocalLedger:
 
     def __init__(self, books: Books) -> None:
         self.administer, self.changes = books.registrar.do, books.registrar.changes
+        self.standings, self.lease = books.standings, books.lease
         self.audit_page, self.audit_verdict = books.registrar.audit_page, books.registrar.audit_verdict
 
 
@@ -93,7 +95,14 @@ async def ingress_of(books: Books, name: str, everywhere: list[Follower]) -> Asy
     door = open_door(world)
     world.pipeline.tenants = door.ingress.tenants = tenants
     denials = Denials(sink)
-    more = {"ledger": LocalLedger(books), "follower": follower, "pepper": "pepper", "denials": denials}
+    ledger = LocalLedger(books)
+    more = {
+        "budgets": Budgets(name, tenants, ledger.lease),
+        "ledger": ledger,
+        "follower": follower,
+        "pepper": "pepper",
+        "denials": denials,
+    }
     vars(door.ingress).update(more | {"catch_up_everywhere": catch_up_everywhere})
     door.client._transport.app._denials = denials
     try:
@@ -235,6 +244,34 @@ async def test_policies_are_set_changed_listed_and_removed(cluster: Cluster) -> 
     assert changed["id"] == made["id"] and (await two.done("GET", "/v1/admin/policies"))["data"] == [changed]
     assert (await two.done("DELETE", f"/v1/admin/policies/{made['id']}"))["removed_at_unix_ms"]
     assert (await one.done("GET", "/v1/admin/policies"))["data"] == []
+
+
+async def test_budgets_and_limits_are_shown_and_refuse_over_all_ingresses(cluster: Cluster) -> None:
+    one, *_ = cluster
+    await one.done("PUT", "/v1/admin/orgs/acme/teams/web")
+    key = (await one.done("POST", "/v1/admin/keys", org="acme", team="web"))["key"]
+    await one.done("POST", "/v1/admin/policies", org="acme", unit="requests", amount=6)
+    await one.done("POST", "/v1/admin/policies", org="acme", team="web", unit="microusd", span="total", amount=10**7)
+    await one.done("POST", "/v1/admin/policies", org="acme", unit="microusd", span="day", amount=1, hard=False)
+    await one.done("POST", "/v1/admin/policies", org="globex", unit="requests", amount=1)
+    question = {"model": "small-1", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    statuses = [
+        (await ingress.ask("POST", "/v1/chat/completions", key, **question)).status_code
+        for _ in range(4)
+        for ingress in cluster
+    ]
+    assert statuses.count(200) == 6 and statuses.count(429) == 6
+    shown = (await one.done("GET", "/v1/budget", key))["data"]
+    assert [(row["team"], row["unit"], row["span"], row["hard"], row["limit"]) for row in shown] == [
+        ("", "requests", "minute", True, 6),
+        ("web", "microusd", "total", True, 10**7),
+        ("", "microusd", "day", False, 1),
+    ]
+    assert (shown[0]["held"], shown[0]["left"]) == (6, 0) and shown[0]["resets_at"] and not shown[1]["resets_at"]
+    refused = await one.ask("POST", "/v1/chat/completions", key, **question)
+    told = refused.json()["error"]["switchyard"]
+    assert (told["unit"], told["limit"], told["left"], told["needed"]) == ("requests", 6, 0, 1) and told["resets_at"]
+    assert (await cluster.audit("acme"))[-1]["detail"] == {"code": "rate_limited", "status": 429}
 
 
 # ---- the audit log -------------------------------------------------------------------------------------------------

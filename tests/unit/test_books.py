@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 
 from models.errors import BudgetExceeded, ModelUnavailable, Overloaded
 from router.accounting.books import Books
-from router.accounting.budget import Budgets, month_of
+from router.accounting.budget import Budgets
 from router.accounting.journal import Journal, encode, names
+from router.accounting.limits import month_of
 from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.store import SQLiteStore
 from router.events import RequestClosed, RequestOpened
+from tests.unit.leases import Fixed, monthly, reserve
 from tests.unit.test_journal import CLOSED, OPENED
 
 NOW = int(time.time() * 1000)
@@ -134,24 +136,24 @@ async def test_another_node_delivers_its_own_orphans(tmp_path: Path) -> None:
 
 async def test_balances_and_leases_survive_the_ledger(tmp_path: Path) -> None:
     async with books_in(tmp_path) as books, shipping(tmp_path, "one", books) as shipper:
-        budgets = Budgets("one", lambda org: 1000, books.lease)
-        await budgets.reserve("acme", "a", 300)
+        budgets = Budgets("one", Fixed({monthly(): 1000}), books.lease)
+        await reserve(budgets, "acme", "a", 300)
         shipper.sink(closed("a", cost=300))
-        budgets.settle("acme", "a", 300)
-        await budgets.reserve("acme", "b", 400)  # is under way while the ledger restarts
+        budgets.settle("a", 300, 0)
+        await reserve(budgets, "acme", "b", 400)  # is under way while the ledger restarts
         await budgets.renew()
         await budgets.renew()
         shipper.sink(opened("b", reserved=400))
     async with books_in(tmp_path) as books:  # the first owner's journal is not taken in yet
-        other = Budgets("two", lambda org: 1000, books.lease)
+        other = Budgets("two", Fixed({monthly(): 1000}), books.lease)
         with pytest.raises(BudgetExceeded) as refused:
-            await other.reserve("acme", "c", 301)
+            await reserve(other, "acme", "c", 301)
         assert refused.value.details["left_microusd"] == 300
         await books.sweep()
         assert await spent(books) == (2, 700)
-        await other.reserve("acme", "c", 300)
+        await reserve(other, "acme", "c", 300)
         with pytest.raises(BudgetExceeded):
-            await other.reserve("acme", "d", 1)
+            await reserve(other, "acme", "d", 1)
     assert month_of(NOW) == month_of(int(time.time() * 1000))
 
 

@@ -42,6 +42,7 @@ from models.messages import (
     fold,
 )
 from models.simulated import SimulatedModel
+from router.accounting.limits import Claim
 from router.accounting.tenants import Tenants
 from router.config import ClassifierSettings, IngressSettings, TenantSettings
 from router.events import Principal, Record, RequestClosed, RequestOpened
@@ -115,14 +116,14 @@ class Purse:
     left_microusd: int = 10**12
     reserved: dict[str, int] = field(default_factory=dict)
 
-    async def reserve(self, org: str, reservation_id: str, worst_case_microusd: int) -> None:
-        if worst_case_microusd > self.left_microusd - sum(self.reserved.values()):
+    async def reserve(self, reservation_id: str, claim: Claim) -> None:
+        if claim.microusd > self.left_microusd - sum(self.reserved.values()):
             raise BudgetExceeded("the budget is spent")
-        self.reserved[reservation_id] = worst_case_microusd
+        self.reserved[reservation_id] = claim.microusd
 
-    def settle(self, org: str, reservation_id: str, actual_microusd: int) -> None:
-        assert actual_microusd <= self.reserved.pop(reservation_id)
-        self.left_microusd -= actual_microusd
+    def settle(self, reservation_id: str, microusd: int, tokens: int) -> None:
+        assert microusd <= self.reserved.pop(reservation_id)
+        self.left_microusd -= microusd
 
 
 @dataclass

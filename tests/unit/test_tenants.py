@@ -1,22 +1,16 @@
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from collections.abc import Sequence
+from dataclasses import replace
 
-from models.errors import AuthenticationFailed, PermissionDenied, RateLimited
+import pytest
+
+from models.errors import AuthenticationFailed, PermissionDenied
 from router.accounting.keys import hash_key, new_key
+from router.accounting.limits import Account, Claim, Limit
 from router.accounting.tenants import Tenants
 from router.config import IngressSettings, KeySettings, TenantSettings
 from router.events import Principal
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def settings(**tenants: TenantSettings) -> IngressSettings:
@@ -81,41 +75,29 @@ def test_limits_fall_back_to_the_default_tenant() -> None:
             default_tenant=TenantSettings(monthly_budget_microusd=5, models=("b", "c")),
         ),
     )
-    assert (tenants.allowed_models(Principal("acme")), tenants.budget_microusd("acme")) == (("a",), None)
-    assert (tenants.allowed_models(Principal("other")), tenants.budget_microusd("other")) == (("b", "c"), 5)
+    assert tenants.allowed_models(Principal("acme")) == ("a",)
+    assert tenants.allowed_models(Principal("other")) == ("b", "c")
+    budget = Account("other", "microusd", "month")
+    assert (tenants.limit_of(budget), tenants.limit_of(replace(budget, org="acme"))) == (5, None)
 
 
-def test_the_rate_is_per_org_and_survives_a_reconfiguration() -> None:
-    clock = Clock()
-    keys = [KeySettings(sha256=hash_key(org), org=org) for org in ("acme", "other")]
-    limited = settings(acme=TenantSettings(requests_per_minute=2), other=TenantSettings(requests_per_minute=1))
-    tenants = Tenants(keys, limited, clock=clock)
-    acme, other, free = (Principal(org) for org in ("acme", "other", "free"))
-    tenants.check_rate(acme)
-    clock.now_s += 30
-    tenants.check_rate(acme)
-    tenants.check_rate(other)
-    for _ in range(100):
-        tenants.check_rate(free)
-    tenants.reconfigure(limited)
-    with pytest.raises(RateLimited) as refused:
-        tenants.check_rate(acme)
-    assert 30 <= refused.value.retry_after_s <= 31
-    clock.now_s += refused.value.retry_after_s
-    tenants.check_rate(acme)
+def amounts(limits: Sequence[Limit]) -> dict[tuple[str, str], int]:
+    return {(limit.account.unit, limit.account.span): limit.amount for limit in limits}
 
 
-@given(st.lists(st.floats(0, 20), max_size=200), st.integers(1, 10))
-def test_no_sixty_seconds_hold_more_than_the_limit(waits_s: list[float], limit: int) -> None:
-    clock = Clock()
-    tenants = Tenants([], settings(acme=TenantSettings(requests_per_minute=limit)), clock=clock)
-    taken: list[float] = []
-    for wait_s in waits_s:
-        clock.now_s += wait_s
-        try:
-            tenants.check_rate(Principal("acme"))
-            taken.append(clock.now_s)
-        except RateLimited as refused:
-            assert refused.retry_after_s is not None and 0 < refused.retry_after_s <= 61
-    for start in taken:
-        assert sum(start <= at < start + 60 for at in taken) <= limit
+def test_limits_are_of_an_org_and_change_with_the_settings() -> None:
+    limited = TenantSettings(
+        requests_per_minute=2, tokens_per_minute=3, concurrent_requests=4, monthly_budget_microusd=5
+    )
+    tenants = Tenants([], settings(acme=limited))
+    claim = Claim(Principal("acme", "web", "key"), "m", 1, 1)
+    assert amounts(tenants.door_limits(claim)) == {("requests", "minute"): 2}
+    assert amounts(tenants.limits_of(claim)) == {
+        ("tokens", "minute"): 3,
+        ("concurrent", "now"): 4,
+        ("microusd", "month"): 5,
+    }
+    free = Claim(Principal("free"), "m", 1, 1)
+    assert (tenants.door_limits(free), tenants.limits_of(free)) == ((), ())
+    tenants.reconfigure(settings(acme=TenantSettings(requests_per_minute=9)))
+    assert amounts(tenants.door_limits(claim)) == {("requests", "minute"): 9} and tenants.limits_of(claim) == ()
