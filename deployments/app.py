@@ -57,6 +57,7 @@ def build(args: dict[str, Any]) -> Application:
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
         providers=providers,
         pepper=os.environ.get("SWITCHYARD_KEY_PEPPER", "").strip() or kept_secret(data_dir / PEPPER_FILE, new_secret),
+        jwt_secret=os.environ.get("SWITCHYARD_JWT_SECRET", "").strip(),
     )
 
 

@@ -38,6 +38,7 @@ from models.messages import ChatRequest, Event
 from router.accounting.budget import Budgets
 from router.accounting.denials import Denials
 from router.accounting.journal import Journal
+from router.accounting.jwt_login import JwtLogin, keep_fresh
 from router.accounting.registrar import Follower
 from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.tenants import Place, Tenants
@@ -85,6 +86,7 @@ class Ingress:
         providers: Sequence[ProviderState] = (),
         inline: Sequence[InlineCloud] = (),
         pepper: str = "",
+        jwt_secret: str = "",
     ) -> None:
         self.topology, self.pepper = topology, pepper
         self._inline = {cloud.endpoint.name: cloud.open() for cloud in inline}
@@ -110,7 +112,9 @@ class Ingress:
             follower=self.follower,
             pepper=pepper,
             places=places_of(topology),
+            make_login=lambda settings: JwtLogin(settings, jwt_secret),
         )
+        self._jwt_secret = jwt_secret
         self.budgets = Budgets(holder, self.tenants, self.ledger.lease)
         self.batcher = BatcherHandle(batcher)
         self._shared_cache = CacheHandle(list(caches)) if caches else None
@@ -146,7 +150,10 @@ class Ingress:
             self.pipeline.reconfigure(settings)
 
     def _check_names(self, settings: IngressSettings) -> None:
-        """A name that is nobody's would silently price or allow nothing. Raises ValueError."""
+        """A name that is nobody's would silently price or allow nothing, a login without its secret let nobody in.
+        Raises ValueError."""
+        if settings.jwt is not None:
+            JwtLogin(settings.jwt, self._jwt_secret)
         embedding = [entry.name for endpoint in self.topology.cloud for entry in endpoint.embedding_models]
         known = {*self.topology.model_names(), encoder_entry(self.topology.encoder).name, *embedding}
         named = {
@@ -327,6 +334,7 @@ class Ingress:
             loop.create_task(self.budgets.run()),
             loop.create_task(self.follower.run(self.tenants.forget)),
             loop.create_task(self.denials.run()),
+            loop.create_task(keep_fresh(lambda: self.tenants.login)),
         ]
         self._taking_in = loop.create_task(self._take_in_orphans())
 

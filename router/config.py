@@ -37,6 +37,25 @@ class KeySettings(Strict):
     scopes: tuple[Literal["infer", "admin", "usage", "audit"], ...] = ("infer",)
 
 
+class JwtSettings(Strict):
+    """Tokens of an identity provider, taken where a key is. HS256 needs SWITCHYARD_JWT_SECRET in the environment, the
+    others `jwks` or `jwks_url`. `scopes` is the most that a token's claim `scope` can give; without that claim: infer.
+    """
+
+    issuer: str = Field(min_length=1)
+    audience: str = Field(min_length=1)
+    algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] = "RS256"
+    jwks_url: str | None = Field(None, pattern=r"^https?://")
+    jwks: dict[str, Any] | None = None
+    orgs: tuple[str, ...] | None = Field(
+        None, description="that the issuer speaks for; None: all but the operator's own"
+    )
+    org_claim: str = "org"
+    team_claim: str = "team"
+    scopes: tuple[Literal["infer", "admin", "usage", "audit"], ...] = ("infer", "usage")
+    leeway_s: float = Field(30.0, ge=0, le=300)
+
+
 class TenantSettings(Strict):
     """Limits of one org. None: no limit."""
 
@@ -128,6 +147,7 @@ class CloudModelSettings(Strict):
 
 class IngressSettings(Strict):
     keys: tuple[KeySettings, ...] = ()
+    jwt: JwtSettings | None = None
     tenants: dict[str, TenantSettings] = {}
     default_tenant: TenantSettings = TenantSettings()
     exact_cache: ExactCacheSettings = ExactCacheSettings()

@@ -13,7 +13,7 @@ from router.accounting.directory import DEFAULT_ORG, SCOPES, Key, Rules
 from router.accounting.keys import hash_key, keyed_hash
 from router.accounting.limits import Account, Claim, Limit
 from router.accounting.registrar import Follower
-from router.config import IngressSettings, KeySettings, TenantSettings
+from router.config import IngressSettings, JwtSettings, KeySettings, TenantSettings
 from router.events import Principal
 
 __all__ = ["DEFAULT_ORG", "Login", "Place", "Tenants"]
@@ -33,18 +33,24 @@ class Place:
 class Login(Protocol):
     """Another way in than a key."""
 
+    settings: JwtSettings
+
     def takes(self, text: str) -> bool:
         """Whether this looks like something it knows."""
 
     def principal(self, text: str) -> Principal:
         """Raises `AuthenticationFailed`."""
 
+    def refresh(self) -> None:
+        """Learn of new keys; may block. Raises `SwitchyardError`, and goes on with the old ones."""
+
 
 class Tenants:
     """The keys in force: `keys` (from the environment or the data folder), those of the settings, and those that
     administrators made, which `follower` knows by their hashes with `pepper`.
 
-    With `auth` off everybody is the org `default`, with every scope. places: of every model there is.
+    With `auth` off everybody is the org `default`, with every scope. places: of every model there is. make_login: for
+    the tokens that the settings take; raises ValueError where that cannot be.
     """
 
     def __init__(
@@ -55,13 +61,14 @@ class Tenants:
         follower: Follower | None = None,
         pepper: str = "",
         places: Mapping[str, Place] | None = None,
-        login: Login | None = None,
+        make_login: Callable[[JwtSettings], Login] | None = None,
         unix_s: Callable[[], float] = time.time,
     ) -> None:
         self._fixed_keys = tuple(keys)
         self._auth = auth
         self._unix_s = unix_s
-        self._follower, self._pepper, self._login = follower, pepper, login
+        self._follower, self._pepper, self._make_login = follower, pepper, make_login
+        self.login: Login | None = None
         self.places = dict(places or {})
         self._allowed: dict[tuple[str, str, str], tuple[str, ...] | None] = {}
         self._met: dict[tuple[str, str, str, str], tuple[tuple[Limit, ...], tuple[Limit, ...]]] = {}
@@ -69,6 +76,10 @@ class Tenants:
 
     def reconfigure(self, settings: IngressSettings) -> None:
         """Put `settings` in force at once."""
+        if settings.jwt is None or self._make_login is None:
+            self.login = None
+        elif self.login is None or self.login.settings != settings.jwt:
+            self.login = self._make_login(settings.jwt)
         keys = (*self._fixed_keys, *settings.keys)
         self._principals = {
             key.sha256[:_PREFIX]: (
@@ -104,8 +115,8 @@ class Tenants:
                 "No API key: send it as 'Authorization: Bearer <key>' or 'x-api-key: <key>'.", "authorization"
             )
         principal = self._configured(text) or self._registered(text)
-        if principal is None and self._login is not None and self._login.takes(text):
-            principal = self._login.principal(text)
+        if principal is None and self.login is not None and self.login.takes(text):
+            principal = self.login.principal(text)
         if principal is None:
             raise self._unknown()
         self._check_open(principal)
