@@ -51,7 +51,7 @@ def build(args: dict[str, Any]) -> Application:
         backends={name: binding for name, (binding, _) in bindings.items()},
         inline=inline,
         batcher=batcher,
-        ledger=ledger_deployment(str(data_dir)),
+        ledger=ledger_deployment(str(data_dir), os.environ.get("SWITCHYARD_LEDGER_URL", "").strip()),
         archive=archive_deployment(str(data_dir), batcher, topology.max_body_bytes),
         caches=cache_deployments(topology),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,

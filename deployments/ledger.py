@@ -24,7 +24,7 @@ from router.accounting.books import Books
 from router.accounting.directory import Changes
 from router.accounting.limits import Limit
 from router.accounting.registrar import Act, Done
-from router.accounting.store import LEDGER_FILE, SQLiteStore
+from router.accounting.store import LEDGER_FILE, PostgresStore, SQLiteStore
 from router.events import Actor
 
 LOCK_WAIT_S = 120.0
@@ -51,10 +51,15 @@ def journal_folder(data_dir: str | Path) -> Path:
     ray_actor_options={"num_cpus": 0.1},
 )
 class Ledger:
-    async def __init__(self, data_dir: str) -> None:
-        """Waits for an older replica, which a roll-out lets run on for a while, to let go of the files."""
+    async def __init__(self, data_dir: str, url: str = "") -> None:
+        """Waits for an older replica, which a roll-out lets run on for a while, to let go of the database: a file in
+        the data folder, or PostgreSQL at `url`."""
         folder = Path(data_dir)
-        self._books = await Books.open(lambda: SQLiteStore(folder / LEDGER_FILE, LOCK_WAIT_S), journal_folder(folder))
+
+        def store() -> SQLiteStore | PostgresStore:
+            return PostgresStore(url, LOCK_WAIT_S) if url else SQLiteStore(folder / LEDGER_FILE, LOCK_WAIT_S)
+
+        self._books = await Books.open(store, journal_folder(folder))
         await self._books.sweep()
         self._sweeper = asyncio.create_task(self._books.run())
 
@@ -171,6 +176,7 @@ async def _within(timeout_s: float, method: DeploymentHandle, *args: Any) -> Any
         raise DeadlineExceeded("The ledger did not answer in time; try again.", None, 1.0) from None
 
 
-def ledger_deployment(data_dir: str) -> Application:
-    """The bound app. `data_dir` is on the node that the Ledger runs on."""
-    return Ledger.bind(data_dir)
+def ledger_deployment(data_dir: str, url: str = "") -> Application:
+    """The bound app. `data_dir` is on the node that the Ledger runs on; `url` is of a PostgreSQL database, instead of a
+    file there."""
+    return Ledger.bind(data_dir, url)

@@ -48,6 +48,14 @@ class SQLiteFile:
             raise
         self.writer.execute("COMMIT")
 
+    @contextmanager
+    def reading(self, org: str) -> Iterator[sqlite3.Connection]:
+        """The reader. That rows are of `org` is for the query to say: SQLite has no wall of its own."""
+        yield self.reader
+
+    bad_record = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+    """What a record that no table takes raises."""
+
     def close(self) -> None:
         self._opened.close()
 

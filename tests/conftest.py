@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from models.smoke import ensure_smoke_model
-from tests import vllm_server
+from tests import postgres_server, vllm_server
 from tests.lanes import make_scheduler
 
 for name in [*os.environ]:
@@ -40,6 +40,13 @@ def vllm_url(smoke_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """The address of vLLM's own server, started once for all tests that need it."""
     with vllm_server.serving(smoke_folder, tmp_path_factory.mktemp("vllm") / "log") as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.Server]:
+    """A PostgreSQL of its own, started once for all tests that need it."""
+    with postgres_server.serving() as server:
+        yield server
 
 
 @pytest.hookimpl(optionalhook=True)

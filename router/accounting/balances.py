@@ -149,6 +149,11 @@ class Balances:
                 balance.leases.pop(holder, None)
                 balance.spent_by.pop(holder, None)
 
+    def forget(self) -> None:
+        """Load all of it anew: what the database took in is not sure."""
+        self._balances.clear()
+        self._of_org.clear()
+
     def advance(self, now_unix_ms: int) -> None:
         """It is later now: close what is over."""
         self._now_unix_ms = max(self._now_unix_ms, now_unix_ms)

@@ -213,7 +213,11 @@ class Books:
 
     async def _take_whole(self, holder: str, records: Sequence[dict[str, Any]]) -> int:
         async with self._booking:
-            accepted = await self._write(lambda: self._store.ingest(holder, records))
+            try:
+                accepted = await self._write(lambda: self._store.ingest(holder, records))
+            except Exception:
+                self._balances.forget()  # it may be in the database all the same, and will not be new next time
+                raise
             for entry in accepted:
                 self._book(entry)
         self._counts.records += len(accepted)

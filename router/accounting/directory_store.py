@@ -9,8 +9,11 @@ from typing import Any
 
 from router.accounting.audit import GENESIS, AuditRow, chained
 from router.accounting.directory import Row
+from router.accounting.postgres import EVERY_ORG, PostgresDatabase
 from router.events import AuditEntry
 from router.sqlite_file import SQLiteFile
+
+Database = SQLiteFile | PostgresDatabase
 
 _AUDIT_COLUMNS = ", ".join(AuditRow.__slots__)
 _VERIFY_ROWS = 2_000
@@ -19,11 +22,9 @@ _VERIFY_ROWS = 2_000
 class DirectoryStore:
     """Synchronous: `audit_page` and `audit_rows` belong to the thread that reads, all else to the one that writes."""
 
-    def __init__(self, database: SQLiteFile) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        newest = database.writer.execute("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1").fetchone()
-        end: tuple[int, str] = newest or (0, GENESIS)
-        self._sequence, self._head = end
+        self._end: tuple[int, str] | None = None
 
     def rows(self) -> list[Row]:
         """Oldest first."""
@@ -32,7 +33,6 @@ class DirectoryStore:
 
     def save(self, rows: Sequence[Row], entry: AuditEntry) -> None:
         """The rows and the word of who changed them, both or neither."""
-        sequence, head = self._sequence, self._head
         try:
             with self._database.transaction() as writer:
                 for row in rows:
@@ -43,48 +43,50 @@ class DirectoryStore:
                     )
                 self.append(entry)
         except BaseException:
-            self._sequence, self._head = sequence, head
+            self.forget_end()
             raise
 
     def append(self, entry: AuditEntry | dict[str, Any]) -> bool:
         """Chain an entry on, inside a transaction of the caller's. False: it is there already.
 
-        When that transaction is taken back, `rewind` must follow.
+        When that transaction is taken back, `forget_end` must follow.
         """
-        row = chained(entry, self._sequence + 1, self._head)
+        if self._end is None:
+            newest = "SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1"
+            self._end = self._database.writer.execute(newest).fetchone() or (0, GENESIS)
+        row = chained(entry, self._end[0] + 1, self._end[1])
         done = self._database.writer.execute(
             f"INSERT INTO audit ({_AUDIT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (entry_id) DO NOTHING",
             astuple(row),
         )
         if not done.rowcount:
             return False
-        self._sequence, self._head = row.sequence, row.hash
+        self._end = row.sequence, row.hash
         return True
 
-    @property
-    def end(self) -> tuple[int, str]:
-        """The newest entry's number and hash."""
-        return self._sequence, self._head
-
-    def rewind(self, end: tuple[int, str]) -> None:
-        self._sequence, self._head = end
+    def forget_end(self) -> None:
+        """The database knows better where the chain ends."""
+        self._end = None
 
     def audit_page(self, org: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         """At most `limit` entries after the number `after`, oldest first; `org` None: of all. Each with its hash."""
         where, values = ("", ()) if org is None else ("org = ? AND ", (org,))
-        rows = self._database.reader.execute(
-            f"SELECT body, hash FROM audit WHERE {where}sequence > ? ORDER BY sequence LIMIT ?", (*values, after, limit)
-        )
-        return [{**json.loads(body), "hash": digest} for body, digest in rows]
+        with self._database.reading(EVERY_ORG if org is None else org) as reader:
+            rows = reader.execute(
+                f"SELECT body, hash FROM audit WHERE {where}sequence > ? ORDER BY sequence LIMIT ?",
+                (*values, after, limit),
+            )
+            return [{**json.loads(body), "hash": digest} for body, digest in rows]
 
     def audit_rows(self) -> Iterator[AuditRow]:
         """All of it, oldest first, a piece at a time."""
         after = 0
         while True:
-            rows = self._database.reader.execute(
-                f"SELECT {_AUDIT_COLUMNS} FROM audit WHERE sequence > ? ORDER BY sequence LIMIT ?",
-                (after, _VERIFY_ROWS),
-            ).fetchall()
+            with self._database.reading(EVERY_ORG) as reader:
+                rows = reader.execute(
+                    f"SELECT {_AUDIT_COLUMNS} FROM audit WHERE sequence > ? ORDER BY sequence LIMIT ?",
+                    (after, _VERIFY_ROWS),
+                ).fetchall()
             if not rows:
                 return
             yield from (AuditRow(*row) for row in rows)

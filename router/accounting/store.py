@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from router.accounting.balances import Lease, Spent
-from router.accounting.directory_store import DirectoryStore
+from router.accounting.directory_store import Database, DirectoryStore
 from router.accounting.limits import Account
+from router.accounting.postgres import PostgresDatabase
 from router.sqlite_file import SQLiteFile
 
 LEDGER_FILE = "ledger.sqlite3"
@@ -125,15 +126,21 @@ _TOKENS = (
 SUMS = ("requests", "errors", "hits", *_TOKENS, "cost_microusd", "saved_microusd")
 """The columns of `usage` besides the groups. A hit's tokens were not generated again, so they do not count."""
 
+
+def _total(value: str, name: str) -> str:
+    """The sum as an integer: PostgreSQL's of BIGINT is a decimal number."""
+    return f"CAST(COALESCE(SUM({value}), 0) AS BIGINT) AS {name}"
+
+
 _HIT = "cache_verdict IN ('hit-exact', 'hit-semantic')"
 _SUM_SQL = ", ".join(
     [
         "COUNT(*) AS requests",
-        "COALESCE(SUM(CASE WHEN status IN ('error', 'abandoned') THEN 1 ELSE 0 END), 0) AS errors",
-        f"COALESCE(SUM(CASE WHEN {_HIT} THEN 1 ELSE 0 END), 0) AS hits",
-        *(f"COALESCE(SUM(CASE WHEN {_HIT} THEN 0 ELSE {column} END), 0) AS {column}" for column in _TOKENS),
-        "COALESCE(SUM(cost_microusd), 0) AS cost_microusd",
-        "COALESCE(SUM(saved_microusd), 0) AS saved_microusd",
+        _total("CASE WHEN status IN ('error', 'abandoned') THEN 1 ELSE 0 END", "errors"),
+        _total(f"CASE WHEN {_HIT} THEN 1 ELSE 0 END", "hits"),
+        *(_total(f"CASE WHEN {_HIT} THEN 0 ELSE {column} END", column) for column in _TOKENS),
+        _total("cost_microusd", "cost_microusd"),
+        _total("saved_microusd", "saved_microusd"),
     ]
 )
 
@@ -165,20 +172,16 @@ _SAVE_LEASE = _insert("leases", (*_LEASE_KEY, "sequence", "base", "authority")) 
 _KEY = "WHERE org = ? AND request_id = ?"
 _BETWEEN = ("r.opened_at_unix_ms >= ?", "r.opened_at_unix_ms < ?")
 _NEVER = 2**62
-# What a record can be wrong with: a field that is missing or of another kind, a value that a column refuses.
-_BAD_RECORD = (
-    *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
-    *(sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError),
-)
+# What a record can be wrong with, besides a value that a column refuses: a field that is missing or of another kind.
+_BAD_RECORD = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
-class SQLiteStore:
-    """A `SQLiteFile`. A commit survives the process, not a power cut (`synchronous=NORMAL`)."""
+class SQLStore:
+    """A store in a database that takes the SQL of this file."""
 
-    def __init__(self, path: Path, lock_wait_s: float = 0.0) -> None:
-        """Raises what `SQLiteFile` raises."""
-        self._file = SQLiteFile(path, _MIGRATIONS, lock_wait_s)
-        self._writer, self._reader = self._file.writer, self._file.reader
+    def __init__(self, database: Database) -> None:
+        self._file, self._writer = database, database.writer
+        self._bad_record: tuple[type[Exception], ...] = (*_BAD_RECORD, *database.bad_record)
         self.directory = DirectoryStore(self._file)
         self.rejected = 0
 
@@ -186,27 +189,27 @@ class SQLiteStore:
         try:
             with self._transaction():
                 return [entry for record in records if (entry := self._take(holder, record))]
-        except _BAD_RECORD as error:
+        except self._bad_record as error:
             if len(records) != 1:  # find the bad one, and let the others pass
                 return [entry for record in records for entry in self.ingest(holder, [record])]
             with self._file.transaction():
-                row = (holder, f"{type(error).__name__}: {error}", json.dumps(records[0]))
+                row = (holder, _storable(f"{type(error).__name__}: {error}"), json.dumps(records[0]))
                 self._writer.execute(_insert("rejected_records", ("holder", "reason", "body")), row)
             self.rejected += 1
             return []
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        end = self.directory.end
         try:
             with self._file.transaction():
                 yield
         except BaseException:
-            self.directory.rewind(end)
+            self.directory.forget_end()
             raise
 
     def receipt(self, org: str, request_id: str) -> dict[str, Any] | None:
-        row = self._reader.execute(f"SELECT body FROM receipts {_KEY}", (org, request_id)).fetchone()
+        with self._file.reading(org) as reader:
+            row = reader.execute(f"SELECT body FROM receipts {_KEY}", (org, request_id)).fetchone()
         return json.loads(row[0]) if row else None
 
     def usage(
@@ -220,8 +223,9 @@ class SQLiteStore:
             + (f" GROUP BY {places} ORDER BY {places}" if groups else "")
             + " LIMIT ?"
         )
-        rows = self._reader.execute(sql, (org, since_unix_ms, until_unix_ms, limit))
-        return [dict(zip((*group_by, *SUMS), row, strict=True)) for row in rows]
+        with self._file.reading(org) as reader:
+            rows = reader.execute(sql, (org, since_unix_ms, until_unix_ms, limit))
+            return [dict(zip((*group_by, *SUMS), row, strict=True)) for row in rows]
 
     def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]:
         asked = {"holder = ?": holder, "opened_at_unix_ms < ?": before_unix_ms}
@@ -307,6 +311,22 @@ class SQLiteStore:
         )
 
 
+class SQLiteStore(SQLStore):
+    """A `SQLiteFile`. A commit survives the process, not a power cut (`synchronous=NORMAL`)."""
+
+    def __init__(self, path: Path, lock_wait_s: float = 0.0) -> None:
+        """Raises what `SQLiteFile` raises."""
+        super().__init__(SQLiteFile(path, _MIGRATIONS, lock_wait_s))
+
+
+class PostgresStore(SQLStore):
+    """A `PostgresDatabase`."""
+
+    def __init__(self, url: str, lock_wait_s: float = 0.0) -> None:
+        """Raises what `PostgresDatabase` raises."""
+        super().__init__(PostgresDatabase(url, _MIGRATIONS, lock_wait_s))
+
+
 def costs_by_model(record: dict[str, Any]) -> dict[str, int]:
     """Micro-USD of a close by the model that took them; they sum to its cost."""
     costs: dict[str, int] = {}
@@ -362,4 +382,6 @@ def _storable(value: Any) -> Any:
     """Callers choose some texts (`user`, the model they ask for), and JSON may hold halves of characters, and zeros."""
     if isinstance(value, str) and (not value.isascii() or "\0" in value):
         return value.encode("utf-8", "replace").decode().replace("\0", "?")
+    if isinstance(value, list | dict):  # which PostgreSQL's driver would write as some text
+        raise TypeError(f"a column cannot hold a {type(value).__name__}")
     return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,25 +17,30 @@ from hypothesis import strategies as st
 
 from models.errors import InternalError
 from models.messages import Usage
+from router.accounting.audit import verify
 from router.accounting.balances import Lease, Spent
+from router.accounting.directory import Org, Row
+from router.accounting.journal import encode
 from router.accounting.limits import Account
-from router.accounting.store import SQLiteStore, Store
-from router.events import Attempt, Record, RequestClosed, RequestOpened, as_json
+from router.accounting.store import PostgresStore, SQLiteStore, SQLStore, Store
+from router.events import Actor, Attempt, AuditEntry, Record, RequestClosed, RequestOpened, as_json
 
 AT = 1_780_000_000_000
 HOUR = 3_600_000
 ACME = Account("acme", "microusd", "total")
 
 
-@pytest.fixture(params=["sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], SQLStore]]:
     """Opens the same database anew each time; the one opened before is closed first."""
-    opened: list[Store] = []
+    opened: list[SQLStore] = []
+    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    url = server.new_database() if server else ""
 
-    def make() -> Store:
+    def make() -> SQLStore:
         while opened:
             opened.pop().close()
-        opened.append(SQLiteStore(tmp_path / "ledger.sqlite3"))
+        opened.append(PostgresStore(url) if url else SQLiteStore(tmp_path / "ledger.sqlite3"))
         return opened[-1]
 
     yield make
@@ -268,17 +272,54 @@ def test_everything_is_there_after_a_restart(make_store: Callable[[], Store]) ->
     assert books(store) == before and store.receipt("acme", "b") is not None
 
 
-def test_a_newer_database_is_refused(make_store: Callable[[], Store], tmp_path: Path) -> None:
-    make_store()
-    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as connection, connection:
-        connection.execute("INSERT INTO schema_migrations VALUES (9999)")
+def test_a_newer_database_is_refused(make_store: Callable[[], SQLStore]) -> None:
+    with make_store()._file.transaction() as writer:
+        writer.execute("INSERT INTO schema_migrations VALUES (9999)")
     with pytest.raises(InternalError, match="newer"):
         make_store()
 
 
-def test_one_process_at_a_time(store: Store, tmp_path: Path) -> None:
+def test_one_process_at_a_time(store: SQLStore, tmp_path: Path) -> None:
     with pytest.raises(InternalError, match="Another process"):
-        SQLiteStore(tmp_path / "ledger.sqlite3", lock_wait_s=0.05)
+        if isinstance(store, PostgresStore):
+            PostgresStore(store._file._url, lock_wait_s=0.05)
+        else:
+            SQLiteStore(tmp_path / "ledger.sqlite3", lock_wait_s=0.05)
+
+
+def entry(number: int, org: str = "acme") -> AuditEntry:
+    return AuditEntry(f"e{number}", AT + number, org, "key.create", "key:k", Actor("default"), "done", {"a": "\ud800"})
+
+
+def test_rows_of_the_directory_and_their_audit_entries_are_kept(make_store: Callable[[], SQLStore]) -> None:
+    store = make_store()
+    first, second = Row.of(Org("acme", 1), 1), Row.of(Org("other", 2), 2)
+    store.directory.save([first], entry(1))
+    store.directory.save([second, replace(first, version=3, body="{}")], entry(2, "other"))
+    store = make_store()
+    assert store.directory.rows() == [second, replace(first, version=3, body="{}")]
+    assert [each["entry_id"] for each in store.directory.audit_page(None, 0, 9)] == ["e1", "e2"]
+    assert [each["entry_id"] for each in store.directory.audit_page("other", 0, 9)] == ["e2"]
+    assert store.directory.audit_page(None, 2, 9) == []
+
+
+def test_the_audit_log_is_a_chain_that_survives_what_is_taken_back(make_store: Callable[[], SQLStore]) -> None:
+    store = make_store()
+    plain = json.loads(encode(entry(1))[9:])
+    assert store.ingest("h", [plain, plain]) == []
+    with pytest.raises(TypeError):
+        store.directory.save([Row.of(Org("acme", 1), 1), ("no", "row")], entry(2))  # type: ignore[list-item]
+    assert store.directory.rows() == []
+    store.ingest("h", [plain, {**plain, "entry_id": "e3", "org": None}, {**plain, "entry_id": "e4"}])
+    assert store.rejected == 1
+    store = make_store()
+    store.directory.save([], entry(5))
+    rows = list(store.directory.audit_rows())
+    assert [row.entry_id for row in rows] == ["e1", "e4", "e5"] and verify(rows).broken_at is None
+    for statement in ("UPDATE audit SET body = '{}'", "DELETE FROM audit WHERE sequence = 3"):
+        with pytest.raises(store._file.bad_record, match="append-only"):
+            store._file.writer.execute(statement)
+    assert verify(store.directory.audit_rows()) == verify(rows)
 
 
 RECORDS = [

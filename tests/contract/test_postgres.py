@@ -1,0 +1,111 @@
+"""What only PostgreSQL does: the wall between organisations, and connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from models.errors import InternalError, SwitchyardError
+from router.accounting.books import Books
+from router.accounting.budget import Budgets
+from router.accounting.directory import Org
+from router.accounting.journal import Journal
+from router.accounting.registrar import Put
+from router.accounting.shipper import Shipper
+from router.accounting.store import PostgresStore
+from router.events import Actor
+from tests.contract.test_stores import AT, closed, opened, take
+from tests.postgres_server import Server
+from tests.unit.leases import Fixed, monthly, reserve
+
+TABLES = ("open_requests", "requests", "attempts", "receipts", "leases", "directory", "audit")
+
+
+def test_a_query_that_forgets_to_ask_for_an_org_gets_nothing_of_another(postgres: Server) -> None:
+    store = PostgresStore(postgres.new_database())
+    take(store, opened("o", "acme"), opened("p", "other"), closed("r", "acme"), closed("s", "other"))
+    for org, mine in (("acme", {"acme"}), ("other", {"other"}), ("third", set()), ("", set())):
+        with store._file.reading(org) as reader:
+            for table in ("open_requests", "requests", "attempts", "receipts"):
+                assert {row[0] for row in reader.execute(f"SELECT org FROM {table}")} == mine
+    assert store._file.reader.execute("SELECT COUNT(*) FROM requests").fetchone() == (0,)  # and without an org, nothing
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        store._file.reader.execute("DELETE FROM requests")
+    walled = store._file.writer.execute("SELECT relname FROM pg_class WHERE relrowsecurity AND relforcerowsecurity")
+    assert {name for (name,) in walled} == set(TABLES)
+    owned = store._file.writer.execute("SELECT table_name FROM information_schema.columns WHERE column_name = 'org'")
+    assert {name for (name,) in owned} <= set(TABLES)  # a new table needs the wall too
+    store.close()
+
+
+def test_a_database_that_is_not_there_is_said_so_without_its_password(postgres: Server) -> None:
+    for url in ("postgresql://u:sesame@127.0.0.1:1/x", postgres.new_database().replace("test_", "never_")):
+        with pytest.raises(InternalError, match="SWITCHYARD_LEDGER_URL") as refused:
+            PostgresStore(url)
+        assert "sesame" not in str(refused.value)
+
+
+async def test_while_the_database_is_gone_requests_go_on_and_nothing_is_lost(postgres: Server, tmp_path: Path) -> None:
+    """It is killed with all its processes, and comes back."""
+    url = postgres.new_database()
+    books = await Books.open(lambda: PostgresStore(url), tmp_path / "journal")
+
+    class Ledger:
+        """As a hop makes it: what the database raises is no error of ours."""
+
+        async def ingest(self, holder: str, chunk: bytes) -> int:
+            try:
+                return await books.ingest(holder, chunk)
+            except psycopg.Error:
+                raise InternalError("down") from None
+
+        async def lease(self, ask: object) -> object:
+            try:
+                return await books.lease(ask)
+            except psycopg.Error:
+                raise InternalError("down") from None
+
+    shipper = Shipper(Journal(tmp_path / "journal", "one"), Ledger())
+    budgets = Budgets("one", Fixed({monthly(): 1000}), Ledger().lease)
+    task = asyncio.create_task(shipper.run())
+    now = int(time.time() * 1000)
+
+    async def request(name: str) -> None:
+        await reserve(budgets, "acme", name, 10)
+        shipper.sink(opened(name, at=now))
+        await asyncio.sleep(0)
+        shipper.sink(closed(name, cost=10, at=now))
+        budgets.settle(name, 10, 0)
+
+    await books.registrar.do(Put(Org("acme", 0)), Actor("default"), {})
+    await request("before")
+    assert await shipper.drain(10)
+    postgres.kill()
+    for number in range(10):
+        await request(f"r{number}")
+    with pytest.raises((psycopg.Error, SwitchyardError)):
+        await books.registrar.do(Put(Org("acme", 0, disabled=True)), Actor("default"), {})
+    assert not await shipper.drain(1) and shipper.backlog_bytes > 0
+    await asyncio.to_thread(postgres.restart)
+    assert await shipper.drain(30)
+    (row,) = await books.usage("acme", AT, now + 10**6, ())
+    assert (row["requests"], row["cost_microusd"]) == (11, 110)
+    assert not books.registrar.directory.get(Org, "acme").disabled
+    await books.registrar.do(Put(Org("other", 0)), Actor("default"), {})
+    verdict = await books.registrar.audit_verdict(None)
+    assert (verdict.entries, verdict.broken_at) == (2, None)
+    for number in range(100):
+        try:
+            await reserve(budgets, "acme", f"s{number}", 10)
+        except SwitchyardError:
+            break
+        budgets.settle(f"s{number}", 10, 0)
+    assert number == 89  # 110 were spent of 1000
+    task.cancel()
+    await asyncio.wait({task})
+    await shipper.close(0)
+    await books.close()
