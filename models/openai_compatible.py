@@ -265,7 +265,7 @@ class _Answer:
                 self._finishes[index] = Finish(_FINISH[reason], index, stop if isinstance(stop, str) else None)
         # Groq's own place for it, where it ignores `include_usage`.
         if usage := chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage"):
-            self._usage = _usage(usage)
+            self._usage = _usage(usage) or self._usage
 
     def _read_delta(
         self, delta: dict[str, Any], logprobs: tuple[TokenLogprob, ...], choice: int, events: list[Event]
@@ -313,11 +313,15 @@ def _token(token: dict[str, Any], top: tuple[TokenLogprob, ...] = ()) -> TokenLo
     return TokenLogprob(text, token["logprob"], top, None if given == text.encode("utf-8", "replace") else given)
 
 
-def _usage(usage: dict[str, Any]) -> Usage:
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    return Usage(
-        input_tokens=usage.get("prompt_tokens") or 0,
-        output_tokens=usage.get("completion_tokens") or 0,
-        cached_input_tokens=cached or usage.get("prompt_cache_hit_tokens") or 0,  # the latter: DeepSeek
-        reasoning_tokens=(usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0,
-    )
+def _usage(usage: dict[str, Any]) -> Usage | None:
+    """None for counts that are none: ours is better than theirs then."""
+    details = usage.get("prompt_tokens_details") or {}
+    counts = {
+        "input_tokens": usage.get("prompt_tokens"),
+        "output_tokens": usage.get("completion_tokens"),
+        "cached_input_tokens": details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens"),  # DeepSeek's
+        "reasoning_tokens": (usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
+    }
+    if any(not isinstance(count or 0, int) for count in counts.values()):
+        return None
+    return Usage(**{kind: count or 0 for kind, count in counts.items()})

@@ -7,9 +7,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from models.base import Call
+from models.catalog import LOCAL_ENGINES
 from models.errors import StreamInterrupted, SwitchyardError, UpstreamFailed
 from models.messages import ChatRequest, Event, Finish, Usage
 from router.accounting.limits import Claim
+from router.archive.lines import BATCH_DOOR
 from router.cascade import Judgement, consistent, judge, without_logprobs
 from router.config import GateSettings
 from router.events import Attempt
@@ -130,7 +132,7 @@ class LiveAttempt:
         run = self.run
         usage, estimated, cost_microusd = self._bill(error)
         for sample in self._samples.usages() if self._samples is not None else ():
-            usage, cost_microusd = usage + sample, cost_microusd + run.prices.cost_microusd(self.model, sample)
+            usage, cost_microusd = usage + sample, cost_microusd + self._cost_microusd(sample)
         if self._grant is not None:
             run.pipeline.stages.batcher.release(self._grant)
         tokens = usage.input_tokens + usage.output_tokens
@@ -171,13 +173,19 @@ class LiveAttempt:
         run = self.run
         if error is not None and not self.events:
             usage = Usage(error.abandoned * run.tokens.expected)
-            return usage, error.abandoned > 0, run.prices.cost_microusd(self.model, usage)
+            return usage, error.abandoned > 0, self._cost_microusd(usage)
         usage, estimated = self.usage()
         # A whole answer that was left before its end: only the engine knows how far it had come.
         left = self._unary and self._called and not self.events
         if left:
             return usage, estimated, worst_case_microusd(run, self.model)
-        return usage, estimated, run.prices.cost_microusd(self.model, usage)
+        return usage, estimated, self._cost_microusd(usage)
+
+    def _cost_microusd(self, usage: Usage) -> int:
+        """A local model works on a line of a batch when it has nothing else to do. A provider is asked as by anybody,
+        and takes its ordinary price."""
+        idle = self.run.door == BATCH_DOOR and self.entry.engine in LOCAL_ENGINES
+        return self.run.prices.cost_microusd(self.model, usage, batch=idle)
 
     async def _pull(self) -> Sequence[Event] | None:
         if self._source is None:

@@ -187,7 +187,8 @@ class Pipeline:
         return decide(request, assessment, candidates, self.settings.routing, allowed, tokens.at_least, wish)
 
     def _expected(self, entry: ModelEntry, request: ChatRequest, tokens: PromptTokens) -> int:
-        return self.prices.worst_case_microusd(entry.name, tokens.expected, self.max_output_tokens(entry, request))
+        longest = self.max_output_tokens(entry, request)
+        return self.prices.worst_case_microusd(entry.name, tokens.expected, longest * request.sampling.n)
 
     def max_output_tokens(self, entry: ModelEntry, request: ChatRequest) -> int:
         """How long the answer may get: the caller's limit, else the operator's, within the model's own."""

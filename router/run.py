@@ -20,6 +20,7 @@ from models.errors import (
     SwitchyardError,
 )
 from models.messages import ChatRequest, Completion, Event, Usage, fold
+from models.reliability.circuit_breaker import CircuitOpen
 from router import receipts
 from router.attempt import LiveAttempt, worst_case_microusd
 from router.config import GateSettings
@@ -238,7 +239,8 @@ class Run:
         if not (error.retryable or isinstance(error, StreamInterrupted)):
             return []
         free = not (live.events or error.abandoned)
-        if isinstance(error, ModelUnavailable) and free and all(each.model != live.model for each in self.attempts):
+        again = isinstance(error, ModelUnavailable) and not isinstance(error, CircuitOpen)
+        if again and free and all(each.model != live.model for each in self.attempts):
             return [live.model, *plan]  # its replica died: another one, or its successor, may take it
         return plan
 

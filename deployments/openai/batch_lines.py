@@ -21,14 +21,13 @@ from deployments.openai.errors import openai_error
 from deployments.openai.responses import ResponsesDoor
 from deployments.openai.responses_schema import parse_response
 from models.errors import SwitchyardError, UnsupportedFeature
-from router.archive.lines import LineAnswer
+from router.archive.lines import BATCH_DOOR, LineAnswer
 from router.events import Principal, Stopwatch
 from router.run import new_request_id
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
 
-DOOR = "openai-batch"
 LAST = 100
 """The priority of a line: everybody else goes first."""
 
@@ -37,7 +36,7 @@ Respond = Callable[["Ingress", Principal, bytes], Awaitable[Response]]
 
 async def answer_line(ingress: Ingress, principal: Principal, endpoint: str, body: bytes) -> LineAnswer:
     """What the door of `endpoint` says to `body`, errors too. Never raises but when cancelled."""
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": DOOR, "headers": []}
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": BATCH_DOOR, "headers": []}
     scope |= {DENIALS: ingress.denials, PRINCIPAL: principal}
     try:
         ingress.tenants.check_still(principal)
@@ -55,7 +54,7 @@ async def _chat(ingress: Ingress, principal: Principal, body: bytes) -> Response
     parsed = parse_chat(body)
     _check_whole(parsed.stream)
     options, sampling = replace(parsed.options, priority=LAST), parsed.request.sampling
-    run = ingress.pipeline.run(parsed.request, principal, options, DOOR)
+    run = ingress.pipeline.run(parsed.request, principal, options, BATCH_DOOR)
     return Answer(run, OpenAIChat(False, sampling.n, sampling.top_logprobs is not None), False)
 
 
@@ -63,7 +62,7 @@ async def _completions(ingress: Ingress, principal: Principal, body: bytes) -> R
     parsed = parse_completions(body)
     _check_whole(parsed.stream)
     parsed = replace(parsed, options=replace(parsed.options, priority=LAST))
-    return await CompletionsDoor(ingress).respond(principal, parsed, Stopwatch(time.perf_counter), DOOR)
+    return await CompletionsDoor(ingress).respond(principal, parsed, Stopwatch(time.perf_counter), BATCH_DOOR)
 
 
 async def _responses(ingress: Ingress, principal: Principal, body: bytes) -> Response:
@@ -71,11 +70,11 @@ async def _responses(ingress: Ingress, principal: Principal, body: bytes) -> Res
     _check_whole(parsed.body.stream)
     extra = parsed.body.switchyard.model_copy(update={"priority": LAST})
     parsed = replace(parsed, body=parsed.body.model_copy(update={"switchyard": extra}))
-    return await ResponsesDoor(ingress).respond(principal, parsed, Stopwatch(time.perf_counter), DOOR)
+    return await ResponsesDoor(ingress).respond(principal, parsed, Stopwatch(time.perf_counter), BATCH_DOOR)
 
 
 async def _embeddings(ingress: Ingress, principal: Principal, body: bytes) -> Response:
-    return await EmbeddingsDoor(ingress).respond(principal, body, DOOR)
+    return await EmbeddingsDoor(ingress).respond(principal, body, BATCH_DOOR)
 
 
 ENDPOINTS: dict[str, Respond] = {

@@ -31,7 +31,8 @@ class Quote:
         machine too.
     numerators: by kind, micro-USD per token over `denominator`.
     long_numerators: the same, of a request with more input tokens than `long_above_tokens` (None: all cost the same).
-    batch_factor: of all of them, for work sent through the provider's batch API; 1 where it has none.
+    batch_factor: of all of them, for work sent through the provider's batch API; 1 where it has none. Of a local
+        model, for lines of batches.
     """
 
     version: str
@@ -69,7 +70,8 @@ class PriceBook:
             ) from None
 
     def cost_microusd(self, model: str, usage: Usage, batch: bool = False) -> int:
-        """What `usage` cost, each kind of token at its own price. `batch`: through the provider's batch API."""
+        """What `usage` cost, each kind of token at its own price. `batch`: through the provider's batch API
+        or, of a local model, as a line of a batch."""
         quote = self.quote(model)
         cached, write_5m, write_1h = usage.cached_input_tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens
         tokens = (
@@ -96,7 +98,7 @@ class PriceBook:
 def _quote(price: Price | NodePrice | None) -> Quote:
     if isinstance(price, NodePrice):
         vector, details = _node(price)
-        long, factor = None, Fraction(1)
+        long, factor = None, Fraction(price.batch_factor)
     else:
         price = price or _UNPRICED
         vector, details = _listed(price), {}

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+BATCH_DOOR = "openai-batch"
+"""By which a line comes to the pipeline."""
 MAX_ERRORS = 20
 """Wrong lines that a caller is told of."""
 

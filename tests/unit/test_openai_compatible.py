@@ -320,8 +320,9 @@ async def test_the_last_of_several_usages_holds():
     assert (await decode(running, choice(finish="stop"), USAGE))[-1] == UsageReport(Usage(5, 2))
 
 
-async def test_without_usage_it_is_estimated_and_says_so():
-    events = await decode(choice({"content": "12345678"}, "stop"), {"choices": [], "usage": None})
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": "one", "completion_tokens": "two"}])
+async def test_without_usage_it_is_estimated_and_says_so(usage):
+    events = await decode(choice({"content": "12345678"}, "stop"), {"choices": [], "usage": usage})
     assert events[-1] == UsageReport(Usage(1, 2), estimated=True)
 
 

@@ -41,6 +41,7 @@ from models.messages import (
     Usage,
     fold,
 )
+from models.reliability.circuit_breaker import CircuitOpen
 from models.simulated import SimulatedModel
 from router.accounting.limits import Claim
 from router.accounting.tenants import Tenants
@@ -294,6 +295,14 @@ async def test_a_dead_replica_is_tried_once_more_then_the_next_model_answers():
     assert head.model == "medium-1"
     assert [a.outcome for a in world.closes()[1].attempts] == ["model_unavailable", "model_unavailable", "ok"]
     world.books_are_shut()
+
+
+async def test_an_open_breaker_is_not_asked_twice():
+    world = make_world()
+    world.small.failures = [CircuitOpen("it failed too often")]
+    head, _ = await unary(world, ask("one"))
+    assert head.model == "medium-1"
+    assert [a.outcome for a in world.closes()[0].attempts] == ["model_unavailable", "ok"]
 
 
 async def test_a_full_queue_spills_to_the_next_model_but_a_named_model_is_not_swapped():

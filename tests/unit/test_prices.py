@@ -179,6 +179,15 @@ def test_the_batch_api_has_its_own_price_and_a_provider_without_one_has_no_disco
     assert book(SONNET).cost_microusd("m", usage, batch=True) == book(SONNET).cost_microusd("m", usage)
 
 
+def test_idle_time_of_a_local_model_costs_what_the_operator_says() -> None:
+    node = {"usd_per_hour": "0.36", "input_tokens_per_hour": 1_000_000, "output_tokens_per_hour": 360_000}
+    usage = Usage(1000, 1000)  # 360 + 1000 micro-USD
+    assert book(node_price=NodePrice.model_validate(node)).cost_microusd("m", usage, batch=True) == 680
+    tenth = NodePrice.model_validate({**node, "batch_factor": "0.1"})
+    assert book(node_price=tenth).cost_microusd("m", usage, batch=True) == 136
+    assert book(node_price=tenth).cost_microusd("m", usage) == 1360
+
+
 def test_the_quote_shows_every_number_of_the_list_and_where_it_is_from() -> None:
     quote = book(GEMINI_PRO).quote("m")
     assert quote.version.startswith("2026-11-21-")

@@ -106,7 +106,7 @@ def said(error: pytest.ExceptionInfo[StartError]) -> str:
 
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "DEPLOY_S", 0.3)
+    monkeypatch.setattr(runtime, "DEPLOY_S", 1.0)
     monkeypatch.setattr(runtime, "POLL_S", 0.01)
 
 
