@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
 
@@ -51,13 +52,13 @@ def build(args: dict[str, Any]) -> Application:
         backends={name: binding for name, (binding, _) in bindings.items()},
         inline=inline,
         batcher=batcher,
-        ledger=ledger_deployment(str(data_dir), os.environ.get("SWITCHYARD_LEDGER_URL", "").strip()),
+        ledger=ledger_deployment(str(data_dir), SecretStr(_secret("SWITCHYARD_LEDGER_URL"))),
         archive=archive_deployment(str(data_dir), batcher, topology.max_body_bytes),
         caches=cache_deployments(topology),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
         providers=providers,
-        pepper=os.environ.get("SWITCHYARD_KEY_PEPPER", "").strip() or kept_secret(data_dir / PEPPER_FILE, new_secret),
-        jwt_secret=os.environ.get("SWITCHYARD_JWT_SECRET", "").strip(),
+        pepper=SecretStr(_secret("SWITCHYARD_KEY_PEPPER") or kept_secret(data_dir / PEPPER_FILE, new_secret)),
+        jwt_key=SecretStr(_secret("SWITCHYARD_JWT_SECRET")),
     )
 
 
@@ -102,11 +103,15 @@ def _inline_cloud(endpoints: Iterable[CloudEndpoint]) -> tuple[InlineCloud, ...]
     return tuple(inline_cloud(e, keys_of(e, os.environ)) for e in endpoints if e.placement == "inline")
 
 
+def _secret(name: str) -> str:
+    return os.environ.get(name, "").strip()
+
+
 def _bootstrap_key(topology: Topology, data_dir: Path) -> KeySettings | None:
     """The operator's key, as a digest: SWITCHYARD_API_KEY, else the data folder's, made at the first start."""
     if not topology.auth:
         return None
-    text = os.environ.get("SWITCHYARD_API_KEY", "").strip() or kept_secret(data_dir / KEY_FILE, new_key)
+    text = _secret("SWITCHYARD_API_KEY") or kept_secret(data_dir / KEY_FILE, new_key)
     return KeySettings(sha256=hash_key(text), org="default", scopes=("infer", "admin", "usage", "audit"))
 
 
@@ -129,6 +134,6 @@ def _ingress_deployment(topology: Topology) -> Any:
 
 
 def _no_provider_keys(topology: Topology) -> dict[str, str]:
-    """Ray's processes inherit the environment of their node. The public door's has no provider's key in it, and its
-    memory only those of providers that are placed inline."""
-    return {name: "" for name in secret_names(topology) if os.environ.get(name)}
+    """Ray's processes inherit the environment of their node. The public door's has no provider's key in it, nor
+    the database's password, and its memory only the keys of providers that are placed inline."""
+    return {name: "" for name in (*secret_names(topology), "SWITCHYARD_LEDGER_URL") if os.environ.get(name)}

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import SecretStr
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
@@ -54,6 +55,7 @@ READY_TIMEOUT_S = 2.0
 RECEIPT_WAIT_S = 2.0
 BROADCAST_TIMEOUT_S = 2.0
 CATCH_UP_S = 1.0
+NO_SECRET = SecretStr("")
 HANDLE = "handle"
 """What the audit log calls the door for Python in the cluster."""
 SHIP_TIMEOUT_S = 5.0
@@ -85,10 +87,10 @@ class Ingress:
         classifier: DeploymentHandle | None,
         providers: Sequence[ProviderState] = (),
         inline: Sequence[InlineCloud] = (),
-        pepper: str = "",
-        jwt_secret: str = "",
+        pepper: SecretStr = NO_SECRET,
+        jwt_key: SecretStr = NO_SECRET,
     ) -> None:
-        self.topology, self.pepper = topology, pepper
+        self.topology, self.pepper = topology, pepper.get_secret_value()
         self._inline = {cloud.endpoint.name: cloud.open() for cloud in inline}
         own = {cloud.backend: self._inline[cloud.endpoint.name] for cloud in inline}
         asleep = frozenset(endpoint.name for endpoint in topology.cloud if endpoint.scale.min_replicas == 0)
@@ -110,11 +112,11 @@ class Ingress:
             IngressSettings(),
             topology.auth,
             follower=self.follower,
-            pepper=pepper,
+            pepper=self.pepper,
             places=places_of(topology),
-            make_login=lambda settings: JwtLogin(settings, jwt_secret),
+            make_login=lambda settings: JwtLogin(settings, jwt_key.get_secret_value()),
         )
-        self._jwt_secret = jwt_secret
+        self._jwt_key = jwt_key
         self.budgets = Budgets(holder, self.tenants, self.ledger.lease)
         self.batcher = BatcherHandle(batcher)
         self._shared_cache = CacheHandle(list(caches)) if caches else None
@@ -153,7 +155,7 @@ class Ingress:
         """A name that is nobody's would silently price or allow nothing, a login without its secret let nobody in.
         Raises ValueError."""
         if settings.jwt is not None:
-            JwtLogin(settings.jwt, self._jwt_secret)
+            JwtLogin(settings.jwt, self._jwt_key.get_secret_value())
         embedding = [entry.name for endpoint in self.topology.cloud for entry in endpoint.embedding_models]
         known = {*self.topology.model_names(), encoder_entry(self.topology.encoder).name, *embedding}
         named = {

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
@@ -32,6 +33,7 @@ LEASE_TIMEOUT_S = 2.0
 INGEST_TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 30.0
 AUDIT_TIMEOUT_S = 300.0
+NO_URL = SecretStr("")
 
 
 def journal_folder(data_dir: str | Path) -> Path:
@@ -51,13 +53,14 @@ def journal_folder(data_dir: str | Path) -> Path:
     ray_actor_options={"num_cpus": 0.1},
 )
 class Ledger:
-    async def __init__(self, data_dir: str, url: str = "") -> None:
+    async def __init__(self, data_dir: str, url: SecretStr = NO_URL) -> None:
         """Waits for an older replica, which a roll-out lets run on for a while, to let go of the database: a file in
         the data folder, or PostgreSQL at `url`."""
         folder = Path(data_dir)
 
         def store() -> SQLiteStore | PostgresStore:
-            return PostgresStore(url, LOCK_WAIT_S) if url else SQLiteStore(folder / LEDGER_FILE, LOCK_WAIT_S)
+            where = url.get_secret_value()
+            return PostgresStore(where, LOCK_WAIT_S) if where else SQLiteStore(folder / LEDGER_FILE, LOCK_WAIT_S)
 
         self._books = await Books.open(store, journal_folder(folder))
         await self._books.sweep()
@@ -176,7 +179,7 @@ async def _within(timeout_s: float, method: DeploymentHandle, *args: Any) -> Any
         raise DeadlineExceeded("The ledger did not answer in time; try again.", None, 1.0) from None
 
 
-def ledger_deployment(data_dir: str, url: str = "") -> Application:
+def ledger_deployment(data_dir: str, url: SecretStr = NO_URL) -> Application:
     """The bound app. `data_dir` is on the node that the Ledger runs on; `url` is of a PostgreSQL database, instead of a
     file there."""
     return Ledger.bind(data_dir, url)
