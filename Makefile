@@ -23,12 +23,13 @@ COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_
 PLATFORM = Linux x86_64, CPython 3.11, written by make lock.
 TORCH_NOTE = \# The hash of torch is that of one wheel file; it was not compared with what PyTorch publishes on its index.
 
-.PHONY: help setup serve test bench bench-peers lint lock clean
+.PHONY: help setup serve test bench chaos bench-peers lint lock clean
 
 help:
 	@echo "make serve   set up, start the cluster, stay in the foreground (Ctrl-C stops it)"
 	@echo "make test    set up and run every test, also beside a running make serve"
 	@echo "make bench   measure overhead, delay, and streams beside vLLM's own server"
+	@echo "make chaos   kill what keeps the books, again and again, and check them (ten minutes)"
 	@echo "make bench-peers   install LiteLLM proxy and Portkey gateway into .peers, to be measured beside Switchyard"
 	@echo "make lint    ruff, and mypy on router and models"
 	@echo "make lock    resolve the locks in requirements/ again"
@@ -49,6 +50,10 @@ bench: .venv/.dev
 	$(BIN)/python -m cluster.bench.overhead --json build/bench/overhead.json $(ARGS)
 	$(BIN)/python -m cluster.bench.delay --json build/bench/delay.json
 	$(BIN)/python -m cluster.bench.streams --json build/bench/streams.json
+
+# Ten minutes in which processes that keep the books are killed thirty times, see docs/reliability.md.
+chaos: .venv/.dev
+	$(BIN)/python -m cluster.bench.chaos --seconds 600 --kills 30 $(ARGS)
 
 # The gateways that cluster/bench/gateway.py measures beside Switchyard, apart from it: nothing else needs them.
 bench-peers: .peers/.litellm .peers/.portkey

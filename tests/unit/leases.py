@@ -26,10 +26,12 @@ class Fixed:
     def limit_of(self, account: Account) -> int | None:
         return self.amounts.get(account)
 
+    def limits_of_org(self) -> list[Limit]:
+        return [Limit(account, amount) for account, amount in self.amounts.items() if amount is not None]
+
     def _met(self, claim: Claim) -> list[Limit]:
-        found = [Limit(account, amount) for account, amount in self.amounts.items() if amount is not None]
         who = claim.principal
-        return [x for x in found if x.account.covers(who) and x.account.model in ("", claim.model)]
+        return [x for x in self.limits_of_org() if x.account.covers(who) and x.account.model in ("", claim.model)]
 
 
 class Leases:
