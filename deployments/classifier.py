@@ -17,14 +17,14 @@ from deployments.autoscaling import autoscaling
 from deployments.hop import call, method
 from deployments.live_settings import LiveSettings
 from models.messages import Message
+from router.assessor import Assessor
 from router.config import ClassifierSettings, Topology
 from router.features import excerpt
 from router.ports import Assessment
-from router.strategies import STRATEGIES
 
 NAME = "ComplexityClassifier"
-THREAD_FROM_CHARS = 3_000
-"""From here an assessment takes so long (about 0.5 ms) that a thread is cheaper than holding up the event loop."""
+THREAD_FROM_CHARS = 1_000
+"""From here an assessment takes so long (about 3 ms) that a thread is cheaper than holding up the event loop."""
 
 
 class InlineClassifier:
@@ -34,13 +34,18 @@ class InlineClassifier:
         self.reconfigure(settings)
 
     def reconfigure(self, settings: ClassifierSettings) -> None:
-        self._strategy = STRATEGIES["complexity"](settings)
+        self._assessor = Assessor(settings)
+
+    @property
+    def warning(self) -> str:
+        """What it does without; empty when it is whole."""
+        return self._assessor.warning
 
     async def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
         part = excerpt(messages)
         if sum(len(message.text) for message in part) < THREAD_FROM_CHARS:
-            return self._strategy.assess(part, domain)
-        return await asyncio.to_thread(self._strategy.assess, part, domain)
+            return self._assessor.assess(part, domain)
+        return await asyncio.to_thread(self._assessor.assess, part, domain)
 
 
 class ComplexityClassifier:
@@ -56,6 +61,9 @@ class ComplexityClassifier:
 
     async def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
         return await self._classifier.assess(messages, domain)
+
+    async def warning(self) -> str:
+        return self._classifier.warning
 
     async def check_health(self) -> None:
         """Serve restarts the replica when this raises: one assessment of the whole way."""
@@ -78,7 +86,7 @@ def classifier_deployment(topology: Topology) -> Application:
     bounds = serve.deployment(
         name=NAME,
         user_config={},
-        # An assessment takes 0.1 ms: 64 at once are 10 ms of work, more would only wait in the replica.
+        # An assessment takes 2 ms: 64 at once are 130 ms of work, more would only wait in the replica.
         max_ongoing_requests=64,
         # Per caller. What waits longer than the pipeline is willing to is worth nothing: refused, it goes to a strong
         # model instead of waiting.

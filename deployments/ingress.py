@@ -323,6 +323,17 @@ class Ingress:
 
         return dict(await asyncio.gather(*(check(*item) for item in self._control.items())))
 
+    async def warnings(self) -> dict[str, str]:
+        """What is done without although requests are answered, by what it is, and what to do about it."""
+        found = self._inline_classifier.warning
+        if (handle := self._control.get("ComplexityClassifier")) is not None:
+            try:
+                async with asyncio.timeout(READY_TIMEOUT_S):
+                    found = await call(handle.warning)
+            except (SwitchyardError, TimeoutError):
+                found = ""  # that it does not answer is said among the parts
+        return {"learned_classifier": found} if found else {}
+
     async def check_health(self) -> None:
         """Unhealthy when what runs beside the requests has stopped."""
         if any(task.done() for task in self._background):

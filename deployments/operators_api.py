@@ -82,7 +82,8 @@ class OperatorsDoor:
     async def ready(self, _: Request) -> Response:
         parts = await self.ingress.readiness()
         fine = all(state == "ok" for state in parts.values())
-        return JSONResponse({"status": "ok" if fine else "degraded", "parts": parts}, 200 if fine else 503)
+        told = {"status": "ok" if fine else "degraded", "parts": parts, "warnings": await self.ingress.warnings()}
+        return JSONResponse(told, 200 if fine else 503)
 
     async def metrics(self, _: Request) -> Response:
         return PlainTextResponse(await self.ingress.all_metrics(), media_type="text/plain; version=0.0.4")

@@ -99,6 +99,10 @@ class ModelEntry(BaseModel):
     provider: str = Field("", description="of a cloud model: the name of its endpoint")
     source: str = ""
     tier: Tier = "small"
+    quality: float | None = Field(
+        None, ge=-1, le=2, description="between a typical small model (0) and a large one (1); None: by its tier"
+    )
+    region: str = Field("", max_length=64, description="where it runs, for callers whose data must stay there")
     context_tokens: int = Field(gt=0)
     max_output_tokens: int | None = Field(None, gt=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -16,8 +16,10 @@ from models.catalog import BUILT_IN, ENGINE_CAPABILITIES, ModelEntry, NodePrice,
 from models.providers import ENGINES, PROVIDERS, Dialect, Platform, Quirks, known_provider
 from models.reliability.settings import ReliabilitySettings
 
-Strategy = Literal["complexity", "cascade"]
-"""How the model for `auto` is chosen."""
+Strategy = Literal[
+    "hybrid", "learned", "learning", "complexity", "custom", "cheapest", "fastest", "round_robin", "cascade"
+]
+"""How the model for `auto` is chosen; docs/routing.md says what each does."""
 
 
 class Strict(BaseModel):
@@ -93,13 +95,29 @@ class GateSettings(Strict):
 
 
 class RoutingSettings(Strict):
-    """How `auto` is answered, and what follows a model that cannot answer.
+    """How `auto` is answered, and what follows a model that cannot answer. docs/routing.md explains the strategies.
 
-    complexity: scores below `medium_from` go to a small model, up to `large_above` to a medium one, the rest to a large
-    one. cascade: the cheapest model first, the next stronger one where the first tokens do not pass the `gate`.
+    complexity, custom: scores below `medium_from` go to a small model, up to `large_above` to a medium one, the rest to
+    a large one. hybrid, learned, learning: the model with the least expected loss, which is its cost, the price of a
+    bad answer times its chance, and the prices of waiting and of leaving the model that has the conversation. cascade:
+    the cheapest model first, the next stronger one where the first tokens do not pass the `gate`.
     """
 
-    strategy: Strategy = "complexity"
+    strategy: Strategy = "hybrid"
+    failure_price_microusd: int | None = Field(None, ge=0, description="what a bad answer costs; None: by the next one")
+    failure_price_answers: float = Field(
+        4.0, ge=0, description="what a bad answer costs, in answers of the strongest model that may answer"
+    )
+    waiting_price_microusd_per_s: float = Field(0.0, ge=0, description="of the time to the first token")
+    switch_price: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the prompt's price that a model which had the last turn saves by its cache",
+    )
+    exploration: float = Field(
+        0.0, ge=0, le=1, description="share of requests whose model is drawn by lot from those that may answer"
+    )
     medium_from: float = Field(0.3, ge=0, le=1)
     large_above: float = Field(0.6, ge=0, le=1)
     gate: GateSettings = GateSettings()
@@ -130,6 +148,13 @@ class ClassifierSettings(Strict):
     code_weight: float = Field(0.25, ge=0)
     task_weight: float = Field(0.15, ge=0)
     keywords: dict[str, tuple[str, ...]] = Field({}, description="domain -> further words that mark a hard question")
+    learned: bool = Field(True, description="whether the learned classifier is asked too")
+    weights: str | None = Field(None, description="a folder with its weights; None: those of the package")
+    custom: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="'package.module:Class' of a strategy of your own, made with these settings; it gives the score",
+    )
 
     @model_validator(mode="after")
     def _sum(self) -> ClassifierSettings:

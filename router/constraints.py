@@ -2,31 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from models.base import check_supported
 from models.catalog import ModelEntry
-from models.errors import ContextLengthExceeded, PermissionDenied, SwitchyardError, UnsupportedFeature
+from models.errors import ContextLengthExceeded, NoEligibleModel, PermissionDenied, SwitchyardError, UnsupportedFeature
 from models.messages import ChatRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model that is deployed. `expected_cost_microusd` is for this request."""
+    """A model that is deployed. The costs are for this request.
+
+    first_token_ms: what it was measured to take to the first token, at the 95th percentile; None: not measured.
+    switch_cost_microusd: what leaving the model that has the conversation costs; 0 for that model.
+    """
 
     entry: ModelEntry
     backend: str
     expected_cost_microusd: int = 0
+    first_token_ms: float | None = None
+    switch_cost_microusd: int = 0
+
+    @property
+    def local(self) -> bool:
+        """Whether prompts stay in this cluster."""
+        return not self.entry.provider and self.entry.engine in LOCAL_ENGINES
+
+
+LOCAL_ENGINES = ("transformers", "vllm", "simulated")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the caller, or the operator, demands of the model; None: nothing.
+
+    min_quality: least chance of a good answer, in [0, 1]. max_ttft_ms: measured, at the 95th percentile.
+    """
+
+    min_quality: float | None = None
+    max_cost_microusd: int | None = None
+    max_ttft_ms: float | None = None
+    region: str | None = None
+    local_only: bool = False
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a request asks of its model. `allowed_models` None: any. `input_tokens_at_least` bounds the prompt below."""
+    """What a request asks of its model. `allowed_models` None: any. `input_tokens_at_least` bounds the prompt below.
+    `chances` of a good answer, by model, are there where `limits.min_quality` needs them."""
 
     request: ChatRequest
     allowed_models: tuple[str, ...] | None
     input_tokens_at_least: int
+    limits: Limits = NO_LIMITS
+    chances: Mapping[str, float] = field(default_factory=dict)
 
 
 Constraint = Callable[[Demand, Candidate], SwitchyardError | None]
@@ -60,11 +94,68 @@ def context_window(demand: Demand, candidate: Candidate) -> SwitchyardError | No
     )
 
 
+def local_only(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
+    if not demand.limits.local_only or candidate.local:
+        return None
+    return NoEligibleModel(
+        f"Model '{candidate.entry.name}' runs at a provider and 'local_only' was asked for.", "switchyard.local_only"
+    )
+
+
+def region(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
+    wanted, there = demand.limits.region, candidate.entry.region
+    if wanted is None or wanted == there:
+        return None
+    return NoEligibleModel(
+        f"Model '{candidate.entry.name}' runs in {there or 'no region that anybody has named'}, not in '{wanted}'.",
+        "switchyard.region",
+    )
+
+
+def max_cost(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
+    limit, cost = demand.limits.max_cost_microusd, candidate.expected_cost_microusd
+    if limit is None or cost <= limit:
+        return None
+    return NoEligibleModel(
+        f"An answer of model '{candidate.entry.name}' may cost {cost} micro-USD and at most {limit} were "
+        f"allowed; fewer "
+        "'max_tokens' cost less.",
+        "switchyard.max_cost_microusd",
+    )
+
+
+def max_ttft(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
+    limit, measured = demand.limits.max_ttft_ms, candidate.first_token_ms
+    if limit is None or measured is None or measured <= limit:
+        return None
+    return NoEligibleModel(
+        f"Model '{candidate.entry.name}' takes {measured:.0f} ms to its first token (95th percentile, measured) and at "
+        f"most {limit:.0f} were allowed.",
+        "switchyard.max_ttft_ms",
+    )
+
+
+def min_quality(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
+    least, name = demand.limits.min_quality, candidate.entry.name
+    chance = demand.chances.get(name)
+    if least is None or chance is None or chance >= least:
+        return None
+    return NoEligibleModel(
+        f"Model '{name}' is expected to answer this well with probability {chance:.2f}, and {least:.2f} was asked for.",
+        "switchyard.min_quality",
+    )
+
+
 # The first that fails is the reason given.
 CONSTRAINTS: dict[str, Constraint] = {
     "allow-list": allow_list,
     "capability": capability,
     "context": context_window,
+    "local_only": local_only,
+    "region": region,
+    "max_cost_microusd": max_cost,
+    "max_ttft_ms": max_ttft,
+    "min_quality": min_quality,
 }
 
 

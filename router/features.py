@@ -52,7 +52,7 @@ def excerpt(messages: Sequence[Message]) -> tuple[Message, ...]:
 
     An excerpt of an excerpt is itself, so it may be taken before a hop and again behind it.
     """
-    focus = _focus_index(messages)
+    focus = focus_of(messages)
     kept: list[Message] = []
     turns = instructions = 0
     for index in range(len(messages) - 1, -1, -1):
@@ -72,7 +72,7 @@ def excerpt(messages: Sequence[Message]) -> tuple[Message, ...]:
 def extract(messages: Sequence[Message]) -> Features:
     """The features of `messages`, which may be a whole conversation or its excerpt: both give the same."""
     messages = excerpt(messages)
-    focus = _focus_index(messages)
+    focus = focus_of(messages)
     others = [message for index, message in enumerate(messages) if index != focus]
     return Features(
         focus=read(messages[focus].text if messages else ""),
@@ -141,7 +141,8 @@ def _joined(weights: Iterable[float]) -> float:
     return 1 - missed
 
 
-def _focus_index(messages: Sequence[Message]) -> int:
+def focus_of(messages: Sequence[Message]) -> int:
+    """The place of the last user turn, or of the last turn when no user spoke."""
     last = len(messages) - 1
     return next((i for i in range(last, -1, -1) if messages[i].role == "user"), last)
 

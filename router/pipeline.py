@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,8 +21,10 @@ from router.accounting.tenants import Tenants
 from router.config import IngressSettings, Strategy
 from router.events import Principal, Record, Sink, Stopwatch
 from router.exact_cache import ExactCache
+from router.experience import Experience
 from router.fingerprint import Fingerprint, fingerprint
-from router.policy import AUTO, Candidate, Decision, Wish, decide
+from router.measured import Conversations, Latencies, conversation_of
+from router.policy import AUTO, NO_LIMITS, Candidate, Circumstances, Decision, Limits, Wish, decide
 from router.ports import (
     Assessment,
     BatcherPort,
@@ -65,6 +68,7 @@ class Options:
     domain: str | None = None
     strategy: Strategy | None = None
     fallbacks: tuple[str, ...] | None = None
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(slots=True)
@@ -90,6 +94,10 @@ class Pipeline:
         self.exact = ExactCache(settings.exact_cache)
         self.entries = {entry.name: entry for backend in stages.backends.values() for entry in backend.entries}
         self.running = 0
+        self.latencies = Latencies()
+        self.conversations = Conversations()
+        self.experience = Experience()
+        self._turn = 0
         self._background: set[asyncio.Task[Any]] = set()
         self._backend_of = {e.name: b for b in stages.backends.values() for e in b.entries}
         self.reconfigure(settings)
@@ -120,6 +128,9 @@ class Pipeline:
     def emit_close(self, record: Record) -> None:
         """Tell all sinks that a request is over. What one cannot take must not disturb the others, nor the answer: the
         open record is there, and the ledger closes it at its worst case when this process has gone."""
+        self._turn += 1
+        self.latencies(record)
+        self.experience(record)
         for sink in self.stages.sinks:
             try:
                 sink(record)
@@ -157,6 +168,8 @@ class Pipeline:
             "classifier",
             degraded,
         )
+        if assessed is not None and assessed.warning:
+            degraded.append("learned_classifier")
         return assessed or Assessment(score=1.0, task="unknown", strategy="abstain")
 
     def assess_early(
@@ -176,15 +189,33 @@ class Pipeline:
         options: Options,
     ) -> Decision:
         """The model and its fallbacks. Raises what `policy.decide` raises."""
+        last = self.conversations.last_model(conversation_of(request, principal))
         candidates = [
             Candidate(
-                entry, self._backend_of[entry.name].name, expected_cost_microusd=self._expected(entry, request, tokens)
+                entry,
+                self._backend_of[entry.name].name,
+                self._expected(entry, request, tokens),
+                self.latencies.first_token_ms(entry.name),
+                self._switch(entry, last, tokens),
             )
             for entry in self.entries.values()
         ]
         allowed = self.tenants.allowed_models(principal)
-        wish = Wish(options.strategy, options.fallbacks)
-        return decide(request, assessment, candidates, self.settings.routing, allowed, tokens.at_least, wish)
+        wish = Wish(options.strategy, options.fallbacks, options.limits)
+        work = assessment.outlook.work if assessment is not None and assessment.outlook else ""
+        circumstances = Circumstances(
+            self._turn, random.random(), self.experience.of(principal.org, work, self.entries)
+        )
+        routing = self.settings.routing
+        return decide(request, assessment, candidates, routing, allowed, tokens.at_least, wish, circumstances)
+
+    def _switch(self, entry: ModelEntry, last: str | None, tokens: PromptTokens) -> int:
+        """What `entry` has to read again that the conversation's model may still have in its cache."""
+        if last is None or last == entry.name or last not in self.entries:
+            return 0
+        return round(
+            self.settings.routing.switch_price * self.prices.worst_case_microusd(entry.name, tokens.expected, 0)
+        )
 
     def _expected(self, entry: ModelEntry, request: ChatRequest, tokens: PromptTokens) -> int:
         longest = self.max_output_tokens(entry, request)

@@ -4,9 +4,10 @@ deterministic."""
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from models.catalog import TIERS, ModelEntry
 from models.errors import (
@@ -19,12 +20,15 @@ from models.errors import (
 )
 from models.messages import ChatRequest
 from router.config import RoutingSettings, Strategy
-from router.constraints import Candidate, Demand, Exclusion, allow_list, exclusion
+from router.constraints import NO_LIMITS, Candidate, Demand, Exclusion, Limits, allow_list, exclusion
+from router.objective import Evidence, Loss, by_loss, chances, losses
 from router.ports import Assessment
 
-__all__ = ["AUTO", "Candidate", "Decision", "Wish", "decide", "tier_of"]
+__all__ = ["AUTO", "NO_LIMITS", "Candidate", "Circumstances", "Decision", "Limits", "Wish", "decide", "tier_of"]
 
 AUTO = "auto"
+WEIGHING = frozenset({"hybrid", "learned", "learning"})
+"""Strategies that weigh a chance for each model; the others only order them."""
 ABSTAINED = Assessment(1.0, "unknown", {}, "abstain")
 """Of a question that nothing assessed: the strong side is the safe one."""
 
@@ -33,11 +37,24 @@ ABSTAINED = Assessment(1.0, "unknown", {}, "abstain")
 class Wish:
     """What the caller says about the choice; None leaves it to the settings.
 
-    fallbacks: the models to try after the first, in this order; empty: none.
+    fallbacks: the models to try after the first, in this order; empty: none. limits: whom they exclude is not chosen.
     """
 
     strategy: Strategy | None = None
     fallbacks: tuple[str, ...] | None = None
+    limits: Limits = NO_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a decision depends on besides the request, so that the same circumstances give the same decision.
+
+    turn: counts decisions, for `round_robin`. draw: a lot in [0, 1), for exploration. evidence: see `objective`.
+    """
+
+    turn: int = 0
+    draw: float = 1.0
+    evidence: Evidence = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +65,13 @@ class Decision:
     tier: of `model`; the score's own tier may have had no eligible model.
     score, task: None for a named model that was not assessed.
     eligible: the models that could have been chosen; excluded: the others, each with the reason.
-    propensity: probability with which `model` was chosen (1.0: this policy draws no lots).
+    propensity: probability with which `model` was chosen: 1.0 where nothing is drawn by lot (`exploration`).
     expected_cost_microusd: of an answer of `model`; a cascade that goes on costs more.
     baseline_cost_microusd: expected cost of "always-strong", the cheapest eligible model of the strongest eligible
         tier, which is what a caller without a router would use. A named model is its own baseline: nothing was saved.
     cascade: the models of a cascade, each stronger than the one before; the answers of all but the last are judged.
+    loss: by eligible model what its choice is expected to cost in all and the chance of a good answer, where the
+        strategy weighs that (`objective.Loss`). explored: the model was drawn by lot, not chosen as the best.
     """
 
     model: str
@@ -70,6 +89,8 @@ class Decision:
     expected_cost_microusd: int
     baseline_cost_microusd: int
     cascade: tuple[str, ...] = ()
+    loss: dict[str, dict[str, float]] = field(default_factory=dict)
+    explored: bool = False
 
 
 def decide(
@@ -80,20 +101,22 @@ def decide(
     allowed_models: tuple[str, ...] | None,
     input_tokens_at_least: int,
     wish: Wish = Wish(),
+    circumstances: Circumstances = Circumstances(),
 ) -> Decision:
     """The model for `request`: the named one, or what the strategy says for `auto`.
 
     complexity: the cheapest of the tier that the score asks for, else of the nearest stronger tier, else of the nearest
-    weaker one; without an assessment the strongest, to be safe. cascade: the cheapest of the weakest tier.
+    weaker one; without an assessment the strongest, to be safe. cascade: the cheapest of the weakest tier. hybrid,
+    learned, learning: the least expected loss (`objective`).
 
     Raises `ModelNotFound`, `PermissionDenied`, `UnsupportedFeature`, `ContextLengthExceeded`, `NoEligibleModel`, and
     `InvalidRequest` for a strategy beside a named model.
     """
-    demand = Demand(request, allowed_models, input_tokens_at_least)
+    demand = Demand(request, allowed_models, input_tokens_at_least, wish.limits)
     pool = {candidate.entry.name: candidate for candidate in candidates}
     _check_wish(demand, pool, wish)
     if request.model == AUTO:
-        return _choose(demand, assessment or ABSTAINED, candidates, routing, wish)
+        return _choose(demand, assessment or ABSTAINED, candidates, routing, wish, circumstances)
     return _pin(demand, assessment, pool, routing, wish)
 
 
@@ -112,6 +135,11 @@ def _check_wish(demand: Demand, pool: Mapping[str, Candidate], wish: Wish) -> No
         raise InvalidRequest(
             f"A strategy chooses the model for '{AUTO}'; leave out 'switchyard.strategy' or the model's name.",
             "switchyard.strategy",
+        )
+    if wish.limits.min_quality is not None and demand.request.model != AUTO:
+        raise InvalidRequest(
+            f"'min_quality' is for '{AUTO}': a named model answers as well as it can. Leave one of them out.",
+            "switchyard.min_quality",
         )
     for name in wish.fallbacks or ():
         if name not in pool:
@@ -164,34 +192,105 @@ def _pin(
 
 
 def _choose(
-    demand: Demand, assessment: Assessment, candidates: Sequence[Candidate], routing: RoutingSettings, wish: Wish
+    demand: Demand,
+    assessment: Assessment,
+    candidates: Sequence[Candidate],
+    routing: RoutingSettings,
+    wish: Wish,
+    circumstances: Circumstances,
 ) -> Decision:
+    strategy = _strategy(assessment, routing, wish)
+    chance = chances(strategy, assessment, candidates, circumstances.evidence, routing)
+    if demand.limits.min_quality is not None:
+        demand = replace(demand, chances=chance)
     outs = {candidate.entry.name: exclusion(demand, candidate) for candidate in candidates}
     eligible = [candidate for candidate in candidates if outs[candidate.entry.name] is None]
     excluded = {name: out for name, out in outs.items() if out is not None}
     if not eligible:
         raise _nobody(excluded)
-    cascading = (wish.strategy or routing.strategy) == "cascade"
-    ranked = _ranked(eligible, TIERS[0] if cascading else tier_of(assessment.score, routing))
+    loss = losses(eligible, chance, routing) if strategy in WEIGHING else {}
+    ranked = _order(strategy, eligible, assessment, routing, loss, circumstances.turn)
+    ranked, propensity, explored = _explored(ranked, routing.exploration, circumstances.draw)
     chosen, rest = ranked[0], _after(ranked, routing, wish)
-    steps = _steps([chosen, *rest]) if cascading else ()
+    steps = _steps([chosen, *rest]) if strategy == "cascade" else ()
+    outlook = assessment.outlook if strategy in WEIGHING else None
     return Decision(
         model=chosen.entry.name,
         backend=chosen.backend,
         fallbacks=tuple(candidate.entry.name for candidate in rest),
         tier=chosen.entry.tier,
-        strategy="cascade" if cascading else assessment.strategy,
-        strategy_version=_gates_version(steps, routing) if cascading else assessment.strategy_version,
-        score=assessment.score,
-        task=assessment.task,
+        strategy=strategy,
+        strategy_version=_version(strategy, steps, assessment, routing),
+        score=outlook.score if outlook else assessment.score,
+        task=outlook.work if outlook else assessment.task,
         factors=dict(assessment.factors),
         eligible=tuple(sorted(candidate.entry.name for candidate in eligible)),
         excluded={name: out.error.message for name, out in excluded.items()},
-        propensity=1.0,
+        propensity=propensity,
         expected_cost_microusd=chosen.expected_cost_microusd,
         baseline_cost_microusd=_ranked(eligible, TIERS[-1])[0].expected_cost_microusd,
         cascade=steps,
+        loss={name: each.explained() for name, each in loss.items()},
+        explored=explored,
     )
+
+
+def _strategy(assessment: Assessment, routing: RoutingSettings, wish: Wish) -> str:
+    """The strategy that really decides: without the learned classifier's word the score does, under its own name."""
+    strategy = wish.strategy or routing.strategy
+    own = assessment.strategy not in ("complexity", "abstain")
+    if strategy == "custom" and not own and not assessment.warning and assessment.strategy != "abstain":
+        raise InvalidRequest("There is no strategy 'custom' here: the operator has set none.", "switchyard.strategy")
+    if strategy in ("complexity", "custom") or (strategy in ("hybrid", "learned") and assessment.outlook is None):
+        return assessment.strategy
+    return strategy
+
+
+def _order(
+    strategy: str,
+    eligible: Sequence[Candidate],
+    assessment: Assessment,
+    routing: RoutingSettings,
+    loss: Mapping[str, Loss],
+    turn: int,
+) -> list[Candidate]:
+    if loss:
+        return by_loss(eligible, loss)
+    cheapest = sorted(eligible, key=lambda candidate: (candidate.expected_cost_microusd, candidate.entry.name))
+    match strategy:
+        case "cheapest":
+            return cheapest
+        case "fastest":  # what was not measured yet comes last
+            return sorted(cheapest, key=lambda c: c.first_token_ms if c.first_token_ms is not None else math.inf)
+        case "round_robin":
+            circle = sorted(eligible, key=lambda candidate: candidate.entry.name)
+            at = turn % len(circle)
+            return circle[at:] + circle[:at]
+        case "cascade":
+            return _ranked(eligible, TIERS[0])
+    return _ranked(eligible, tier_of(assessment.score, routing))
+
+
+def _explored(ranked: list[Candidate], share: float, draw: float) -> tuple[list[Candidate], float, bool]:
+    """With the probability `share` any of them, each as likely, comes first; how likely that was; whether by lot."""
+    each = share / len(ranked)
+    if draw >= share:
+        return ranked, 1 - share + each, False
+    drawn = ranked[min(len(ranked) - 1, int(draw / each))]
+    rest = [candidate for candidate in ranked if candidate is not drawn]
+    return [drawn, *rest], each + (1 - share if drawn is ranked[0] else 0.0), True
+
+
+def _version(strategy: str, steps: Sequence[str], assessment: Assessment, routing: RoutingSettings) -> str:
+    """Names all that the choice depends on, so that logged decisions stay comparable."""
+    if strategy == "cascade":
+        return _gates_version(steps, routing)
+    outlook = assessment.outlook
+    if strategy in WEIGHING:
+        parts = (outlook.version if outlook else "", assessment.strategy_version, routing.failure_price_microusd)
+        more = (routing.failure_price_answers, routing.waiting_price_microusd_per_s, routing.switch_price)
+        return "1-" + hashlib.sha256(repr((*parts, *more)).encode()).hexdigest()[:8]
+    return assessment.strategy_version if strategy == assessment.strategy else "1"
 
 
 def _after(ranked: Sequence[Candidate], routing: RoutingSettings, wish: Wish) -> list[Candidate]:

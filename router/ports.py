@@ -74,14 +74,41 @@ class CachePort(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """The chances, in [0, 1], that a small and that a large model answer well, for which kind of work.
+
+    abstains: the prompt is too unlike what the classifier was trained on; its word counts little then.
+    """
+
+    small: float
+    large: float
+    work: str
+    abstains: bool = False
+    version: str = ""
+
+    @property
+    def score(self) -> float:
+        """In [0, 1], higher: a large model adds more; 0.5: it adds nothing. Who abstains is for the strong side."""
+        return (1 + (max(self.large - self.small, ABSTAINED_GAIN) if self.abstains else self.large - self.small)) / 2
+
+
+ABSTAINED_GAIN = 0.3
+
+
+@dataclass(frozen=True, slots=True)
 class Assessment:
-    """How hard a question is: `score` in [0, 1], the `factors` that made it, the task it looks like."""
+    """How hard a question is: `score` in [0, 1], the `factors` that made it, the task it looks like.
+
+    outlook: what the learned classifier says; None: it was not asked, or could not be (then `warning` says why).
+    """
 
     score: float
     task: str
     factors: dict[str, float] = field(default_factory=dict)
     strategy: str = "complexity"
     strategy_version: str = "1"
+    outlook: Outlook | None = None
+    warning: str = ""
 
 
 class ClassifierPort(Protocol):

@@ -25,7 +25,9 @@ from router import receipts
 from router.attempt import LiveAttempt, worst_case_microusd
 from router.config import GateSettings
 from router.events import Attempt, Principal, Status, Stopwatch, Verdict
+from router.experience import OVERRIDE
 from router.fingerprint import Fingerprint
+from router.measured import conversation_of
 from router.policy import AUTO, Decision, stronger
 from router.ports import Assessment, CachedAnswer, CacheKey, Lookup
 from router.tokens import PromptTokens, prompt_tokens
@@ -302,8 +304,19 @@ class Run:
             self._book("ok" if status == "ok" else code or status)
         if status == "ok" and self.answer is None:
             self._store(completion, usage, now_unix_ms)
+        if status == "ok" and self.model is not None:
+            self._remember(self.model)
         self.watch.enter("end")
         self.pipeline.emit_close(receipts.closed(self, status, code, completion, usage, estimated, now_unix_ms))
+
+    def _remember(self, model: str) -> None:
+        """Whose conversation it is now. Who names a model where `auto` had chosen another was not content with that."""
+        conversation, pipeline = conversation_of(self.request, self.principal), self.pipeline
+        chosen = pipeline.conversations.last_choice(conversation)
+        if self.request.model != AUTO and chosen is not None and chosen[0] != model:
+            pipeline.experience.learn(self.principal.org, chosen[1], chosen[0], False, OVERRIDE)
+        work = self.decision.task or "" if self.decision and self.request.model == AUTO else None
+        pipeline.conversations.answered(conversation, model, work)
 
     def _status(self, error: BaseException | None) -> tuple[Status, str | None]:
         if isinstance(error, SwitchyardError):

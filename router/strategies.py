@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -72,7 +73,27 @@ class ComplexityStrategy:
         return Assessment(min(1.0, score), task, factors, self.name, self.version)
 
 
-STRATEGIES: dict[str, Callable[[ClassifierSettings], Strategy]] = {"complexity": ComplexityStrategy}
+def _learned(settings: ClassifierSettings) -> Strategy:
+    from router.learned.strategy import LearnedStrategy  # numpy and the weights are for who asks for it
+
+    return LearnedStrategy(settings)
+
+
+def custom_strategy(settings: ClassifierSettings) -> Strategy:
+    """The operator's own. Raises ValueError, saying what to set, where its path leads nowhere."""
+    path = settings.custom or ""
+    module, _, name = path.partition(":")
+    try:
+        strategy: Strategy = getattr(importlib.import_module(module), name)(settings)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"`custom: {path}` is no strategy ('package.module:Class'): {error}") from error
+    return strategy
+
+
+STRATEGIES: dict[str, Callable[[ClassifierSettings], Strategy]] = {
+    "complexity": ComplexityStrategy,
+    "learned": _learned,
+}
 
 
 # ---- the factors ---------------------------------------------------------------------------------------------------

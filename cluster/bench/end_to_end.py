@@ -38,7 +38,7 @@ CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 SEED = 2027  # of its own: that of the model card is 2026
 CLIENTS = 4
 MAX_TOKENS = 96
-STRATEGIES = ("complexity", "cascade")
+STRATEGIES = ("complexity", "learned", "hybrid", "cascade")
 SCALE = 1000
 
 

@@ -29,6 +29,7 @@ from models.messages import (
     ToolChoice,
 )
 from router.config import Strategy
+from router.constraints import Limits
 from router.pipeline import Options
 from router.validation import check_request
 
@@ -125,11 +126,17 @@ class SwitchyardBody(_Body):
     priority: int = Field(0, ge=-100, le=100, description="lower goes first")
     deadline_s: float | None = Field(None, gt=0)
     domain: str | None = Field(None, max_length=64)
+    min_quality: float | None = Field(None, ge=0, le=1, description="least chance of a good answer, for `auto`")
+    max_cost_microusd: int | None = Field(None, ge=0, description="expected, of an answer of the length allowed")
+    max_ttft_ms: float | None = Field(None, gt=0, description="measured time to first token, 95th percentile")
+    region: str | None = Field(None, max_length=64, description="where the model must run")
+    local_only: bool = Field(False, description="whether the prompt must not leave the cluster")
 
     def options(self) -> Options:
         fallbacks = None if self.fallbacks is None else tuple(self.fallbacks)
+        limits = Limits(self.min_quality, self.max_cost_microusd, self.max_ttft_ms, self.region, self.local_only)
         return Options(
-            self.cache, self.namespace, self.priority, self.deadline_s, self.domain, self.strategy, fallbacks
+            self.cache, self.namespace, self.priority, self.deadline_s, self.domain, self.strategy, fallbacks, limits
         )
 
 

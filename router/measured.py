@@ -1,0 +1,74 @@
+"""What a replica has seen of its models and conversations, and what decisions need of it. Bounded; lost with the
+process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict, deque
+
+from models.messages import ChatRequest
+from router.events import Principal, Record, RequestClosed
+
+KEPT = 128
+LEAST = 8
+MOST_CONVERSATIONS = 20_000
+
+
+class Latencies:
+    """Time to first token by model: a sink of records. The models are those of the configuration, so this is
+    bounded."""
+
+    def __init__(self) -> None:
+        self._first_ms: dict[str, deque[float]] = {}
+
+    def __call__(self, record: Record) -> None:
+        if not isinstance(record, RequestClosed):
+            return
+        for attempt in record.attempts:
+            if attempt.outcome == "ok" and attempt.ttft_ms is not None:
+                self._first_ms.setdefault(attempt.model, deque(maxlen=KEPT)).append(attempt.ttft_ms)
+
+    def first_token_ms(self, model: str) -> float | None:
+        """The 95th percentile of the last `KEPT` answers; None before there are `LEAST`."""
+        seen = self._first_ms.get(model, ())
+        return sorted(seen)[int(0.95 * (len(seen) - 1))] if len(seen) >= LEAST else None
+
+
+def conversation_of(request: ChatRequest, principal: Principal) -> str | None:
+    """The same for each turn of a conversation: who asks, and how it began. None where no user speaks."""
+    first = next((message for message in request.messages if message.role == "user"), None)
+    if first is None:
+        return None
+    system = "".join(message.text for message in request.messages if message.role in ("system", "developer"))
+    text = "\x00".join((principal.org, principal.key_id, request.user or principal.user, system, first.text))
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:24]
+
+
+class Conversations:
+    """Which model had a conversation's last turn, and for which kind of work if `auto` chose it. The longest unused are
+    forgotten first."""
+
+    def __init__(self, most: int = MOST_CONVERSATIONS) -> None:
+        self._last: OrderedDict[str, tuple[str, str | None]] = OrderedDict()
+        self._most = most
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def last_model(self, conversation: str | None) -> str | None:
+        found = self._last.get(conversation) if conversation else None
+        return found[0] if found else None
+
+    def last_choice(self, conversation: str | None) -> tuple[str, str] | None:
+        """The model and the kind of work, if `auto` chose it."""
+        found = self._last.get(conversation) if conversation else None
+        return (found[0], found[1]) if found and found[1] is not None else None
+
+    def answered(self, conversation: str | None, model: str, work: str | None) -> None:
+        """`work` None: the caller had named the model."""
+        if conversation is None:
+            return
+        self._last[conversation] = (model, work)
+        self._last.move_to_end(conversation)
+        if len(self._last) > self._most:
+            self._last.popitem(last=False)
