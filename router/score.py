@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from models.messages import Message
+from models.messages import Message, TextPart
 from router.config import ClassifierSettings
 from router.strategies import STRATEGIES
 
@@ -41,8 +41,8 @@ def _read(line: str, where: str) -> tuple[Any, list[Message]]:
         row = json.loads(line)
         prompt = row["prompt"]
         if isinstance(prompt, str):
-            return row["id"], [Message("user", prompt)]
-        return row["id"], [Message(turn["role"], turn["content"]) for turn in prompt]
+            return row["id"], [Message("user", (TextPart(prompt),))]
+        return row["id"], [Message(turn["role"], (TextPart(str(turn["content"])),)) for turn in prompt]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{where}: not like {{"id": 1, "prompt": "text"}}: {error}') from error
 
