@@ -7,7 +7,7 @@ say what it cost. Here every stream ends with its usage.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import fields, replace
 from typing import Any
@@ -35,6 +35,7 @@ from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
 
 _BASE_URL = "https://api.cohere.com/v2"
+_STREAM = "a chat stream"
 _DIALECT = Capabilities(
     tools=True,
     images=True,
@@ -196,15 +197,15 @@ class Answer:
         self._usage: Usage | None = None
         self.done = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        events: list[Event] = []
-        try:
-            for data in self._sse.feed(chunk):
-                if data != b"[DONE]":
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        with self._upstream.reading(_STREAM):
+            found = self._sse.feed(chunk)
+        for data in found:
+            events: list[Event] = []
+            if data != b"[DONE]":
+                with self._upstream.reading(_STREAM):
                     self._read(json.loads(data.decode()), events)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise self._upstream.broken("sent something other than a chat stream") from error
-        return events
+            yield from events
 
     def end(self) -> list[Event]:
         if self._finish is None:

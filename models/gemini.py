@@ -10,7 +10,7 @@ escaping what is not ASCII, keys in the order in which they came: the same objec
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import fields, replace
 from typing import Any
@@ -38,6 +38,7 @@ from models.upstream import UpstreamCall, begin, begin_health_check
 from models.upstream_http import HttpUpstream
 
 _BASE_URL = "https://generativelanguage.googleapis.com/v1beta"
+_STREAM = "a content stream"
 _DIALECT = Capabilities(
     tools=True,
     images=True,
@@ -163,17 +164,17 @@ class Answer:
         self._usage_told = False
         self._calls = 0
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        events: list[Event] = []
-        try:
-            for data in self._sse.feed(chunk):
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        with self._upstream.reading(_STREAM):
+            found = self._sse.feed(chunk)
+        for data in found:
+            events: list[Event] = []
+            with self._upstream.reading(_STREAM):
                 self._read(json.loads(data.decode()), events)
-                if events and self._usage and not (self._usage_told or self._finish):
-                    self._usage_told = True  # what is known so far, should the answer break off
-                    events.append(UsageReport(self._usage, estimated=True))
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise self._upstream.broken("sent something other than a content stream") from error
-        return events
+            if events and self._usage and not (self._usage_told or self._finish):
+                self._usage_told = True  # what is known so far, should the answer break off
+                events.append(UsageReport(self._usage, estimated=True))
+            yield from events
 
     def end(self) -> list[Event]:
         if self._finish is None:

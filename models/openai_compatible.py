@@ -7,7 +7,7 @@ Source: https://platform.openai.com/docs/api-reference/chat, and vLLM's and Groq
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,6 +39,7 @@ from models.sse import SSEDecoder
 from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
 
+_STREAM = "a chat completion stream"
 _CHARACTERS_PER_TOKEN = 4
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -232,17 +233,17 @@ class _Answer:
         self._characters = 0
         self.done = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        events: list[Event] = []
-        try:
-            for data in self._sse.feed(chunk):
-                if data == b"[DONE]":
-                    self.done = True
-                    break
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        with self._upstream.reading(_STREAM):
+            found = self._sse.feed(chunk)
+        for data in found:
+            if data == b"[DONE]":
+                self.done = True
+                break
+            events: list[Event] = []
+            with self._upstream.reading(_STREAM):
                 self._read(json.loads(data.decode()), events)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise self._upstream.broken("sent something other than a chat completion stream") from error
-        return events
+            yield from events
 
     def end(self) -> list[Event]:
         """`Finish` of each choice and the usage, once the body has ended."""

@@ -9,13 +9,12 @@ import base64
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from typing import Any
 
 from models.catalog import ModelEntry
 from models.providers import Quirks
 from models.upstream import UpstreamCall
-from models.upstream_http import HttpUpstream, error_of, translated
+from models.upstream_http import HttpUpstream
 
 MAX_ANSWER_BYTES = 128 * 1024**2
 """2048 vectors of 8192 numbers, in base64."""
@@ -43,22 +42,14 @@ class OpenAIEmbeddings:
         body: dict[str, Any] = {"model": source, "input": list(texts), "encoding_format": "base64"}
         if dimensions is not None:
             body["dimensions"] = dimensions
-        with translated(upstream):
-            post = self._http.client.build_request("POST", "embeddings", content=json.dumps(body).encode())
-            response = await upstream.wait(self._http.client.send(post, stream=True))
-            try:
-                if response.status_code != 200:
-                    raise upstream.refused(response.status_code, response.headers, await error_of(response, upstream))
-                pieces: list[bytes] = []
-                size = 0
-                async with aclosing(response.aiter_bytes()) as chunks:
-                    while (chunk := await upstream.wait(anext(chunks, None))) is not None:
-                        pieces.append(chunk)
-                        size += len(chunk)
-                        if size > MAX_ANSWER_BYTES:
-                            raise upstream.broken("sent more than vectors can take")
-            finally:
-                await response.aclose()
+        pieces: list[bytes] = []
+        size = 0
+        async with self._http.post(upstream, "embeddings", json.dumps(body).encode()) as response:
+            while chunk := await upstream.wait(response.content.readany()):
+                pieces.append(chunk)
+                size += len(chunk)
+                if size > MAX_ANSWER_BYTES:
+                    raise upstream.broken("sent more than vectors can take")
         try:
             return _read(json.loads(b"".join(pieces)), len(texts))
         except (ValueError, TypeError, KeyError, AttributeError, struct.error) as error:

@@ -10,7 +10,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -73,6 +74,14 @@ class UpstreamCall:
             f"The provider of model '{self._model}' cannot be reached; send the request again, and check `base_url` "
             "in the configuration if this stays."
         )
+
+    @contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Around the decoding of what the provider sent: `what` it should have been."""
+        try:
+            yield
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise self.broken(f"sent something other than {what}") from error
 
     def broken(self, what: str) -> UpstreamFailed | StreamInterrupted:
         """The provider did not keep to its protocol. `what` continues 'The provider ...'."""

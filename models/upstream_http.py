@@ -1,23 +1,30 @@
-"""A provider's HTTP API: one streamed POST per answer, and httpx2's errors as ours.
+"""A provider's HTTP API: one streamed POST per answer, and aiohttp's errors as ours.
 
-What it says is read by a `Decoder` of the dialect.
+What it says is read by a `Decoder` of the dialect. aiohttp since it takes a quarter of the processor time of httpx, and
+leaves no connection behind when a request is cancelled early, as httpx does.
 """
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from models.errors import DeadlineExceeded, SwitchyardError
 from models.messages import Event
 from models.upstream import CONNECT_TIMEOUT_S, UpstreamCall
 
 if TYPE_CHECKING:
-    import httpx2
+    import aiohttp
 
-_KEEPALIVE = 64
+_KEEPALIVE_S = 15.0
+_LARGE_BYTES = 2**20
+"""Above it a body is written in pieces, since aiohttp would write it at once and warn."""
 _MAX_ERROR_BYTES = 64 * 1024
 _DRAIN_S = 0.5
 
@@ -32,8 +39,9 @@ class Decoder(Protocol):
 
     done: bool
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        """Raises what `UpstreamCall.broken` gives for a body that is not of the dialect."""
+    def feed(self, chunk: bytes) -> Iterable[Event]:
+        """Gives what can be read, and then raises what `UpstreamCall.broken` gives where the body is not of the
+        dialect."""
 
     def end(self) -> list[Event]:
         """`Finish` of each choice and the usage, once the body has ended."""
@@ -44,7 +52,8 @@ def _refused(upstream: UpstreamCall, status: int, headers: Mapping[str, str], er
 
 
 class HttpUpstream:
-    """The connections to one provider. `headers` go with every request, `query` with every address."""
+    """The connections to one provider. `headers` go with every request, `query` with every address. A path may be a
+    whole address too."""
 
     def __init__(
         self,
@@ -54,53 +63,58 @@ class HttpUpstream:
         credentials: Credentials | None = None,
         refusal: Refusal = _refused,
     ) -> None:
-        import httpx2
+        self._base_url, self._query = base_url.rstrip("/"), dict(query or {})
+        # A compressed stream would be a buffered one.
+        self._headers = {**headers, "content-type": "application/json", "accept-encoding": "identity"}
+        self._credentials, self._refusal = credentials, refusal
+        self._proxy = _proxy_for(base_url)
+        self._session: aiohttp.ClientSession | None = None
+        self.is_closed = False
 
-        self._credentials = credentials
-        self._refusal = refusal
-        self.client = httpx2.AsyncClient(
-            base_url=base_url,
-            params=dict(query or {}),
-            headers={
-                **headers,
-                "content-type": "application/json",
-                "accept-encoding": "identity",  # a compressed stream is a buffered one
-            },
-            # Only connecting has a limit of its own: a model may think for minutes, and the call has its deadline.
-            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=_KEEPALIVE),
-        )
-
-    @property
-    def is_closed(self) -> bool:
-        return self.client.is_closed
+    @asynccontextmanager
+    async def post(
+        self, upstream: UpstreamCall, path: str, body: bytes, query: Mapping[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The provider's answer, when its head is there and its status is 200. Leaving the block closes its connection,
+        unless the answer has been read to its end."""
+        with translated(upstream):
+            data = body if len(body) <= _LARGE_BYTES else io.BytesIO(body)
+            headers = await self._who_asks(upstream)
+            await _see_what_is_closed()
+            asking = self._open().post(
+                self._url(path),
+                data=data,
+                headers=headers,
+                params={**self._query, **(query or {})},
+                proxy=self._proxy,
+                allow_redirects=False,
+            )
+            response = await upstream.wait(asking)
+            try:
+                if response.status != 200:
+                    error = await error_of(response, upstream)
+                    raise self._refusal(upstream, response.status, response.headers, error)
+                yield response
+            finally:
+                response.close()
 
     async def stream(
         self, upstream: UpstreamCall, path: str, body: bytes, decoder: Decoder, query: Mapping[str, str] | None = None
     ) -> AsyncIterator[Event]:
         """The events of the answer to a POST. Closing this closes its connection."""
-        import httpx2
+        import aiohttp
 
-        with translated(upstream):
-            headers = await self._who_asks(upstream)
-            post = self.client.build_request("POST", path, content=body, headers=headers, params=query)
-            response = await upstream.wait(self.client.send(post, stream=True))
-            try:
-                if response.status_code != 200:
-                    error = await error_of(response, upstream)
-                    raise self._refusal(upstream, response.status_code, response.headers, error)
-                async with aclosing(response.aiter_bytes()) as chunks:
-                    while not decoder.done and (chunk := await upstream.wait(anext(chunks, None))) is not None:
-                        for event in decoder.feed(chunk):
-                            upstream.started = True
-                            yield event
-                    with suppress(DeadlineExceeded, httpx2.HTTPError):
-                        # A body read to its end leaves a connection that the next request can use.
-                        await UpstreamCall("", _DRAIN_S).wait(anext(chunks, None))
-                for event in decoder.end():
+        async with self.post(upstream, path, body, query) as response:
+            while not decoder.done and (chunk := await upstream.wait(response.content.readany())):
+                for event in decoder.feed(chunk):
+                    upstream.started = True
                     yield event
-            finally:
-                await response.aclose()
+            if not response.content.at_eof():
+                with suppress(DeadlineExceeded, aiohttp.ClientError):
+                    # A body read to its end leaves a connection that the next request can use.
+                    await UpstreamCall("", _DRAIN_S).wait(response.content.readany())
+            for event in decoder.end():
+                yield event
 
     async def check_health(self, upstream: UpstreamCall, path: str | None) -> None:
         """Asks for something that costs nothing; an endpoint that does not have it is healthy if it answers. Without
@@ -110,43 +124,82 @@ class HttpUpstream:
                 headers = await self._who_asks(upstream)
                 if path is None:
                     return
-                response = await upstream.wait(self.client.get(path, headers=headers))
-                error = await error_of(response, upstream) if response.status_code != 200 else None
+                await _see_what_is_closed()
+                asking = self._open().get(
+                    self._url(path), headers=headers, params=self._query, proxy=self._proxy, allow_redirects=False
+                )
+                response = await upstream.wait(asking)
+                try:
+                    error = await error_of(response, upstream) if response.status != 200 else None
+                finally:
+                    response.close()
         except DeadlineExceeded:
             raise upstream.unreachable() from None
-        if response.status_code in (400, 401, 402, 403):
-            refusal = self._refusal(upstream, response.status_code, response.headers, error)
+        if response.status in (400, 401, 402, 403):
+            refusal = self._refusal(upstream, response.status, response.headers, error)
             if refusal.code == "model_unavailable":
                 raise refusal
-        if response.status_code >= 500:
+        if response.status >= 500:
             raise upstream.unreachable()
 
     async def close(self) -> None:
-        await self.client.aclose()
+        self.is_closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        """Made by the first request, since it belongs to the event loop."""
+        if self._session is None:
+            import aiohttp
+
+            self._session = aiohttp.ClientSession(
+                headers=self._headers,
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # Only connecting has a limit of its own: a model may think for minutes, and the call has its deadline.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            )
+        return self._session
+
+    def _url(self, path: str) -> str:
+        return path if "://" in path else f"{self._base_url}/{path}"
 
     async def _who_asks(self, upstream: UpstreamCall) -> Mapping[str, str]:
         return await upstream.wait(self._credentials()) if self._credentials else {}
 
 
+async def _see_what_is_closed() -> None:
+    """Lets the loop look at its sockets, so that no connection is used again that the provider has closed by now:
+    once to hear of it, once to act on it."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+def _proxy_for(base_url: str) -> str | None:
+    """What the environment says (HTTPS_PROXY, NO_PROXY). Looked up once: aiohttp's `trust_env` does it per request, and
+    reads passwords from ~/.netrc with it."""
+    url = urlsplit(base_url)
+    return None if not url.hostname or proxy_bypass(url.hostname) else getproxies().get(url.scheme)
+
+
 @contextmanager
 def translated(upstream: UpstreamCall) -> Iterator[None]:
-    """httpx2's errors as ours (https://www.python-httpx.org/exceptions)."""
-    import httpx2
+    """aiohttp's errors as ours (https://docs.aiohttp.org/en/stable/client_reference.html#client-exceptions)."""
+    import aiohttp
 
     try:
         yield
-    except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
         raise upstream.unreachable() from error
-    except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL) as error:
+    except aiohttp.ClientError as error:
         raise upstream.broken("broke off") from error
 
 
-async def error_of(response: httpx2.Response, upstream: UpstreamCall) -> object:
+async def error_of(response: aiohttp.ClientResponse, upstream: UpstreamCall) -> object:
     """The `error` of an error answer; None when there is none to be found."""
     body = b""
-    async with aclosing(response.aiter_bytes()) as chunks:
-        while len(body) < _MAX_ERROR_BYTES and (chunk := await upstream.wait(anext(chunks, None))) is not None:
-            body += chunk
+    while len(body) < _MAX_ERROR_BYTES and (chunk := await upstream.wait(response.content.readany())):
+        body += chunk
     try:
         decoded = json.loads(body)
     except ValueError:

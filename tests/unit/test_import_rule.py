@@ -38,7 +38,8 @@ SDK_FILES = {
     "anthropic": {"models/anthropic.py", "models/anthropic_platforms.py"},
     "openai": set[str](),
     "httpx": set[str](),
-    "httpx2": {"models/anthropic.py", "models/upstream_http.py"},
+    "httpx2": {"models/anthropic.py"},
+    "aiohttp": {"models/upstream_http.py"},
 }
 VLLM_REPLICA = "deployments/vllm_replica.py"
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

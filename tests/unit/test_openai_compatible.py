@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.base import Capabilities
+from models.base import Call, Capabilities
 from models.catalog import ModelEntry
 from models.errors import InvalidRequest, ModelNotFound, StreamInterrupted, UnsupportedFeature, UpstreamFailed
 from models.messages import (
@@ -34,6 +34,7 @@ from models.openai_compatible import OpenAICompatibleModel, _Answer, encode
 from models.providers import Quirks, known_provider
 from models.sse import MAX_EVENT_BYTES, SSEDecoder
 from models.upstream import UpstreamCall, retry_after_s
+from tests.unit.replay import replayed
 
 ENTRY = ModelEntry(name="m", engine="openai_compatible", source="vendor-model", context_tokens=1024)
 USER = Message("user", (TextPart("Hé"),))
@@ -129,10 +130,14 @@ def test_deepseek_is_told_in_its_own_words_not_to_think():
     assert "thinking" not in encode(ChatRequest("m", (USER,)), entry, quirks)
 
 
-def test_azures_key_has_a_header_of_its_own():
-    model = OpenAICompatibleModel({"m": ENTRY}, "https://x", "k", Quirks(key_header="api-key", query={"v": "1"}))
-    post = model._http.client.build_request("POST", "chat/completions")
-    assert (post.headers["api-key"], str(post.url)) == ("k", "https://x/chat/completions?v=1")
+async def test_azures_key_has_a_header_of_its_own():
+    async with replayed(stream_of(choice({"content": "A"}, "stop"), USAGE)) as azure:
+        model = OpenAICompatibleModel({"m": ENTRY}, azure.url, "k", Quirks(key_header="api-key", query={"v": "1"}))
+        async for _ in model.stream(ChatRequest("m", (USER,)), Call("r")):
+            pass
+        await model.close()
+    (post,) = azure.requests
+    assert (post.headers["api-key"], post.line) == ("k", "POST /chat/completions?v=1 HTTP/1.1")
     assert "authorization" not in post.headers
 
 
@@ -356,7 +361,7 @@ async def test_an_unknown_finish_reason_is_no_good_end():
     upstream = UpstreamCall("m", 10.0)
     upstream.started = True
     with pytest.raises(StreamInterrupted):
-        _Answer(ChatRequest("m", (USER,)), upstream).feed(stream_of(choice(finish="abort")))
+        list(_Answer(ChatRequest("m", (USER,)), upstream).feed(stream_of(choice(finish="abort"))))
 
 
 async def test_an_unknown_model_is_not_found():
