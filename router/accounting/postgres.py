@@ -23,7 +23,17 @@ EVERY_ORG = "*"
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 60_000
 _LOCK_ID = 0x5377697463687964  # "Switchyd"
-_WALLED = ("open_requests", "requests", "attempts", "receipts", "leases", "directory", "audit")
+_WALLED = (
+    "open_requests",
+    "requests",
+    "attempts",
+    "receipts",
+    "leases",
+    "directory",
+    "audit",
+    "usage_hours",
+    "usage_days",
+)
 _POLICY = (
     "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; ALTER TABLE {table} FORCE ROW LEVEL SECURITY; "
     "DROP POLICY IF EXISTS of_one_org ON {table}; CREATE POLICY of_one_org ON {table} "

@@ -14,12 +14,13 @@ from router.accounting.balances import Lease, Spent
 from router.accounting.directory_store import Database, DirectoryStore
 from router.accounting.limits import Account
 from router.accounting.postgres import PostgresDatabase
+from router.accounting.usage_sql import ADD, SUMS, TAKE_OFF, TOKENS, usage_sql
 from router.sqlite_file import SQLiteFile
 
 LEDGER_FILE = "ledger.sqlite3"
 """In the data folder."""
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,56 +100,11 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
-_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
-GROUPS = {
-    "team": "team",
-    "key": "key_id",
-    "user": "end_user",
-    "model": "model",
-    "provider": "provider",
-    "task": "task",
-    "strategy": "strategy",
-    "status": "status",
-    "cache_verdict": "cache_verdict",
-    "hour": f"opened_at_unix_ms / {_HOUR_MS} * {_HOUR_MS}",
-    "day": f"opened_at_unix_ms / {_DAY_MS} * {_DAY_MS}",
-}
-"""What usage can be grouped by -> its SQL."""
-
-_TOKENS = (
-    "input_tokens",
-    "output_tokens",
-    "cached_input_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "reasoning_tokens",
-)
-SUMS = ("requests", "errors", "hits", *_TOKENS, "cost_microusd", "saved_microusd")
-"""The columns of `usage` besides the groups. A hit's tokens were not generated again, so they do not count."""
-
-
-def _total(value: str, name: str) -> str:
-    """The sum as an integer: PostgreSQL's of BIGINT is a decimal number."""
-    return f"CAST(COALESCE(SUM({value}), 0) AS BIGINT) AS {name}"
-
-
-_HIT = "cache_verdict IN ('hit-exact', 'hit-semantic')"
-_SUM_SQL = ", ".join(
-    [
-        "COUNT(*) AS requests",
-        _total("CASE WHEN status IN ('error', 'abandoned') THEN 1 ELSE 0 END", "errors"),
-        _total(f"CASE WHEN {_HIT} THEN 1 ELSE 0 END", "hits"),
-        *(_total(f"CASE WHEN {_HIT} THEN 0 ELSE {column} END", column) for column in _TOKENS),
-        _total("cost_microusd", "cost_microusd"),
-        _total("saved_microusd", "saved_microusd"),
-    ]
-)
-
 _OPEN_COLUMNS = tuple(OpenRequest.__slots__)
 REQUEST_COLUMNS = (
     *("org", "request_id", "holder", "opened_at_unix_ms", "closed_at_unix_ms", "team", "key_id", "end_user", "door"),
     *("status", "error_code", "requested_model", "model", "provider", "cache_verdict", "cached_from"),
-    *("cache_similarity", "finish_reason", *_TOKENS, "estimated", "cost_microusd", "saved_microusd", "price_version"),
+    *("cache_similarity", "finish_reason", *TOKENS, "estimated", "cost_microusd", "saved_microusd", "price_version"),
     *("strategy", "strategy_version", "task", "eligible", "propensity", "ttft_ms", "total_ms", "overhead_ms"),
 )
 _SAME_NAME = ("org", "request_id", "opened_at_unix_ms", "team", "key_id")
@@ -215,16 +171,8 @@ class SQLStore:
     def usage(
         self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str], limit: int
     ) -> list[dict[str, Any]]:
-        groups = [GROUPS[name] for name in group_by]
-        places = ", ".join(str(place + 1) for place in range(len(groups)))
-        sql = (
-            f"SELECT {', '.join([*groups, _SUM_SQL])} FROM requests "
-            "WHERE org = ? AND opened_at_unix_ms >= ? AND opened_at_unix_ms < ?"
-            + (f" GROUP BY {places} ORDER BY {places}" if groups else "")
-            + " LIMIT ?"
-        )
         with self._file.reading(org) as reader:
-            rows = reader.execute(sql, (org, since_unix_ms, until_unix_ms, limit))
+            rows = reader.execute(*usage_sql(org, since_unix_ms, until_unix_ms, group_by, limit))
             return [dict(zip((*group_by, *SUMS), row, strict=True)) for row in rows]
 
     def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]:
@@ -296,8 +244,12 @@ class SQLStore:
         if row and (row[0] != "abandoned" or record["status"] == "abandoned"):
             return None
         if row:
+            for sql in TAKE_OFF:
+                self._writer.execute(sql, key)
             self._writer.execute(f"DELETE FROM requests {_KEY}", key)
         self._writer.execute(_INSERT_REQUEST, _request_row(holder, record))
+        for sql in ADD:
+            self._writer.execute(sql, key)
         for number, attempt in enumerate(record["attempts"]):
             self._writer.execute(_INSERT_ATTEMPT, (*key, number, *(attempt[name] for name in _ATTEMPT_COLUMNS)))
         self._writer.execute(_INSERT_RECEIPT, (*key, json.dumps(record, separators=(",", ":"))))
@@ -316,7 +268,7 @@ class SQLiteStore(SQLStore):
 
     def __init__(self, path: Path, lock_wait_s: float = 0.0) -> None:
         """Raises what `SQLiteFile` raises."""
-        super().__init__(SQLiteFile(path, _MIGRATIONS, lock_wait_s))
+        super().__init__(SQLiteFile(path, MIGRATIONS, lock_wait_s))
 
 
 class PostgresStore(SQLStore):
@@ -324,7 +276,7 @@ class PostgresStore(SQLStore):
 
     def __init__(self, url: str, lock_wait_s: float = 0.0) -> None:
         """Raises what `PostgresDatabase` raises."""
-        super().__init__(PostgresDatabase(url, _MIGRATIONS, lock_wait_s))
+        super().__init__(PostgresDatabase(url, MIGRATIONS, lock_wait_s))
 
 
 def costs_by_model(record: dict[str, Any]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from models.errors import InvalidRequest
-from router.accounting.store import GROUPS, SUMS
+from router.accounting.usage_sql import GROUPS, SUMS
 
 MAX_ROWS = 10_000
 _DEFAULT_DAYS = 30

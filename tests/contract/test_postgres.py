@@ -22,7 +22,17 @@ from tests.contract.test_stores import AT, closed, opened, take
 from tests.postgres_server import Server
 from tests.unit.leases import Fixed, monthly, reserve
 
-TABLES = ("open_requests", "requests", "attempts", "receipts", "leases", "directory", "audit")
+TABLES = (
+    "open_requests",
+    "requests",
+    "attempts",
+    "receipts",
+    "leases",
+    "directory",
+    "audit",
+    "usage_hours",
+    "usage_days",
+)
 
 
 def test_a_query_that_forgets_to_ask_for_an_org_gets_nothing_of_another(postgres: Server) -> None:
@@ -30,7 +40,7 @@ def test_a_query_that_forgets_to_ask_for_an_org_gets_nothing_of_another(postgres
     take(store, opened("o", "acme"), opened("p", "other"), closed("r", "acme"), closed("s", "other"))
     for org, mine in (("acme", {"acme"}), ("other", {"other"}), ("third", set()), ("", set())):
         with store._file.reading(org) as reader:
-            for table in ("open_requests", "requests", "attempts", "receipts"):
+            for table in ("open_requests", "requests", "attempts", "receipts", "usage_hours"):
                 assert {row[0] for row in reader.execute(f"SELECT org FROM {table}")} == mine
     assert store._file.reader.execute("SELECT COUNT(*) FROM requests").fetchone() == (0,)  # and without an org, nothing
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):

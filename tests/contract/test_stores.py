@@ -184,6 +184,39 @@ def test_usage_by_group_and_time(store: Store) -> None:
     assert store.usage("acme", AT + 1, AT + HOUR, ["model"], 10) == []
 
 
+def test_sums_by_hour_are_those_of_the_requests(store: SQLStore) -> None:
+    """Whatever the edges are, and after a guess gave way to the truth."""
+    for number in range(120):
+        changes = {"model": "mno"[number % 3] if number % 7 else None, "team": "web" if number % 2 else "ops"}
+        changes |= {"status": "error" if number % 5 == 0 else "ok", "key_id": f"k{number % 4}"}
+        changes |= {"cache_verdict": "hit-exact" if number % 6 == 0 else "miss"}
+        take(store, closed(f"r{number}", cost=number, at=AT + number * HOUR // 7, **changes))
+    take(store, opened("late"), closed("late", cost=500, status="abandoned"))
+    take(store, closed("late", cost=3))
+    for since, until in (
+        (AT, AT + 20 * HOUR),
+        (AT - 40 * HOUR, AT + 90 * HOUR),
+        (AT + 5, AT + 9 * HOUR + 7),
+        (AT + 1, AT + 2),
+        (0, 2 * AT),
+        (AT, AT),
+    ):
+        for groups in (
+            [],
+            ["model"],
+            ["team", "key"],
+            ["hour"],
+            ["hour", "key"],
+            ["day", "status"],
+            ["provider"],
+            ["key"],
+        ):
+            by_user = store.usage("acme", since, until, [*groups, "user"], 1000)  # which reads the requests
+            expected = [{name: value for name, value in row.items() if name != "user"} for row in by_user]
+            found = [row for row in store.usage("acme", since, until, groups, 1000) if groups or row["requests"]]
+            assert sorted(found, key=str) == sorted(expected, key=str)
+
+
 @pytest.mark.parametrize("user", ["half \ud800", "zero \0", "Zoë 🚋", "'; DROP TABLE requests; --"])
 def test_a_caller_may_be_called_anything(store: Store, user: str) -> None:
     assert len(take(store, replace(opened("r"), user=user), closed("r", user=user))) == 2
