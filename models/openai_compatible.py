@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -323,6 +324,11 @@ def _usage(usage: dict[str, Any]) -> Usage | None:
         "cached_input_tokens": details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens"),  # DeepSeek's
         "reasoning_tokens": (usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
     }
-    if any(not isinstance(count or 0, int) for count in counts.values()):
+    written = details.get("cache_write_tokens")
+    if any(not isinstance(count or 0, int) for count in (*counts.values(), written)):
         return None
-    return Usage(**{kind: count or 0 for kind, count in counts.items()})
+    found = Usage(**{kind: count or 0 for kind, count in counts.items()})
+    # "Unadjusted": never more than what of the prompt was not read from the cache.
+    return replace(
+        found, cache_write_5m_tokens=min(written or 0, max(0, found.input_tokens - found.cached_input_tokens))
+    )

@@ -1,0 +1,76 @@
+"""Organisations and keys that an administrator makes while the product runs, on both of its ingresses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from cluster import cli
+from tests.serve.product import OPERATOR, Product, user
+
+
+def admin(product: Product, method: str, path: str, **body: Any) -> Any:
+    answer = product.http(OPERATOR).request(method, f"/v1/admin/{path}", json=body or None)
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+@contextmanager
+def caller(product: Product, key: str) -> Iterator[httpx.Client]:
+    """Without connections that stay: HAProxy sends each request to any of the ingresses."""
+    headers = {"authorization": f"Bearer {key}", "connection": "close"}
+    with httpx.Client(base_url=product.cluster.base_url, headers=headers, trust_env=False, timeout=60.0) as client:
+        yield client
+
+
+def test_a_key_works_on_every_ingress_until_it_is_revoked(product: Product) -> None:
+    admin(product, "PUT", "orgs/initech")
+    made = admin(product, "POST", "keys", org="initech", scopes=["infer", "usage"], models=["sim"])
+    with caller(product, made["key"]) as client:
+        for _ in range(8):
+            body = {"model": "sim", "messages": user("hello"), "max_tokens": 4}
+            assert client.post("/v1/chat/completions", json=body).status_code == 200
+        assert {model["id"] for model in client.get("/v1/models").json()["data"]} == {"auto", "sim"}
+        assert client.get("/v1/usage").json()["total"]["requests"] >= 1
+        began = time.monotonic()
+        admin(product, "DELETE", f"keys/{made['id']}")
+        told_s = time.monotonic() - began
+        assert [client.get("/v1/models").status_code for _ in range(8)] == [401] * 8
+    assert told_s < 1.5
+
+
+def test_a_limit_holds_over_both_ingresses_and_is_shown(product: Product) -> None:
+    admin(product, "PUT", "orgs/hooli")
+    key = admin(product, "POST", "keys", org="hooli")["key"]
+    admin(product, "POST", "policies", org="hooli", unit="requests", amount=5)
+    with caller(product, key) as client:
+        body = {"model": "sim", "messages": user("hello"), "max_tokens": 4, "switchyard": {"cache": "off"}}
+        statuses = [client.post("/v1/chat/completions", json=body).status_code for _ in range(12)]
+        assert (statuses.count(200), statuses.count(429)) == (5, 7)
+        (row,) = client.get("/v1/budget").json()["data"]
+        assert (row["limit"], row["left"], row["unit"]) == (5, 0, "requests")
+
+
+def test_the_command_line_and_the_audit_log(product: Product, capsys: Any) -> None:
+    where = ["--data-dir", product.cluster.data_dir] if hasattr(product.cluster, "data_dir") else []
+    assert cli.main(["orgs", "put", "umbrella", *map(str, where)]) == 0
+    assert cli.main(["keys", "create", "--org", "umbrella", *map(str, where)]) == 0
+    shown = capsys.readouterr().out
+    key = next(line for line in shown.splitlines() if line.startswith("sy-"))
+    with caller(product, key) as client:
+        assert client.get("/v1/usage").status_code == 403
+    for _ in range(100):
+        log = product.http(OPERATOR).get("/v1/audit?limit=1000").json()["data"]
+        denied = [entry for entry in log if entry["act"] == "request.denied" and entry["org"] == "umbrella"]
+        if denied:
+            break
+        time.sleep(0.1)
+    assert denied[0]["target"] == "GET /v1/usage" and denied[0]["detail"]["status"] == 403
+    assert [entry["act"] for entry in log if entry["org"] == "umbrella"][:2] == ["org.put", "key.create"]
+    assert cli.main(["audit", "verify", *map(str, where)]) == 0
+    assert "all in their place" in capsys.readouterr().out
+    assert key not in str(log)
