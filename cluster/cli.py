@@ -64,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--until", default="", help="such as 2026-06-30T12:00:00Z (default: now)")
     export.set_defaults(command=_export)
     admin_command.add_commands(commands, common, _administer)
+    saved = commands.add_parser("savings", help="what a recorded time would have cost under other policies")
+    saved.add_argument("file", type=Path, help="made by `switchyard usage export`")
+    saved.add_argument("--strategy", help="only requests that this strategy decided")
+    saved.set_defaults(command=_savings)
     return parser
 
 
@@ -159,6 +163,13 @@ def _administer(arguments: argparse.Namespace) -> int:
     cluster = _running_cluster(arguments)
     lines = admin_command.run(arguments, cluster.base_url, os.environ.get("SWITCHYARD_API_KEY") or cluster.api_key)
     print("\n".join(lines))
+    return 0
+
+
+def _savings(arguments: argparse.Namespace) -> int:
+    from cluster.savings_command import as_table, savings  # numpy and Parquet are for this command alone
+
+    print(as_table(*savings(arguments.file, arguments.strategy)))
     return 0
 
 

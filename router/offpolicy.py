@@ -45,7 +45,7 @@ class Log:
 
     chosen [n]: column of the model that answered; propensity [n]: with which it was chosen, in (0, 1]; outcome [n]:
     what is estimated (cost, quality); predicted [n, models]: what was to be expected of it, by anything but these
-    outcomes. """
+    outcomes."""
 
     chosen: Array
     propensity: Array
