@@ -80,7 +80,8 @@ class Bench:
         door = {name: value for name, value in params.items() if name in _DOOR_FIELDS}
         rest = {name: value for name, value in params.items() if name not in _DOOR_FIELDS}
         self._door = IngressSettings(**door)
-        self._store = SemanticStore(CacheSettings(**{"ttl_s": TTL_S, "max_bytes": 2**33, **rest}))
+        settings = CacheSettings(**{"ttl_s": TTL_S, "max_bytes": 2**33, **rest})
+        self._store = SemanticStore(settings, agree=lambda one, other: None)  # nobody answers here, so none compares
         self._last: tuple[CacheKey | None, bytes | None] = (None, None)
 
     def lookup(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +106,12 @@ class Bench:
         answer = CachedAnswer(name, body["model"], events, Usage(), 0, time.time(), TTL_S)
         self._store.store(key, answer, embedding)
 
+    def feedback(self, body: dict[str, Any], same: bool) -> None:
+        """Whether the answer of the near question that a miss came with is that of this one."""
+        key = self._key(body)
+        if key is not None:
+            self._store.compared(key, same)
+
     def _key(self, body: dict[str, Any]) -> CacheKey | None:
         found = fingerprint(chat_request(body), ORG, "", self._door)
         return found.key(self._door) if found else None
@@ -121,7 +128,7 @@ class Bench:
     def _reply(found: Lookup) -> dict[str, Any]:
         hit = found.answer is not None
         key = found.answer.answer_id if found.answer else None
-        return {"hit": hit, "key": key, "similarity": found.similarity}
+        return {"hit": hit, "key": key or found.near, "similarity": found.similarity, "score": found.score}
 
 
 def answer(bench: Bench, line: str) -> dict[str, Any]:
@@ -134,8 +141,8 @@ def answer(bench: Bench, line: str) -> dict[str, Any]:
                 return bench.lookup(body)
             case {"op": "insert", "body": dict(body), "key": str(name)}:
                 bench.insert(body, name)
-            case {"op": "feedback"}:
-                pass
+            case {"op": "feedback", "body": dict(body), "same": bool(same)}:
+                bench.feedback(body, same)
             case _:
                 return {"error": "a line is an object with 'op' (reset, lookup, insert, feedback) and its fields"}
     except (ValueError, KeyError, TypeError) as error:

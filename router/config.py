@@ -199,7 +199,16 @@ class IngressSettings(Strict):
 class CacheSettings(Strict):
     """Of SemanticCache."""
 
-    threshold: float = Field(0.95, ge=0, le=1, description="cosine similarity from which a candidate may answer")
+    threshold: float = Field(
+        0.7, ge=0, le=1, description="cosine similarity from which a stored question is looked at at all"
+    )
+    min_score: float = Field(
+        0.3, ge=0, le=1, description="the verifier's score from which its answer is given; docs/cache.md has the curve"
+    )
+    delta: float = Field(0.005, gt=0, lt=1, description="wrong answers per request that a tenant puts up with")
+    audit: float = Field(
+        0.05, ge=0, le=1, description="share of similar hits that the model is asked anyway, to compare; 0: never"
+    )
     ttl_s: float = Field(3600.0, gt=0)
     max_bytes: int = Field(256 * 1024**2, ge=0, description="answers and vectors, over all tenants of the shard")
 

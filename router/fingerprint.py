@@ -21,10 +21,14 @@ from typing import Any
 from models.messages import ChatRequest, ImagePart, Message, TextPart
 from router.config import IngressSettings
 from router.ports import CacheKey
+from router.question import bare
 
-MAX_SIMILAR_CHARS = 2048
-"""A longer last turn is not compared by meaning: it surely passes the encoder's window, and what lies behind the window
-would not count. The encoder checks the exact number of word pieces."""
+MAX_SIMILAR_CHARS = 4096
+"""A longer last turn is not compared by meaning: it would take the encoder too long. The encoder checks the exact
+number of word pieces."""
+
+_CODE = re.compile(r"[`{}\[\]<>=+*/\\|^~#@_]|\n\s+\S|--|::|->|\d[%°‰$]|\w\(|[A-Za-z]\.[A-Za-z]")
+"""What looks like code or a formula: there case, spaces and marks may count."""
 
 _TIME_SENSITIVE = re.compile(
     r"\b(?:today|tonight|tomorrow|yesterday|now|nowadays|currently|current|recent|recently|latest|newest|breaking|upcoming"
@@ -63,9 +67,13 @@ class Fingerprint:
     def key(self, settings: IngressSettings) -> CacheKey:
         """The key, opened to similar questions where one of them may answer."""
         last = self._last
-        if last is None or not settings.semantic_cache or not _similar_may_answer(self._request, last.text, settings):
+        if last is None or not settings.semantic_cache or not _similar_may_answer(self._request, settings):
             return self.exact
-        return replace(self.exact, scope=self._rest.of("scope"), text=last.text)
+        spelling = one_spelling(last.text)
+        key = self.exact if spelling is None else replace(self.exact, surface=self._rest.of("surface", spelling))
+        if not last.text.strip() or len(last.text) > MAX_SIMILAR_CHARS or time_sensitive(last.text):
+            return key
+        return replace(key, scope=self._rest.of("scope"), text=last.text)
 
 
 def fingerprint(request: ChatRequest, org: str, namespace: str, settings: IngressSettings) -> Fingerprint | None:
@@ -109,7 +117,7 @@ def _plain_user_turn(message: Message) -> bool:
     return message.role == "user" and all(isinstance(part, TextPart) for part in message.parts)
 
 
-def _similar_may_answer(request: ChatRequest, text: str, settings: IngressSettings) -> bool:
+def _similar_may_answer(request: ChatRequest, settings: IngressSettings) -> bool:
     sampling = request.sampling
     temperature = sampling.temperature
     return not (
@@ -121,10 +129,16 @@ def _similar_may_answer(request: ChatRequest, text: str, settings: IngressSettin
         or sampling.seed is not None
         or sampling.top_logprobs is not None  # those of another prompt would be untrue
         or (temperature is not None and temperature > settings.semantic_max_temperature)
-        or not text.strip()
-        or len(text) > MAX_SIMILAR_CHARS
-        or time_sensitive(text)
     )
+
+
+def one_spelling(text: str) -> str | None:
+    """`text` without what does not change a question: case, runs of spaces, a greeting, a closing mark. None where it
+    has code, in which all of that may count, or nothing is left."""
+    if _CODE.search(text):
+        return None
+    plain = " ".join(bare(text).split())
+    return plain.rstrip("?.! ").casefold() or None
 
 
 def time_sensitive(text: str, year: int | None = None) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _forms(table: str) -> dict[str, str]:
+def forms(table: str) -> dict[str, str]:
     """`canonical other-form ...` per line -> each form to the canonical one."""
     return {form: line.split()[0] for line in table.strip().splitlines() for form in line.split()}
 
@@ -23,7 +23,7 @@ def _axes(table: str) -> dict[str, tuple[str, int]]:
 
 
 FUNCTION_WORDS: dict[str, frozenset[str]] = {
-    "english": _words(
+    "english": words(
         """
         a about an and any are as at be been being but by can could did do does doing done for from get got had
         has have having he her here hers him his how i i'd i'll i'm i've if in into is it it'd it'll its it's
@@ -34,42 +34,42 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
         anybody something anything way ways
         """
     ),
-    "german": _words(
+    "german": words(
         """
         der die das den dem ein eine einen einer ist sind und oder nicht wie was warum wer ich du wir mit für
         auf von zu im kann man bitte
         """
     ),
-    "french": _words(
+    "french": words(
         """
         le la les un une des du de est sont et ou ne pas comment quoi pourquoi qui je tu nous vous avec pour sur
         dans peut quel quelle s'il
         """
     ),
-    "spanish": _words(
+    "spanish": words(
         """
         el la los las un una unos de del es son y o no cómo qué por quién yo tú con para en puede cuál cuáles
         está
         """
     ),
-    "italian": _words(
+    "italian": words(
         """
         il lo la gli le un una di del è sono e o non come cosa perché chi io tu con per su nel può quale
         """
     ),
-    "portuguese": _words(
+    "portuguese": words(
         """
         o a os as um uma de do da é são e ou não como que por quem eu você com para em no na pode qual
         """
     ),
-    "dutch": _words(
+    "dutch": words(
         """
         de het een is zijn en of niet hoe wat waarom wie ik jij wij met voor op van te in kan welke alstublieft
         """
     ),
 }
 
-LANGUAGE_NAMES = _words(
+LANGUAGE_NAMES = words(
     """
     english german french spanish italian portuguese dutch polish russian ukrainian turkish arabic hebrew
     hindi bengali urdu tamil telugu chinese mandarin cantonese japanese korean vietnamese thai indonesian
@@ -87,7 +87,7 @@ SCRIPTS: tuple[tuple[int, str], ...] = (
 )  # fmt: skip
 """Last code point of a range and its script, in order (Unicode blocks, coarsely)."""
 
-NUMBER_WORDS: dict[str, str] = _forms(
+NUMBER_WORDS: dict[str, str] = forms(
     """
     2 two
     3 three
@@ -130,7 +130,7 @@ NUMBER_WORDS: dict[str, str] = _forms(
 )
 """`one` is left out: it is more often a pronoun."""
 
-UNITS = _forms(
+UNITS = forms(
     """
     mm millimeter millimeters millimetre millimetres
     cm centimeter centimeters centimetre centimetres
@@ -196,7 +196,7 @@ UNITS = _forms(
     """
 )
 
-DATES = _forms(
+DATES = forms(
     """
     january jan
     february feb
@@ -228,7 +228,7 @@ DATES = _forms(
     """
 )
 
-NEGATIONS = _words(
+NEGATIONS = words(
     """
     not no never none nobody nothing nowhere neither nor cannot cant dont wont doesnt didnt isnt arent wasnt
     werent shouldnt couldnt wouldnt hasnt havent hadnt without except excluding unless unable impossible
@@ -237,7 +237,7 @@ NEGATIONS = _words(
     """
 )
 
-QUANTIFIERS = _forms(
+QUANTIFIERS = forms(
     """
     all every each everyone everybody everything always entire
     most mostly majority
@@ -363,6 +363,8 @@ OPPOSITES = _axes(
     encourage / discourage
     arrive arrival / depart departure leave
     ancient / modern
+    rural / urban
+    succeed succeeded success / failed failure mistake
     formal / informal
     """
 )

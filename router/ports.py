@@ -23,12 +23,15 @@ class CacheKey:
     exact: hex digest of the whole question, the tenant's partition included.
     scope: hex digest of everything but the last user turn; None when a similar question must not be answered.
     text: the last user turn, only used with `scope`.
+    surface: hex digest of the whole question with the last turn in one spelling (case, spaces, greetings); None when
+    that would change what is asked.
     """
 
     tenant: str
     exact: str
     scope: str | None = None
     text: str = ""
+    surface: str | None = None
 
     def exact_only(self) -> CacheKey:
         """The same place, closed to merely similar questions."""
@@ -55,13 +58,18 @@ class CachedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """`answer` is None on a miss. `embedding` (float32, little-endian, unit length) saves a second encoding."""
+    """`answer` is None on a miss. `embedding` (float32, little-endian, unit length) saves a second encoding.
+
+    score: the verifier's, of the question that answers or, on a miss, came nearest to it; that one's answer is `near`.
+    """
 
     kind: Literal["hit-exact", "hit-semantic", "miss"]
     answer: CachedAnswer | None = None
     similarity: float | None = None
     embedding: bytes | None = None
     encoder_ms: float = 0.0
+    score: float | None = None
+    near: str | None = None
 
 
 class CachePort(Protocol):

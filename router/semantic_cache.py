@@ -14,31 +14,38 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.agreement import agree
+from router.audits import Audits, Pending
 from router.config import CacheSettings
 from router.exact_cache import answer_bytes, is_complete
 from router.ports import CachedAnswer, CacheKey, Lookup
-from router.vetoes import facts, veto
+from router.verifier import Judgement, packaged
 
 PROMOTE_AT = 256
+TIGHTER = 0.01
+"""By how much the score of a wrong candidate has to be exceeded by the next that the same entry answers."""
+
 CANDIDATES = 8
-"""How many near questions are looked at; the vetoes may rule out the first ones."""
+"""How many near questions are looked at; the verifier may rule out the first ones."""
 
-_ENTRY_BYTES = 192
-"""What an entry takes besides its answer and the texts of its key: the objects themselves, slots of three tables."""
+_ENTRY_BYTES = 256
+"""What an entry takes besides its answer and the texts of its key: the objects themselves, slots of four tables."""
 
-_PARTITION_BYTES = 384
+_PARTITION_BYTES = 448
 _INDEX_BYTES = 384
 _GRAPH_BYTES, _GRAPH_NODE_BYTES = 50_000, 256
 """A usearch index, and each of its vectors besides its numbers. Measured: `memory_usage` says 16 MB from the first."""
 
 Vector = NDArray[np.float32]
+Agree = Callable[[CachedAnswer, CachedAnswer], bool | None]
+Judge = Callable[[str, Sequence[tuple[float, str]]], list[Judgement]]
 
 
 class ScopeIndex:
@@ -111,6 +118,7 @@ class _Entry:
     answer: CachedAnswer
     size_bytes: int
     indexed: bool
+    least_score: float = 0.0  # of a question that it may answer: raised above each that turned out another one
 
 
 @dataclass(slots=True)
@@ -118,18 +126,30 @@ class _Partition:
     """All that one tenant has here."""
 
     by_exact: dict[str, int] = field(default_factory=dict)
+    by_surface: dict[str, int] = field(default_factory=dict)
     by_scope: dict[str, ScopeIndex] = field(default_factory=dict)
 
 
 class SemanticStore:
     """Least recently used answers leave first, over all tenants, when `max_bytes` are full. Not for several threads.
 
-    An embedding is float32, little-endian, of unit length. `clock` gives Unix seconds.
+    An embedding is float32, little-endian, of unit length. `clock` gives Unix seconds. `judge` compares a text with
+    stored ones; None: the packaged verifier. `agree` compares an answer with the one that could have
+    been given instead.
     """
 
-    def __init__(self, settings: CacheSettings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: CacheSettings,
+        clock: Callable[[], float] = time.time,
+        judge: Judge | None = None,
+        agree: Agree = agree,
+    ) -> None:
         self._settings = settings
         self._clock = clock
+        self._judge = judge or packaged().judge
+        self._agree = agree
+        self._audits = Audits(settings)
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._partitions: dict[str, _Partition] = {}
         self._used_bytes = 0
@@ -140,43 +160,72 @@ class SemanticStore:
     def lookup(self, key: CacheKey, embedding: bytes | None = None) -> Lookup:
         """The very question, or else one near `embedding` that nothing speaks against."""
         found = self.exact(key)
-        if found is None and embedding is not None:
-            found = self.similar(key, embedding)
         if found is None:
-            self._counts["misses"] += 1
-            return Lookup("miss", embedding=embedding)
+            found = self.similar(key, embedding) if embedding is not None else Lookup("miss")
+            self._counts["misses"] += found.answer is None
         return found
 
     def exact(self, key: CacheKey) -> Lookup | None:
-        """The answer to the very question; it needs no embedding."""
+        """The answer to the very question, or to it in another spelling; it needs no embedding."""
         partition = self._partitions.get(key.tenant)
-        entry_id = partition.by_exact.get(key.exact) if partition else None
-        entry = self._fresh(entry_id) if entry_id is not None else None
+        if partition is None:
+            return None
+        entry = self._entry(partition.by_exact.get(key.exact))
+        if entry is not None:
+            self._counts["hits_exact"] += 1
+            return Lookup("hit-exact", entry.answer)
+        entry = self._entry(partition.by_surface.get(key.surface)) if key.surface else None
         if entry is None:
             return None
-        self._counts["hits_exact"] += 1
-        return Lookup("hit-exact", entry.answer)
+        self._counts["hits_surface"] += 1
+        return Lookup("hit-semantic", entry.answer, 1.0, score=1.0)
 
-    def similar(self, key: CacheKey, embedding: bytes) -> Lookup | None:
-        """The answer to the nearest question of the same tenant and scope that no veto keeps apart."""
+    def similar(self, key: CacheKey, embedding: bytes) -> Lookup:
+        """The answer to the question of the same tenant and scope that the verifier finds the same, if any."""
+        candidates = self._candidates(key, np.frombuffer(embedding, dtype="<f4"))
+        judged = self._judge(key.text, [(similarity, entry.key.text) for similarity, _, entry in candidates])
+        self._vetoes.update(each.objection for each in judged if each.objection)
+        best = max(range(len(judged)), key=lambda at: judged[at].score, default=None)
+        if best is None:
+            self._audits.served(key.tenant, None)
+            return Lookup("miss", embedding=embedding)
+        (similarity, entry_id, entry), score = candidates[best], judged[best].score
+        audits, nothing = self._audits, judged[best].objection is not None
+        hit = not nothing and score >= max(audits.threshold(key.tenant), entry.least_score)
+        if hit and not audits.draws(key.tenant, score):
+            audits.served(key.tenant, score)
+            self._counts["hits_semantic"] += 1
+            return Lookup("hit-semantic", entry.answer, min(similarity, 1.0), embedding, score=score)
+        if nothing:
+            audits.served(key.tenant, None)
+            return Lookup("miss", embedding=embedding)
+        audits.wait(key.exact, Pending(key.tenant, entry_id, score))
+        return Lookup("miss", embedding=embedding, score=score, near=entry.answer.answer_id)
+
+    def compared(self, key: CacheKey, same: bool | None) -> None:
+        """What came of asking the model although there was a candidate: whether that one's answer was the same."""
+        pending = self._audits.take(key.exact)
+        if pending is None:
+            return
+        self._audits.compared(pending, same)
+        entry = self._entries.get(pending.entry_id)
+        if same is False and entry is not None:
+            entry.least_score = max(entry.least_score, min(1.01, pending.score + TIGHTER))
+
+    def audit(self, tenant: str) -> dict[str, float | int]:
+        """How often this tenant is answered wrongly, at most, and what it costs to know."""
+        return self._audits.stats(tenant)
+
+    def _candidates(self, key: CacheKey, vector: Vector) -> list[tuple[float, int, _Entry]]:
         partition = self._partitions.get(key.tenant)
         index = partition.by_scope.get(key.scope) if partition and key.scope else None
-        if index is None:
-            return None
-        vector = np.frombuffer(embedding, dtype="<f4")
-        for similarity, entry_id in index.nearest(vector, self._settings.threshold):
-            entry = self._fresh(entry_id)
-            if entry is None:
-                continue
-            objection = veto(facts(entry.key.text), facts(key.text))
-            if objection is None:
-                self._counts["hits_semantic"] += 1
-                return Lookup("hit-semantic", entry.answer, min(similarity, 1.0), embedding)
-            self._vetoes[objection] += 1
-        return None
+        near = index.nearest(vector, self._settings.threshold) if index is not None else []
+        fresh = ((similarity, entry_id, self._entry(entry_id)) for similarity, entry_id in near)
+        return [(similarity, entry_id, entry) for similarity, entry_id, entry in fresh if entry is not None]
 
     def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None = None) -> None:
         """Keep a complete `answer`; without scope or embedding only for the very question."""
+        self._compare(key, answer)
         vector = np.frombuffer(embedding, dtype="<f4") if embedding and key.scope else None
         size = _entry_bytes(key, answer)
         if not is_complete(answer) or size + len(embedding or b"") > self._settings.max_bytes:
@@ -189,29 +238,42 @@ class SemanticStore:
         entry_id, self._next_id = self._next_id, self._next_id + 1
         self._entries[entry_id] = _Entry(key, answer, size, vector is not None)
         partition.by_exact[key.exact] = entry_id
+        if key.surface:
+            partition.by_surface[key.surface] = entry_id
         if vector is not None and key.scope:
             self._index(partition, key.scope, entry_id, vector)
         self._used_bytes += size
         self._counts["stores"] += 1
         self._shrink()
 
+    def _compare(self, key: CacheKey, answer: CachedAnswer) -> None:
+        pending = self._audits.take(key.exact)
+        if pending is not None:
+            self._audits.wait(key.exact, pending)
+            other = self._entries.get(pending.entry_id)
+            self.compared(key, self._agree(other.answer, answer) if other is not None else None)
+
     def reconfigure(self, settings: CacheSettings) -> None:
         self._settings = settings
+        self._audits.reconfigure(settings)
         self._shrink()
 
     def stats(self) -> dict[str, int]:
         """Counts since the start (`veto_<name>`: candidates that a veto ruled out); what is held now."""
-        names = ("hits_exact", "hits_semantic", "misses", "stores", "refused", "evicted", "expired")
+        names = ("hits_exact", "hits_surface", "hits_semantic", "misses", "stores", "refused", "evicted", "expired")
         return {
             **{name: self._counts[name] for name in names},
             **{f"veto_{name}": count for name, count in self._vetoes.items()},
+            **self._audits.totals(),
             "entries": len(self._entries),
             "tenants": len(self._partitions),
             "used_bytes": self._used_bytes,
         }
 
-    def _fresh(self, entry_id: int) -> _Entry | None:
+    def _entry(self, entry_id: int | None) -> _Entry | None:
         """The entry, now the most recently used one; an outlived one is removed."""
+        if entry_id is None:
+            return None
         entry = self._entries[entry_id]
         if self._clock() >= entry.answer.created_at_unix_s + min(entry.answer.ttl_s, self._settings.ttl_s):
             self._remove(entry_id)
@@ -245,6 +307,8 @@ class SemanticStore:
         self._used_bytes -= entry.size_bytes
         partition = self._partitions[entry.key.tenant]
         del partition.by_exact[entry.key.exact]
+        if entry.key.surface and partition.by_surface.get(entry.key.surface) == entry_id:
+            del partition.by_surface[entry.key.surface]
         if entry.indexed and entry.key.scope:
             index = partition.by_scope[entry.key.scope]
             self._used_bytes -= index.size_bytes
@@ -259,5 +323,5 @@ class SemanticStore:
 
 
 def _entry_bytes(key: CacheKey, answer: CachedAnswer) -> int:
-    texts = (key.tenant, key.exact, key.scope, key.text)
+    texts = (key.tenant, key.exact, key.scope, key.text, key.surface)
     return answer_bytes(answer) + sum(map(sys.getsizeof, texts)) + _ENTRY_BYTES

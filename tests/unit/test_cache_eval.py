@@ -29,7 +29,7 @@ def test_a_stored_question_is_found_again_and_another_is_not(bench: Bench) -> No
     asked = body("How many legs does a spider have?")
     assert bench.lookup(asked)["hit"] is False
     bench.insert(asked, "k1")
-    assert bench.lookup(asked) == {"hit": True, "key": "k1", "similarity": None}
+    assert bench.lookup(asked) == {"hit": True, "key": "k1", "similarity": None, "score": None}
     again = bench.lookup(body("how many legs does a spider have?"))
     assert (again["hit"], again["key"]) == (True, "k1") and again["similarity"] > 0.9
     assert not bench.lookup(body("How many legs does an ant have?"))["hit"]

@@ -39,8 +39,16 @@ DIFFERENT = [
     ("quantifier", "Which river is the longest here?", "Which river is the second longest here?"),
     ("opposite", "Sort them in ascending order.", "Sort them in descending order."),
     ("opposite", "What are the pros of it?", "What are the cons of it?"),
+    ("kind", "Can hummingbirds fly backwards?", "How do hummingbirds fly backwards?"),
+    ("kind", "When will the Earth die?", "Will the Earth ever die?"),
+    ("unit", "Is 500 mg of it safe?", "Is 500 g of it safe?"),
+    ("order", "Can love be for someone who is you?", "Can love be you for someone who is?"),
+    (
+        "detail",
+        "There were 36 penguins in the snow. One third of them went to swim in the ocean. How many were still there?",
+        "There were 36 penguins in the snow. One third of them went to eat in the ocean. How many were still there?",
+    ),
     ("order", "Does the dog bite the cat?", "Does the cat bite the dog?"),
-    ("substitution", "Write a poem about the quiet sea", "Write a story about the quiet sea"),
 ]
 
 
@@ -67,6 +75,10 @@ SAME = [
     ("Was it on Sept 3, 1999?", "Was it on September 3, 1999?"),
     ("Please finish this.\n```\nx = 1\n```", "Finish this, please:\n```\nx = 1\n```"),
     ("Is it 5\u00b0 warm?", "Is it 5 degrees warm?"),
+    ("What is the difference between red tea and green tea?", "What is the difference between green tea and red tea?"),
+    ("Explain gravity in simple terms.", "In simple terms, explain gravity."),
+    ("Where is my order history?", "Where is the history of my orders?"),
+    ("Hello! How  popular  is it? Thanks!", "how popular is it?"),
 ]
 
 

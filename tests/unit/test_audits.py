@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+
+from models.messages import Finish, TextDelta, Usage
+from router.agreement import agree
+from router.audits import MAX_PENDING, PATIENCE, Audits, Pending
+from router.config import CacheSettings
+from router.ports import CachedAnswer, CacheKey
+from router.semantic_cache import SemanticStore
+from router.verifier import Judgement
+
+VECTOR = b"\0\0\x80?" + b"\0" * 28
+
+
+def answer(name: str, text: str = "blue") -> CachedAnswer:
+    return CachedAnswer(name, "m", (TextDelta(text, 1), Finish("stop")), Usage(), 0, 0.0, 1e9)
+
+
+def key(text: str, tenant: str = "t") -> CacheKey:
+    return CacheKey(tenant, f"{tenant}|{text}", "s", text)
+
+
+def store(score: float, **settings: float) -> SemanticStore:
+    return SemanticStore(
+        CacheSettings(ttl_s=1e9, **settings), lambda: 1.0, judge=lambda text, near: [Judgement(score) for _ in near]
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("The sky is blue.", "the sky is blue", True),
+        ("It is 42.", "It is 43.", False),
+        ("Paris is the capital of France.", "The capital of France is Paris, a city.", True),
+        ("Boil it for long.", "No cats may fly", False),
+        ("one two three four", "one two five six", None),
+    ],
+)
+def test_what_answers_say_is_compared(a: str, b: str, same: bool | None) -> None:
+    assert agree(answer("a", a), answer("b", b)) is same
+    assert agree(answer("b", b), answer("a", a)) is same
+
+
+def test_every_hit_is_audited_where_that_is_wanted_and_the_comparison_counts() -> None:
+    cache = store(0.9, audit=1.0)
+    cache.store(key("one"), answer("first"), VECTOR)
+    found = cache.lookup(key("two"), VECTOR)
+    assert (found.kind, found.near, found.score) == ("miss", "first", 0.9)
+    cache.store(key("two"), answer("second"), VECTOR)
+    assert cache.audit("t") | {"requests": 1, "audited": 1, "compared": 1, "other_answers": 0} == cache.audit("t")
+
+
+def test_an_entry_that_was_wrong_asks_for_more_from_then_on() -> None:
+    cache = store(0.29, audit=0.5, min_score=0.3)
+    cache.store(key("one"), answer("first"), VECTOR)
+    assert cache.lookup(key("two"), VECTOR).near == "first"
+    cache.compared(key("two"), False)
+    cache.reconfigure(CacheSettings(ttl_s=1e9, audit=0, min_score=0.295))
+    assert cache.audit("t")["requests"] == 0
+    cache._judge = lambda text, near: [Judgement(0.297) for _ in near]
+    assert cache.lookup(key("three"), VECTOR).kind == "miss"
+    cache._judge = lambda text, near: [Judgement(0.301) for _ in near]
+    assert cache.lookup(key("three"), VECTOR).kind == "hit-semantic"
+
+
+def test_without_audits_nothing_is_remembered() -> None:
+    cache = store(0.2, audit=0.0)
+    cache.store(key("one"), answer("first"), VECTOR)
+    cache.lookup(key("two"), VECTOR)
+    assert cache.audit("t") == {"threshold": 0.3, "requests": 0}
+
+
+def test_one_tenant_learns_nothing_from_another() -> None:
+    audits = Audits(CacheSettings(audit=1.0))
+    audits.compared(Pending("a", 1, 0.9), False)
+    assert (audits.stats("a")["other_answers"], audits.stats("b")["requests"]) == (1, 0)
+
+
+def test_who_never_compares_is_not_audited_for_long() -> None:
+    audits = Audits(CacheSettings(audit=1.0), seed=1)
+    assert sum(audits.draws("t", 0.9) for _ in range(100)) == PATIENCE
+
+
+def test_what_waits_is_bounded() -> None:
+    audits = Audits(CacheSettings())
+    for number in range(MAX_PENDING + 10):
+        audits.wait(str(number), Pending("t", number, 0.5))
+    assert audits.totals()["audits_lost"] == 10 and audits.take("0") is None and audits.take("10") is not None

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.pair_features import FEATURES, _longest_common, _typo, pair_features
+from router.vetoes import facts
+
+
+def named(a: str, b: str, cosine: float = 0.9) -> dict[str, float]:
+    return dict(zip(FEATURES, pair_features(facts(a), facts(b), cosine), strict=True))
+
+
+@given(st.text(max_size=80), st.text(max_size=80))
+def test_they_are_the_same_both_ways_and_finite_but_for_an_unknown_kind(a: str, b: str) -> None:
+    one, other = (pair_features(facts(x), facts(y), 0.8) for x, y in ((a, b), (b, a)))
+    assert np.array_equal(one, other, equal_nan=True) and one.shape == (len(FEATURES),)
+    assert set(np.flatnonzero(~np.isfinite(one))) <= {FEATURES.index("kind_same")}
+
+
+def test_a_pair_that_asks_the_same_has_nothing_left() -> None:
+    found = named("How do I lose weight?", "What is the best way to lose weight?")
+    assert (found["kind_same"], found["core_share"], found["left_more"]) == (1, 1, 0)
+
+
+def test_synonyms_forms_and_slips_are_told_from_other_words() -> None:
+    assert named("How do I buy a bicycle?", "How do I purchase a bicycle?")["synonyms"] == 1
+    assert named("How do I learn programming?", "How do I learn progamming?")["typos"] == 1
+    found = named("How do I buy a bicycle?", "How do I paint a bicycle?")
+    assert (found["left_less"], found["left_more"], found["synonyms"]) == (1, 1, 0)
+
+
+def test_other_small_words_are_counted() -> None:
+    assert named("Flights to Rome", "Flights from Rome")["prepositions"] == 2
+    assert named("Does it rain?", "Did it rain?")["tenses"] == 1
+    assert named("Why does he sing?", "Why does she sing?")["pronouns"] == 2
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=12), st.lists(st.sampled_from("abcd"), max_size=12))
+def test_the_longest_common_subsequence(a: list[str], b: list[str]) -> None:
+    table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
+    assert _longest_common(a, b) == table[-1][-1]
+
+
+def test_slips_of_the_pen() -> None:
+    assert all(_typo("writing", slip) for slip in ("wrtiing", "writng", "writting", "writimg"))
+    assert not any(_typo("writing", other) for other in ("wiring", "biting", "written", "write"))
+
+
+def test_a_pair_takes_a_fraction_of_a_millisecond() -> None:
+    a, b = facts("How do I lose weight at home without money?"), facts("What is the best way to get slim at home?")
+
+    def once_s() -> float:
+        began_s = time.thread_time()
+        for _ in range(20):
+            pair_features(a, b, 0.9)
+        return (time.thread_time() - began_s) / 20
+
+    assert min(once_s() for _ in range(10)) < 0.0005
