@@ -7,25 +7,24 @@ only: the kind of any other text is None, and nothing is taken off it but greeti
 from __future__ import annotations
 
 import re
+from functools import cache
 
-_GREETING = re.compile(
-    r"\s*(?:(?:hi|hello|hey|hiya|good (?:morning|afternoon|evening|day)|dear \w+)(?: there| all| everyone)?[\s,!.:-]+)",
-    re.IGNORECASE,
+_GREETING = (
+    r"\s*(?:(?:hi|hello|hey|hiya|good (?:morning|afternoon|evening|day)|dear \w+)(?: there| all| everyone)?"
+    r"\s*[,!.:\n][\s,!.:]*)"
 )
-_PLEASE = re.compile(
-    r"\s*(?:(?:please|kindly|quick question|question|just curious|just wondering|so|well|okay|ok)[\s,:-]+)?"
+_PLEASE = (
+    r"\s*(?:(?:please|kindly|quick question|question|just curious|just wondering|so|well|okay|ok)\s*[,:]\s*)?"
     r"(?:(?:(?:can|could|would|will) (?:you|someone|anyone|anybody|somebody)(?: please| kindly)? |please |kindly )?"
     r"(?:(?:answer|answer this|help me understand|tell me|let me know|explain to me)[\s,:-]+)"
     r"|(?:please|kindly)[\s,:-]+"
     r"|i(?:'d| would) (?:like|love) to know[\s,:-]+|i (?:want|need|wish) to know[\s,:-]+"
     r"|i(?:'m| am| was) (?:wondering|curious)[\s,:-]+"
-    r"|(?:does|do) (?:anyone|anybody|someone|you) know[\s,:-]+|any idea[\s,:-]+)?",
-    re.IGNORECASE,
+    r"|(?:does|do) (?:anyone|anybody|someone|you) know[\s,:-]+|any idea[\s,:-]+)?"
 )
-_THANKS = re.compile(
+_THANKS = (
     r"[\s,:;-]*\b(?:(?:many )?thanks|thank you|thx|please|cheers|much appreciated)"
-    r"(?: (?:in advance|a lot|so much|very much|for (?:your|any|the) help))*[\s.!]*$",
-    re.IGNORECASE,
+    r"(?: (?:in advance|a lot|so much|very much|for (?:your|any|the) help))*[\s.!]*$"
 )
 
 _WHO = r"(?:i|you|we|one|someone|somebody|anyone|a person|people|they)"
@@ -113,22 +112,16 @@ _KINDS: dict[str, tuple[str, ...]] = {
         r"n't|won't)",
     ),
 }
-_FRONTED = re.compile(
-    r"((?:in|at|on|for|with|as|during|after|before|from|within|under|without|according to)\b[^,.?!;:\n]{1,60}), ",
-    re.IGNORECASE,
-)
-_KIND = re.compile(
-    "|".join(f"(?P<{name}>(?:{'|'.join(patterns)})(?![\\w']))" for name, patterns in _KINDS.items()), re.IGNORECASE
-)
+_FRONTED = r"((?:in|at|on|for|with|as|during|after|before|from|within|under|without|according to)\b[^,.?!;:\n]{1,60}), "
+_KIND = "|".join(f"(?P<{name}>(?:{'|'.join(patterns)})(?![\\w']))" for name, patterns in _KINDS.items())
 
-_FRAMES = re.compile(
-    r"(?:which|what) (?P<noun>[\w -]{2,40}?) (?:is|are|was) the (?P<best>best|worst|most \w+|\w+est)(?P<rest>\b.*)",
-    re.IGNORECASE | re.DOTALL,
+_FRAMES = (
+    r"(?:which|what) (?P<noun>[\w -]{2,40}?) (?:is|are|was) the (?P<best>best|worst|most \w+|\w+est)(?P<rest>\b.*)"
 )
 
 
 _ALIASES = tuple(
-    (re.compile(rf"\b(?:{forms})(?![\w-])", re.IGNORECASE), name)
+    (rf"\b(?:{forms})(?![\w-])", name)
     for name, forms in {
         "Second World War": r"world war (?:ii|2|two)|ww ?ii|ww ?2|2nd world war",
         "First World War": r"world war (?:i|1|one)|ww ?i|ww ?1|1st world war",
@@ -139,19 +132,24 @@ _ALIASES = tuple(
 )
 """Names that are written in several ways, by the one that is kept."""
 
-_TOUGH = re.compile(
+_TOUGH = (
     r"(?:is|are) (?!it |there )(?P<what>[^,.?!]{2,60}?) (?P<how>safe|easy|hard|difficult|possible"
     r"|legal|illegal|healthy|dangerous|ok|okay|bad|good|expensive|important|necessary)"
-    r" to (?P<do>\w+)(?P<rest>[^,?.!]*[?.!]*)$",
-    re.IGNORECASE,
+    r" to (?P<do>\w+)(?P<rest>[^,?.!]*[?.!]*)$"
 )
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """At the first use: together they take some 50 ms, which a process that only imports this need not spend."""
+    return re.compile(pattern, re.IGNORECASE | re.DOTALL)
 
 
 def one_wording(text: str) -> str:
     """`text`, already bare, with names in one form, and "are eggs safe to eat" as "is it safe to eat eggs"."""
     for pattern, name in _ALIASES:
-        text = pattern.sub(name, text)
-    turned = _TOUGH.match(text)
+        text = _compiled(pattern).sub(name, text)
+    turned = _compiled(_TOUGH).match(text)
     if turned and not re.search(r"\bto\b", turned["what"]):
         return f"is it {turned['how']} to {turned['do']} {turned['what']}{turned['rest']}"
     return text
@@ -161,9 +159,9 @@ def bare(text: str) -> str:
     """`text` without the greeting before it, the please around it and the thanks after it."""
     start = 0
     for pattern in (_GREETING, _PLEASE, _PLEASE):
-        match = pattern.match(text, start)
+        match = _compiled(pattern).match(text, start)
         start = match.end() if match else start
-    end = _THANKS.search(text, start)
+    end = _compiled(_THANKS).search(text, start)
     stripped = text[start : end.start() if end and end.start() > start else len(text)].strip()
     return stripped or text.strip()
 
@@ -171,13 +169,13 @@ def bare(text: str) -> str:
 def asked(text: str) -> tuple[str | None, str]:
     """The kind of question that `text`, already bare, opens as, and what follows that opening."""
     text = " ".join(text.replace("\u2019", "'").split())
-    turned = _FRAMES.match(text)
+    turned = _compiled(_FRAMES).match(text)
     if turned:
         text = f"what is the {turned['best']} {turned['noun']}{turned['rest']}"
-    match = _KIND.match(text)
+    match = _compiled(_KIND).match(text)
     if match is None:
-        fronted = _FRONTED.match(text)
-        match = _KIND.match(text, fronted.end()) if fronted else None
+        fronted = _compiled(_FRONTED).match(text)
+        match = _compiled(_KIND).match(text, fronted.end()) if fronted else None
         if fronted is None or match is None:
             return None, text
         return match.lastgroup, f"{text[match.end() :].rstrip(' ?.!')} {fronted.group(1)}"

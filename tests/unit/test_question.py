@@ -16,6 +16,9 @@ from router.question import asked, bare, one_wording
         ("I'd like to know: what is a lien? Thank you so much!", "what is a lien?"),
         ("What does 'thank you' mean?", "What does 'thank you' mean?"),
         ("Hi", "Hi"),
+        ("Hello Kitty is from where?", "Hello Kitty is from where?"),
+        ("Hi-fi systems are good?", "Hi-fi systems are good?"),
+        ("Well water is safe?", "Well water is safe?"),
         ("", ""),
     ],
 )
