@@ -161,7 +161,7 @@ class LedgerHandle:
         return await _within(READ_TIMEOUT_S, self._administer, act, actor, detail)
 
     async def changes(self, incarnation: str, version: int, wait_s: float) -> Changes:
-        return await _within(READ_TIMEOUT_S + wait_s, self._changes, incarnation, version, wait_s)
+        return await _within(LEASE_TIMEOUT_S + wait_s, self._changes, incarnation, version, wait_s)
 
     async def audit_page(self, org: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         return await _within(READ_TIMEOUT_S, self._audit_page, org, after, limit)

@@ -65,7 +65,8 @@ def fill(store: SQLiteStore, rows: int) -> None:
         "total_ms": "900.0",
         "overhead_ms": "2.0",
     }
-    sums = (MIGRATIONS / "0004_usage_sums.sql").read_text().split(";")
+    files = sorted(MIGRATIONS.glob("000[45]_usage*.sql"))
+    sums = [statement for file in files for statement in file.read_text().split(";")]
     with store._file.transaction() as writer:
         writer.execute(
             f"WITH RECURSIVE numbers(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < {rows}) "
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = {
             "rows": store._file.reader.execute("SELECT COUNT(*) FROM requests").fetchone()[0],
             "sums_by_hour": store._file.reader.execute("SELECT COUNT(*) FROM usage_hours").fetchone()[0],
-            "sums_by_day": store._file.reader.execute("SELECT COUNT(*) FROM usage_days").fetchone()[0],
+            "sums_by_day": store._file.reader.execute("SELECT COUNT(*) FROM usage_plain_days").fetchone()[0],
             "filling_s": filling_s,
             "usage": summary(ask(store, arguments.queries, False)),
             "usage_by_user": summary(ask(store, max(4, arguments.queries // 10), True)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from router.accounting.limits import SLICE_MS, SLICES, Account, is_over, neighbours, period_of, period_span_unix_ms
 
 _SHARE = 4  # one refill takes at most this part of what is left, unless the request at hand needs more
+_CLOSE_EVERY_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Balances:
     over (`limits.is_over`) is closed."""
 
     def __init__(self, now_unix_ms: int) -> None:
-        self._now_unix_ms = now_unix_ms
+        self._now_unix_ms = self._closed_unix_ms = now_unix_ms
         self._balances: dict[tuple[Account, str], _Balance] = {}
         self._of_org: dict[str, set[tuple[Account, str]]] = {}
 
@@ -157,6 +158,9 @@ class Balances:
     def advance(self, now_unix_ms: int) -> None:
         """It is later now: close what is over."""
         self._now_unix_ms = max(self._now_unix_ms, now_unix_ms)
+        if self._now_unix_ms - self._closed_unix_ms < _CLOSE_EVERY_MS:
+            return
+        self._closed_unix_ms = self._now_unix_ms
         for key in [key for key in self._balances if is_over(key[0].span, key[1], self._now_unix_ms)]:
             del self._balances[key]
             mine = self._of_org[key[0].org]

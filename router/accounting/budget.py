@@ -128,7 +128,7 @@ class Budgets:
 
     async def renew(self) -> None:
         """Give back what was not needed of late, and say that this process is alive."""
-        now_unix_ms = self._now_unix_ms()
+        now_unix_ms, away = self._now_unix_ms(), False
         for key, holding in list(self._holdings.items()):
             span = holding.account.span
             past = holding.period != period_of(span, now_unix_ms)
@@ -136,8 +136,11 @@ class Budgets:
             async with holding.lock:
                 holding.give_back(0 if over else holding.busiest)
                 holding.busiest = holding.reserved
-                with suppress(SwitchyardError):  # the next round tells it again
-                    await self._tell(holding)
+                try:
+                    if not away:
+                        await self._tell(holding)
+                except SwitchyardError:
+                    away = True  # the next round tells all of it again
                 done = is_over(span, holding.period, now_unix_ms) if span == "minute" else over
                 if done and not holding.reserved and (holding.told == holding.authority or span == "minute"):
                     self._holdings.pop(key, None)

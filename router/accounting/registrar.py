@@ -4,11 +4,12 @@ and tells every ingress at once."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from models.errors import InvalidRequest, NotFound
 from router.accounting.audit import Verdict, verify
@@ -27,7 +28,7 @@ from router.accounting.directory import (
 from router.accounting.directory_store import DirectoryStore
 from router.events import Actor, AuditEntry
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 MAX_ROWS = 100_000
 """Of all kinds: every ingress holds them, at about a kilobyte each."""
@@ -227,12 +228,17 @@ class Follower:
 
     async def run(self, on_change: Callable[[], None] = lambda: None) -> None:
         """Follow for ever."""
+        failing = False
         while True:
             try:
                 changes = await self._source.changes(self._incarnation, self.directory.version, LONGEST_WAIT_S)
-            except Exception:
+            except Exception as error:
+                if not failing:
+                    failing = True
+                    logger.warning("the ledger does not tell of new keys (%s); it is asked again", type(error).__name__)
                 await asyncio.sleep(RETRY_S)
                 continue
+            failing = False
             self._take(changes)
             on_change()
 

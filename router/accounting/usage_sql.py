@@ -77,34 +77,49 @@ class _Sums:
 
 
 _HOURS = _Sums("usage_hours", "hour_unix_ms", HOUR_MS, _PLACES)
-_DAYS = _Sums("usage_days", "day_unix_ms", DAY_MS, ("key_id", *_PLACES))
-ADD = tuple(sums.add_up("") for sums in (_HOURS, _DAYS))
-TAKE_OFF = tuple(sums.add_up("-") for sums in (_HOURS, _DAYS))
+_DAYS = _Sums("usage_plain_days", "day_unix_ms", DAY_MS, _PLACES)
+_KEY_DAYS = _Sums("usage_days", "day_unix_ms", DAY_MS, ("key_id", *_PLACES))
+ADD = tuple(sums.add_up("") for sums in (_HOURS, _DAYS, _KEY_DAYS))
+TAKE_OFF = tuple(sums.add_up("-") for sums in (_HOURS, _DAYS, _KEY_DAYS))
 
 
 def usage_sql(
     org: str, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str], limit: int
 ) -> tuple[str, list[Any]]:
     """The query and its values. What is grouped by end user, or by key and hour, is in no sums and reads requests."""
-    sums = _DAYS if "key" in group_by else _HOURS
-    first = -(-since_unix_ms // sums.step_ms) * sums.step_ms
-    last = until_unix_ms // sums.step_ms * sums.step_ms
-    if "user" in group_by or {"key", "hour"} <= {*group_by} or first >= last:
-        sources = [_requests(("end_user", "key_id", *_PLACES))]
-        given: list[Any] = [org, since_unix_ms, until_unix_ms]
-    else:
-        sources = [sums.select(), *[_requests(sums.places)] * 2]
-        given = [org, first, last, org, since_unix_ms, first, org, last, until_unix_ms]
+    levels: tuple[_Sums, ...] = (_KEY_DAYS,) if "key" in group_by else (_DAYS, _HOURS)
+    if "hour" in group_by:
+        levels = () if "key" in group_by else (_HOURS,)
+    if "user" in group_by:
+        levels = ()
+    places = levels[0].places if levels else ("end_user", "key_id", *_PLACES)
+    spans = _cover(levels, since_unix_ms, until_unix_ms) or [(None, since_unix_ms, until_unix_ms)]
+    sources = [sums.select() if sums else _requests(places) for sums, _, _ in spans]
+    given: list[Any] = [value for _, start, end in spans for value in (org, start, end)]
     groups = [f"{GROUPS[name]} AS by_{name}" for name in group_by]
-    places = ", ".join(str(place + 1) for place in range(len(groups)))
-    grouped = f" GROUP BY {places}" if groups else ""
+    numbers = ", ".join(str(number + 1) for number in range(len(groups)))
+    grouped = f" GROUP BY {numbers}" if groups else ""
     # As an integer: PostgreSQL's sum of BIGINT is a decimal number.
     totals = [f"CAST(COALESCE(SUM({column}), 0) AS BIGINT) AS {column}" for column in SUMS]
     # Each source by itself first, so that what comes together are groups, not rows.
     parts = (f"SELECT {', '.join([*groups, *totals])} FROM ({source}) AS one{grouped}" for source in sources)
     shown = ", ".join([*(f"by_{name}" for name in group_by), *totals])
-    order = f"{grouped} ORDER BY {places}" if groups else ""
+    order = f"{grouped} ORDER BY {numbers}" if groups else ""
     return f"SELECT {shown} FROM ({' UNION ALL '.join(parts)}) AS used{order} LIMIT ?", [*given, limit]
+
+
+def _cover(levels: Sequence[_Sums], since_ms: int, until_ms: int) -> list[tuple[_Sums | None, int, int]]:
+    """The spans that make up [since, until): of the first of `levels` as far as whole ones go, of the next ones at the
+    edges, and of requests (None) at theirs."""
+    if since_ms >= until_ms:
+        return []
+    if not levels:
+        return [(None, since_ms, until_ms)]
+    sums, *narrower = levels
+    first, last = -(-since_ms // sums.step_ms) * sums.step_ms, until_ms // sums.step_ms * sums.step_ms
+    if first >= last:
+        return _cover(narrower, since_ms, until_ms)
+    return [*_cover(narrower, since_ms, first), (sums, first, last), *_cover(narrower, last, until_ms)]
 
 
 def _requests(places: Sequence[str]) -> str:
