@@ -17,6 +17,7 @@ from starlette.websockets import WebSocketClose
 from deployments.admin_api import AdminDoor
 from deployments.anthropic.messages import MessagesDoor
 from deployments.door import DENIALS, ErrorBody, Handler, Operation, error_response, note_denied, unexpected
+from deployments.feedback_api import FeedbackDoor
 from deployments.openai.batches import BatchesDoor
 from deployments.openai.chat import ChatDoor
 from deployments.openai.completions import CompletionsDoor
@@ -41,6 +42,7 @@ DOORS = (
     ChatDoor,
     CompletionsDoor,
     EmbeddingsDoor,
+    FeedbackDoor,
     FilesDoor,
     MessagesDoor,
     ModelsDoor,

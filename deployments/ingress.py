@@ -38,6 +38,7 @@ from models.errors import ModelUnavailable, NotFound, SwitchyardError
 from models.messages import ChatRequest, Event
 from router.accounting.budget import Budgets
 from router.accounting.denials import Denials
+from router.accounting.feedback import Feedback
 from router.accounting.journal import Journal
 from router.accounting.jwt_login import JwtLogin, keep_fresh
 from router.accounting.registrar import Follower
@@ -252,6 +253,19 @@ class Ingress:
                 "a request that still runs has none yet."
             )
         return found
+
+    async def feedback(self, given: Feedback) -> None:
+        """Keep what a caller says about an answer, and have every replica learn from it."""
+        await self.ledger.keep_feedback(given)
+        if given.cached_from or not given.model:
+            return  # a replayed answer is judged as one; it says nothing about what the model does now
+        told = self._everywhere().broadcast("learn", given.org, given.task, given.model, given.score)
+        with suppress(SwitchyardError), hop_errors("Ingress"):
+            await told.results_async(timeout_s=BROADCAST_TIMEOUT_S, return_exceptions=True)
+
+    def learn(self, org: str, task: str, model: str, score: float) -> None:
+        """Count an outcome for the strategies that learn."""
+        self.pipeline.experience.learn(org, task, model, score)
 
     def metrics_text(self) -> str:
         """This replica's metrics in Prometheus' text format."""

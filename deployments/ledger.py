@@ -23,6 +23,7 @@ from router.accounting.audit import Verdict
 from router.accounting.balances import LeaseAnswer, LeaseAsk, Standing
 from router.accounting.books import Books
 from router.accounting.directory import Changes
+from router.accounting.feedback import Feedback
 from router.accounting.limits import Limit
 from router.accounting.registrar import Act, Done
 from router.accounting.store import LEDGER_FILE, PostgresStore, SQLiteStore
@@ -80,6 +81,12 @@ class Ledger:
     ) -> list[dict[str, Any]]:
         return await self._books.usage(org, since_unix_ms, until_unix_ms, group_by)
 
+    async def keep_feedback(self, given: Feedback) -> None:
+        await self._books.keep_feedback(given)
+
+    async def feedback(self, org: str, by: str) -> list[dict[str, Any]]:
+        return await self._books.feedback(org, by)
+
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return await self._books.lease(ask)
 
@@ -129,6 +136,8 @@ class LedgerHandle:
         self._retire = method(handle, "retire")
         self._receipt = method(handle, "receipt")
         self._usage = method(handle, "usage")
+        self._keep_feedback = method(handle, "keep_feedback")
+        self._feedback = method(handle, "feedback")
         self._lease = method(handle, "lease")
         self._standings = method(handle, "standings")
         self._administer = method(handle, "administer")
@@ -149,6 +158,12 @@ class LedgerHandle:
         self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]
     ) -> list[dict[str, Any]]:
         return await _within(READ_TIMEOUT_S, self._usage, org, since_unix_ms, until_unix_ms, group_by)
+
+    async def keep_feedback(self, given: Feedback) -> None:
+        await _within(INGEST_TIMEOUT_S, self._keep_feedback, given)
+
+    async def feedback(self, org: str, by: str) -> list[dict[str, Any]]:
+        return await _within(READ_TIMEOUT_S, self._feedback, org, by)
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return await _within(LEASE_TIMEOUT_S, self._lease, ask)

@@ -20,6 +20,7 @@ from router import receipts
 from router.accounting import journal
 from router.accounting.balances import Balances, LeaseAnswer, LeaseAsk, Standing
 from router.accounting.budget import LEASE_VALID_S
+from router.accounting.feedback import Feedback
 from router.accounting.limits import SLICE_MS, SLICES, Account, Limit, period_of, period_span_unix_ms, slice_name
 from router.accounting.registrar import Registrar
 from router.accounting.shipper import take_in_orphans
@@ -153,6 +154,13 @@ class Books:
         return await self._read(
             "usage", lambda: self._store.usage(org, since_unix_ms, until_unix_ms, group_by, MAX_ROWS + 1)
         )
+
+    async def keep_feedback(self, given: Feedback) -> None:
+        await self._write(lambda: self._store.feedback.save(given))
+
+    async def feedback(self, org: str, by: str) -> list[dict[str, Any]]:
+        """See `FeedbackStore.summary`."""
+        return await self._read("usage", lambda: self._store.feedback.summary(org, by))
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """Decided in memory; what is granted is written down before it is told, so no crash can grant it twice."""

@@ -28,6 +28,7 @@ _WALLED = (
     "requests",
     "attempts",
     "receipts",
+    "feedback",
     "leases",
     "directory",
     "audit",

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from router.accounting.balances import Lease, Spent
 from router.accounting.directory_store import Database, DirectoryStore
+from router.accounting.feedback import FeedbackStore
 from router.accounting.limits import Account
 from router.accounting.postgres import PostgresDatabase
 from router.accounting.usage_sql import ADD, SUMS, TAKE_OFF, TOKENS, usage_sql
@@ -58,11 +59,12 @@ class Store(Protocol):
     """Synchronous. Writes come from one thread at a time; `receipt` and `usage` from another one.
 
     `rejected`: how many records since it was opened were none and were set aside. `directory`: who there is, and the
-    audit log, in the same database.
+    audit log, in the same database. `feedback`: what callers said about answers, there too.
     """
 
     rejected: int
     directory: DirectoryStore
+    feedback: FeedbackStore
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         """Take in records (as `events.as_json` makes them) in one transaction; those already known change nothing.
@@ -139,6 +141,7 @@ class SQLStore:
         self._file, self._writer = database, database.writer
         self._bad_record: tuple[type[Exception], ...] = (*_BAD_RECORD, *database.bad_record)
         self.directory = DirectoryStore(self._file)
+        self.feedback = FeedbackStore(self._file)
         self.rejected = 0
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:

@@ -20,6 +20,7 @@ from models.messages import Usage
 from router.accounting.audit import verify
 from router.accounting.balances import Lease, Spent
 from router.accounting.directory import Org, Row
+from router.accounting.feedback import Feedback
 from router.accounting.journal import encode
 from router.accounting.limits import Account
 from router.accounting.store import PostgresStore, SQLiteStore, SQLStore, Store
@@ -380,3 +381,17 @@ def test_any_order_any_repetition_any_split_gives_the_same_books(tmp_path: Path)
             assert total == sum(spent.microusd for spent in expected[1])
 
     check()
+
+
+def test_the_newest_word_of_a_key_counts_and_no_other_org_sees_it(make_store: Callable[[], SQLStore]) -> None:
+    given = Feedback("acme", "r1", "key", AT, "m", "math", "", 0.0, "bad", ("slow",), "not 'this'")
+    store = make_store()
+    store.feedback.save(given)
+    store.feedback.save(replace(given, score=1.0, given_at_unix_ms=AT + 1))
+    store.feedback.save(replace(given, key_id="other", cached_from="r0"))
+    store = make_store()
+    (row,) = store.feedback.summary("acme", "model")
+    assert (row["model"], row["count"], row["good"]) == ("m", 2, 0.5)
+    assert row["low"] < 0.5 < row["high"]
+    assert [row["cached_from"] for row in store.feedback.summary("acme", "cached_from")] == ["r0"]
+    assert store.feedback.summary("beta", "model") == []

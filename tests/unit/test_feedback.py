@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import httpx
+import pytest
+
+from models.errors import NotFound
+from router.accounting.feedback import Feedback, wilson
+from router.config import RoutingSettings
+from router.experience import HALF_LIFE_S, Experience
+from router.measured import Conversations, Latencies
+from tests.contract.test_stores import closed
+from tests.unit.test_http_app import KEY, Door, open_door
+from tests.unit.test_pipeline import make_world
+
+
+class Books:
+    """What the ledger does for feedback, in memory."""
+
+    def __init__(self, door: Door) -> None:
+        self.kept: list[Feedback] = []
+        self._door = door
+        door.ingress.receipt = self.receipt
+        door.ingress.feedback = self.feedback
+
+    async def receipt(self, org: str, request_id: str) -> dict[str, Any]:
+        for record in self._door.world.closes():
+            if record.request_id == request_id and record.org == org:
+                return asdict(record)
+        raise NotFound("No receipt with this id.")
+
+    async def feedback(self, given: Feedback) -> None:
+        self.kept.append(given)
+        self._door.world.pipeline.experience.learn(given.org, given.task, given.model, given.score)
+
+
+@pytest.fixture
+async def door():
+    opened = open_door(make_world())
+    yield opened
+    await opened.client.aclose()
+    opened.world.books_are_shut()
+
+
+async def say(door: Door, **body: Any) -> httpx.Response:
+    return await door.client.post("/v1/feedback", json=body, headers={"authorization": f"Bearer {KEY}"})
+
+
+async def test_feedback_is_kept_with_what_the_receipt_says_and_is_learned_from(door: Door) -> None:
+    books = Books(door)
+    request_id = (await door.chat()).headers["x-switchyard-request-id"]
+    told = await say(door, request_id=request_id, label="bad", tags=["wrong"], comment="no")
+    assert told.status_code == 200 and told.json()["score"] == 0
+    (given,) = books.kept
+    assert (given.org, given.model, given.tags) == ("acme", "small-1", ("wrong",))
+    found = door.world.pipeline.experience.of("acme", given.task, ["small-1"])
+    assert found["small-1"] == pytest.approx((0.0, 1.0), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"request_id": "req_none", "label": "good"}, 404),
+        ({"request_id": "r"}, 400),
+        ({"request_id": "r", "score": 0.5, "label": "good"}, 400),
+        ({"request_id": "r", "score": 1.5}, 400),
+        ({"request_id": "r", "label": "meh"}, 400),
+        ({"request_id": "r", "label": "good", "stars": 5}, 400),
+        ({"request_id": "r", "label": "good", "tags": ["x"] * 17}, 400),
+    ],
+)
+async def test_what_is_no_feedback_is_refused(door: Door, body: dict[str, Any], status: int) -> None:
+    books = Books(door)
+    assert (await say(door, **body)).status_code == status
+    assert books.kept == []
+
+
+def test_the_interval_of_a_share_is_wide_for_few_and_holds_the_share() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(1, 1)[0] == pytest.approx(0.2065, abs=1e-3)
+    low, high = wilson(80, 100)
+    assert (round(low, 3), round(high, 3)) == (0.711, 0.867)
+
+
+def test_evidence_decays_by_half_and_stays_apart_by_tenant_and_work() -> None:
+    now = [0.0]
+    seen = Experience(lambda: now[0])
+    seen.learn("acme", "math", "m", 1.0)
+    now[0] = HALF_LIFE_S
+    assert seen.of("acme", "math", ["m", "n"]) == {"m": (0.5, 0.0)}
+    assert seen.of("beta", "math", ["m"]) == {} and seen.of("acme", "code", ["m"]) == {}
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    seen, talks = Experience(most=10), Conversations(most=10)
+    for number in range(50):
+        seen.learn(f"org-{number}", "math", "m", 1.0)
+        talks.answered(f"talk-{number}", "m", "math")
+    assert len(seen) == len(talks) == 10
+    assert talks.last_model("talk-49") == "m" and talks.last_model("talk-0") is None
+
+
+def test_a_gates_verdicts_are_outcomes() -> None:
+    seen = Experience()
+    record = closed("r", decision={"task": "math"})
+    judged = replace(record.attempts[1], gate={"verdict": "release"})
+    seen(replace(record, attempts=(replace(judged, outcome="escalated"), replace(judged, model="strong"))))
+    found = seen.of("acme", "math", ["m", "strong"])
+    assert found["m"][1] > 0 and found["strong"][0] > 0
+
+
+def test_latency_is_known_after_some_answers() -> None:
+    seen = Latencies()
+    for number in range(20):
+        assert (seen.first_token_ms("m") is None) == (number < 8)
+        attempt = replace(closed("r").attempts[1], ttft_ms=float(number))
+        seen(closed("r", attempts=(attempt,)))
+    assert seen.first_token_ms("m") == 18.0
+
+
+async def test_a_named_model_after_auto_speaks_against_the_one_that_auto_chose(door: Door) -> None:
+    first = await door.chat("Compare two designs of a cache for me, please.", switchyard={"cache": "off"})
+    chosen = first.headers["x-switchyard-model"]
+    pipeline = door.world.pipeline
+    other = next(name for name in pipeline.entries if name != chosen)
+    decision = door.world.closes()[0].decision or {}
+    await door.chat("Compare two designs of a cache for me, please.", model=other, switchyard={"cache": "off"})
+    found = pipeline.experience.of("acme", decision["task"], [chosen])
+    assert found[chosen] == pytest.approx((0.0, 0.5), abs=1e-6)
+    assert RoutingSettings().strategy == "hybrid"
