@@ -79,7 +79,8 @@ def _local_backends(topology: Topology, data_dir: Path) -> Backends:
         if entry.engine not in _LOCAL:
             raise ValueError(f"model '{model.name}': engine '{entry.engine}' is a provider's; list it in 'cloud'")
         name, deployment = _LOCAL[entry.engine]
-        binding = BackendBinding(deployment(model, str(data_dir)), (entry,))
+        here = entry.model_copy(update={"region": entry.region or topology.region})
+        binding = BackendBinding(deployment(model, str(data_dir)), (here,))
         backends[f"{name}:{model.name}"] = (binding, entry.max_batch)
     return backends
 

@@ -390,10 +390,9 @@ def _actor(principal: Principal) -> Actor:
 
 def places_of(topology: Topology) -> dict[str, Place]:
     """Where each model runs, those that make embeddings too."""
-    here = Place(True, topology.region)
-    places = {model.name: here for model in topology.local_models}
-    places[encoder_entry(topology.encoder).name] = here
+    places = {model.name: Place(True, model.resolve().region or topology.region) for model in topology.local_models}
+    places[encoder_entry(topology.encoder).name] = Place(True, topology.region)
     for endpoint in topology.cloud:
-        names = (entry.name for entry in (*endpoint.models, *endpoint.embedding_models))
-        places |= dict.fromkeys(names, Place(False, endpoint.region))
+        for entry in (*endpoint.models, *endpoint.embedding_models):
+            places[entry.name] = Place(False, entry.region)
     return places

@@ -44,12 +44,26 @@ def resolved(topology: Topology, catalogue: Catalogue | None = None) -> Topology
     The endpoints that it lists come first: an automatic one gives way where it has the same name, and its models where
     they have. Raises ValueError for a catalogue that cannot be used, and for names that are there twice."""
     rows = catalogue if catalogue is not None else load_catalogue(_path(topology))
-    listed = [_filled(endpoint, rows) for endpoint in topology.cloud]
+    listed = [_placed(_filled(endpoint, rows)) for endpoint in topology.cloud]
     changed = topology.model_copy(update={"cloud": tuple(listed)})
     names = changed.model_names()
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"model names must be unique, these are not: {', '.join(doubled)}")
     return changed.model_copy(update={"cloud": (*listed, *_automatic(changed, rows))})
+
+
+def _placed(endpoint: CloudEndpoint) -> CloudEndpoint:
+    """Its models run where it does, unless they say otherwise."""
+
+    def there(entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
+        return tuple(
+            entry if entry.region else entry.model_copy(update={"region": endpoint.region}) for entry in entries
+        )
+
+    if not endpoint.region:
+        return endpoint
+    models, embedding_models = there(endpoint.models), there(endpoint.embedding_models)
+    return endpoint.model_copy(update={"models": models, "embedding_models": embedding_models})
 
 
 def _path(topology: Topology) -> Path | None:

@@ -254,3 +254,12 @@ def test_what_the_documentation_shows_can_be_used(tmp_path: Path):
 def test_capabilities_are_all_that_a_list_names():
     entry = ModelEntry(name="m", engine="gemini", context_tokens=1, capabilities=["tools"])
     assert entry.capabilities.tools and not entry.capabilities.seed and not entry.capabilities.temperature
+
+
+def test_models_run_where_their_provider_does_unless_they_say_otherwise() -> None:
+    models = [{"name": "a", "context_tokens": 10}, {"name": "b", "context_tokens": 10, "region": "us"}]
+    endpoint = {"name": "own", "dialect": "openai", "base_url": "http://own", "api_key_env": None, "region": "eu"}
+    (placed,) = resolved(
+        Topology.model_validate({"cloud": [{**endpoint, "models": models}], "auto_providers": False})
+    ).cloud
+    assert [entry.region for entry in placed.models] == ["eu", "us"]
