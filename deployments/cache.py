@@ -148,6 +148,10 @@ class SemanticCache:
             raise UnsupportedFeature(f"This model has {width} dimensions; leave out 'dimensions'.", "dimensions")
         return encoded.vector
 
+    async def audit(self, tenant: str) -> dict[str, float | int]:
+        """How often a tenant is answered wrongly, at most."""
+        return self._store.audit(tenant)
+
     async def stats(self) -> dict[str, int]:
         """Counts since the start and what is held now; `encoded / batches` is the mean batch size."""
         names = ("encoded", "batches", "not_encodable")
@@ -203,6 +207,7 @@ class CacheHandle:
 
     def __init__(self, shards: Sequence[DeploymentHandle]) -> None:
         self._lookups = {shard.deployment_name: method(shard, "lookup") for shard in shards}
+        self._audits = {shard.deployment_name: method(shard, "audit") for shard in shards}
         self._outboxes = {shard.deployment_name: _Outbox(method(shard, "store")) for shard in shards}
         self._embedders = itertools.cycle([method(shard, "embed") for shard in shards])
 
@@ -221,6 +226,11 @@ class CacheHandle:
     async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         """See `SemanticCache.embed`. Every shard has the same encoder, so they take turns."""
         found: tuple[list[bytes], int] = await call(next(self._embedders), texts, dimensions)
+        return found
+
+    async def audit(self, tenant: str) -> dict[str, float | int]:
+        """See `SemanticStore.audit`. Raises `SwitchyardError` when the shard is down or overloaded."""
+        found: dict[str, float | int] = await call(self._audits[self._shard(tenant)], tenant)
         return found
 
     @property

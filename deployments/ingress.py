@@ -49,6 +49,7 @@ from router.cloud import ProviderState
 from router.config import ClassifierSettings, CloudModelSettings, IngressSettings, KeySettings, Topology
 from router.embeddings import Embedders, encoder_entry
 from router.events import Actor, Principal, Stopwatch
+from router.fingerprint import partition
 from router.pipeline import Backend, Options, Pipeline, Stages
 from router.validation import check_priority, check_request, size_chars
 
@@ -239,6 +240,12 @@ class Ingress:
         return parsed, principal, watch
 
     # ---- what operators ask ----------------------------------------------------------------------------------------
+
+    async def cache_audit(self, org: str, namespace: str) -> dict[str, float | int]:
+        """What the audits of the shared cache say. Raises `NotFound` where that is off."""
+        if self._shared_cache is None:
+            raise NotFound("There is no semantic cache in this cluster; set 'semantic_cache: deployment' in its args.")
+        return await self._shared_cache.audit(partition(org, namespace))
 
     async def receipt(self, org: str, request_id: str) -> dict[str, Any]:
         """The receipt of a request of `org`, whichever replica served it. Raises `NotFound`.

@@ -32,6 +32,7 @@ class OperatorsDoor:
             Operation("GET", "/v1/receipts/{request_id}", self.receipt),
             Operation("GET", "/v1/usage", self.usage),
             Operation("GET", "/v1/budget", self.budget),
+            Operation("GET", "/v1/cache/stats", self.cache_stats),
             Operation("GET", "/v1/audit", self.audit),
             Operation("GET", "/v1/audit/verify", self.verify_audit),
             Operation("GET", "/health", self.health),
@@ -48,6 +49,13 @@ class OperatorsDoor:
         query = parse_usage_query(dict(request.query_params), int(time.time() * 1000))
         rows = await self.ingress.ledger.usage(principal.org, query.since_unix_ms, query.until_unix_ms, query.group_by)
         return JSONResponse(usage_answer(query, rows))
+
+    async def cache_stats(self, request: Request) -> Response:
+        """How often the cache may be wrong for the caller's organisation, in the `namespace` that is given."""
+        principal = await admitted(self.ingress, request, "usage")
+        namespace = request.query_params.get("namespace", "")
+        found = await self.ingress.cache_audit(principal.org, namespace)
+        return JSONResponse({"object": "cache.stats", "namespace": namespace, **found})
 
     async def budget(self, request: Request) -> Response:
         """Every budget and limit that the caller's requests may count for, and how it stands."""

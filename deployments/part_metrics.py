@@ -23,7 +23,13 @@ PART_TIMEOUT_S = 1.0
 _CACHE_COUNTERS = {
     "hits_exact": ("exact_hits", "Very same questions answered"),
     "hits_semantic": ("semantic_hits", "Similar questions answered"),
+    "hits_surface": ("spelling_hits", "Questions answered that were asked in another spelling"),
     "misses": ("misses", "Questions without an answer"),
+    "audited": ("audited_hits", "Similar hits that the model was asked anyway"),
+    "compared": ("compared_answers", "Answers compared with the one that could have been given instead"),
+    "other_answers": ("other_answers", "Of these, those that were not the same"),
+    "retreats": ("retreats", "Times a tenant's threshold was raised since too much was wrong"),
+    "audits_lost": ("lost_audits", "Comparisons given up since too many waited"),
     "stores": ("stores", "Answers kept"),
     "refused": ("refused_stores", "Answers not kept: incomplete or too large"),
     "evicted": ("evictions", "Answers that had to go for others"),

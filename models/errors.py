@@ -14,6 +14,7 @@
     ├── RateLimited                 429  the tenant's limit, the queue or the provider's
     ├── Overloaded                  503  no capacity now
     ├── DeadlineExceeded            504
+    ├── NotCached                   504  an answer from the cache was wanted, or none
     ├── ModelUnavailable            503  the replica or provider is down, cold or not loadable
     ├── UpstreamFailed              502  the provider broke its protocol or answered 5xx
     ├── StreamInterrupted           502  after the first byte: nothing is retried silently
@@ -105,6 +106,12 @@ class Overloaded(SwitchyardError):
 
 class DeadlineExceeded(SwitchyardError):
     code, http_status = "deadline_exceeded", 504
+
+
+class NotCached(SwitchyardError):
+    """The caller wanted an answer from the cache or none (RFC 9111, 5.2.1.7)."""
+
+    code, http_status = "not_cached", 504
 
 
 class ModelUnavailable(SwitchyardError):

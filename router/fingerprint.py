@@ -78,7 +78,12 @@ class Fingerprint:
 
 def fingerprint(request: ChatRequest, org: str, namespace: str, settings: IngressSettings) -> Fingerprint | None:
     """None: an answer to this is neither looked up nor stored."""
-    return Fingerprint(request, f"{len(org)}:{org}/{namespace}") if _cacheable(request, settings) else None
+    return Fingerprint(request, partition(org, namespace)) if _cacheable(request, settings) else None
+
+
+def partition(org: str, namespace: str) -> str:
+    """The `tenant` of the cache's keys: no other org or namespace has the same."""
+    return f"{len(org)}:{org}/{namespace}"
 
 
 class _Digest:

@@ -52,16 +52,20 @@ class Backend:
     entries: tuple[ModelEntry, ...]
 
 
+CacheMode = Literal["on", "off", "refresh", "no-store", "only-if-cached"]
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a caller may say besides the question (the `switchyard` object of a body).
 
-    cache: `off` neither reads nor stores; `refresh` stores without reading. priority: lower goes first. strategy: how
-    the model for `auto` is chosen, None: as configured. fallbacks: what is tried after the first model, in this order;
-    None: as configured.
+    cache: `off` neither reads nor stores; `refresh` stores without reading; `no-store` reads without storing;
+    `only-if-cached` reads and asks no model. max_age_s: how old a stored answer may be. priority: lower goes
+    first. strategy: how the model for `auto` is chosen, None: as configured. fallbacks: what is tried after the first
+    model, in this order; None: as configured.
     """
 
-    cache: Literal["on", "off", "refresh"] = "on"
+    cache: CacheMode = "on"
     namespace: str = ""
     priority: int = 0
     deadline_s: float | None = None
@@ -69,6 +73,7 @@ class Options:
     strategy: Strategy | None = None
     fallbacks: tuple[str, ...] | None = None
     limits: Limits = NO_LIMITS
+    max_age_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -255,7 +260,7 @@ class Pipeline:
         tokens = prompt_tokens(request)
         found = self.fingerprint(request, principal, options)
         key = found.key(self.settings) if found else None
-        cached = key is not None and options.cache == "on" and self.exact.peek(key.exact)
+        cached = key is not None and options.cache not in ("off", "refresh") and self.exact.peek(key.exact)
         assessment = await self.assess(request, options, degraded)
         decision = self.decide(request, principal, assessment, tokens, options)
         return {

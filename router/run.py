@@ -16,6 +16,7 @@ from models.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
     ModelUnavailable,
+    NotCached,
     StreamInterrupted,
     SwitchyardError,
 )
@@ -121,6 +122,7 @@ class Run:
             try:
                 async with asyncio.timeout_at(self.deadline):
                     if not await self._replay_shared():
+                        self._must_not_ask()
                         await self._generate(stream)
             except TimeoutError:
                 raise self._too_late() from None
@@ -172,9 +174,15 @@ class Run:
             return False
         if not self.pipeline.may_use(self.principal, found.answer.model):
             return False
+        if self.options.max_age_s is not None and time.time() - found.answer.created_at_unix_s > self.options.max_age_s:
+            return False
         self.answer, self.verdict, self.similarity = found.answer, found.kind, found.similarity
         self.events = found.answer.events
         return True
+
+    def _must_not_ask(self) -> None:
+        if self.options.cache == "only-if-cached":
+            raise NotCached("No stored answer may be given to this; ask without 'only-if-cached' to have one made.")
 
     async def _generate(self, stream: bool) -> None:
         pipeline = self.pipeline
@@ -349,6 +357,8 @@ class Run:
     def _store(self, completion: Completion, usage: Usage, now_unix_ms: int) -> None:
         """Keep a complete answer: ended by itself or, for the identical question only, at the caller's limit."""
         key, reason = self.key, completion.finish_reason
+        if self.options.cache == "no-store":
+            return
         if self.request.model not in (AUTO, self.model):
             return  # who names a model again, without fallbacks, must not get another's answer
         at_limit = reason == "length" and self.request.sampling.max_tokens is not None

@@ -30,7 +30,7 @@ from models.messages import (
 )
 from router.config import Strategy
 from router.constraints import Limits
-from router.pipeline import Options
+from router.pipeline import CacheMode, Options
 from router.validation import check_request
 
 
@@ -121,7 +121,8 @@ class SwitchyardBody(_Body):
     fallbacks: list[str] | None = Field(
         None, max_length=8, description="models to try after the first, in this order; by default as configured"
     )
-    cache: Literal["on", "off", "refresh"] = "on"
+    cache: CacheMode = "on"
+    max_age_s: float | None = Field(None, ge=0, description="how old a stored answer may be")
     namespace: str = Field("", max_length=128)
     priority: int = Field(0, ge=-100, le=100, description="lower goes first")
     deadline_s: float | None = Field(None, gt=0)
@@ -136,7 +137,15 @@ class SwitchyardBody(_Body):
         fallbacks = None if self.fallbacks is None else tuple(self.fallbacks)
         limits = Limits(self.min_quality, self.max_cost_microusd, self.max_ttft_ms, self.region, self.local_only)
         return Options(
-            self.cache, self.namespace, self.priority, self.deadline_s, self.domain, self.strategy, fallbacks, limits
+            self.cache,
+            self.namespace,
+            self.priority,
+            self.deadline_s,
+            self.domain,
+            self.strategy,
+            fallbacks,
+            limits,
+            self.max_age_s,
         )
 
 

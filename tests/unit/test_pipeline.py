@@ -20,6 +20,7 @@ from models.errors import (
     InvalidRequest,
     ModelNotFound,
     ModelUnavailable,
+    NotCached,
     Overloaded,
     PermissionDenied,
     StreamInterrupted,
@@ -237,12 +238,39 @@ async def test_another_tenant_gets_no_hit():
     assert head.verdict == "miss"
 
 
-@pytest.mark.parametrize(("cache", "verdicts"), [("off", ["miss", "bypass"]), ("refresh", ["miss", "miss"])])
+@pytest.mark.parametrize(
+    ("cache", "verdicts"),
+    [("off", ["miss", "bypass"]), ("refresh", ["miss", "miss"]), ("no-store", ["miss", "hit-exact"])],
+)
 async def test_the_caller_can_go_past_the_cache(cache, verdicts):
     world = make_world()
     await unary(world, ask())
     await unary(world, ask(), Options(cache=cache))
     assert [close.cache_verdict for close in world.closes()] == verdicts
+
+
+async def test_what_must_not_be_stored_is_not():
+    world = make_world()
+    await unary(world, ask(), Options(cache="no-store"))
+    assert (await unary(world, ask()))[0].verdict == "miss"
+
+
+async def test_who_wants_a_stored_answer_only_gets_one_or_an_error_and_asks_no_model():
+    world = make_world()
+    with pytest.raises(NotCached) as refused:
+        await unary(world, ask(), Options(cache="only-if-cached"))
+    assert refused.value.http_status == 504 and world.small.calls == 0
+    await unary(world, ask())
+    head, _ = await unary(world, ask(), Options(cache="only-if-cached"))
+    assert (head.verdict, world.small.calls) == ("hit-exact", 1)
+    world.books_are_shut()
+
+
+async def test_an_answer_may_be_too_old_for_a_caller():
+    world = make_world()
+    await unary(world, ask())
+    assert (await unary(world, ask(), Options(max_age_s=60)))[0].verdict == "hit-exact"
+    assert (await unary(world, ask(), Options(max_age_s=0)))[0].verdict == "miss"
 
 
 async def test_an_answer_cut_by_the_operators_limit_is_not_kept_one_cut_by_the_callers_is():
