@@ -208,9 +208,7 @@ class Pipeline:
         allowed = self.tenants.allowed_models(principal)
         wish = Wish(options.strategy, options.fallbacks, options.limits)
         work = assessment.outlook.work if assessment is not None and assessment.outlook else ""
-        circumstances = Circumstances(
-            self._turn, _lot(), self.experience.of(principal.org, work, self.entries)
-        )
+        circumstances = Circumstances(self._turn, _lot(), self.experience.of(principal.org, work, self.entries))
         routing = self.settings.routing
         return decide(request, assessment, candidates, routing, allowed, tokens.at_least, wish, circumstances)
 
