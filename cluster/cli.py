@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import httpx
 
@@ -21,6 +23,7 @@ from cluster.state import Cluster
 from models.errors import SwitchyardError
 
 DOWN_S = 20.0
+ROUTE_S = 30.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--until", default="", help="such as 2026-06-30T12:00:00Z (default: now)")
     export.set_defaults(command=_export)
     admin_command.add_commands(commands, common, _administer)
+    route = commands.add_parser("route", parents=[common], help="say which model would answer, why, and at what cost")
+    route.add_argument("question")
+    route.add_argument("--strategy", help="instead of the configured one")
+    route.set_defaults(command=_route)
     saved = commands.add_parser("savings", help="what a recorded time would have cost under other policies")
     saved.add_argument("file", type=Path, help="made by `switchyard usage export`")
     saved.add_argument("--strategy", help="only requests that this strategy decided")
@@ -164,6 +171,18 @@ def _administer(arguments: argparse.Namespace) -> int:
     lines = admin_command.run(arguments, cluster.base_url, os.environ.get("SWITCHYARD_API_KEY") or cluster.api_key)
     print("\n".join(lines))
     return 0
+
+
+def _route(arguments: argparse.Namespace) -> int:
+    """Nothing is executed: this is POST /v1/route."""
+    cluster = _running_cluster(arguments)
+    body: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": arguments.question}]}
+    if arguments.strategy:
+        body["switchyard"] = {"strategy": arguments.strategy}
+    headers = {"authorization": f"Bearer {cluster.api_key}"}
+    answer = httpx.post(f"{cluster.base_url}/v1/route", json=body, headers=headers, timeout=ROUTE_S)
+    print(json.dumps(answer.json(), indent=2))
+    return 0 if answer.is_success else 1
 
 
 def _savings(arguments: argparse.Namespace) -> int:
