@@ -27,7 +27,7 @@ MAX_SIMILAR_CHARS = 4096
 """A longer last turn is not compared by meaning: it would take the encoder too long. The encoder checks the exact
 number of word pieces."""
 
-_CODE = re.compile(r"[`{}\[\]<>=+*/\\|^~#@_]|\n\s+\S|--|::|->|\d[%°‰$]|\w\(|[A-Za-z]\.[A-Za-z]")
+_CODE = re.compile(r"[`{}\[\]<>=+*/\\|^~#@_]|\n\s+\S|--|::|->|\d[%°‰$]|\w\(|[A-Za-z]\.[A-Za-z]|\d!")
 """What looks like code or a formula: there case, spaces and marks may count."""
 
 _TIME_SENSITIVE = re.compile(

@@ -5,6 +5,8 @@ One group a line. They are evidence for the verifier, never proof: a veto is not
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from router.lexicon import forms
 
 SYNONYMS: dict[str, str] = forms(
@@ -157,6 +159,7 @@ SYNONYMS: dict[str, str] = forms(
 _SUFFIXES = ("ments", "ment", "ings", "ing", "ies", "ied", "ers", "er", "est", "ed", "es", "ly", "s", "d", "e", "y")
 
 
+@lru_cache(maxsize=32768)
 def stem(word: str) -> str:
     """Crude on purpose: it need only bring the forms of one word together."""
     for suffix in _SUFFIXES:

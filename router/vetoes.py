@@ -28,7 +28,7 @@ _QUOTED = re.compile(
 )
 _FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n)(?: {2,}|\t).*")
-_SYMBOLS = re.compile(r"[{}\[\]<>=+*/\\|&^~#@]|!=|--|::|->")
+_SYMBOLS = re.compile(r"[{}\[\]<>=+*/\\|&^~#@]|!=|--|::|->|(?<=\d)!")
 _IDENTIFIER = re.compile(r"\b(?:\w+_\w*|_\w+|[a-z]+[A-Z]\w*|\w+\(|[A-Za-z_]\w*\.\w+)")
 _NEGATED = re.compile(r"n['\u2019]t$")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
@@ -138,7 +138,7 @@ def soft_differences(a: Facts, b: Facts) -> frozenset[str]:
     return frozenset(name for name, differs in found.items() if differs)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=4096)
 def facts(text: str) -> Facts:
     """The words of fenced or quoted code count as code only, greetings and thanks not at all."""
     code, text = _code(bare(text.strip()))
@@ -224,10 +224,12 @@ def _content(words: Sequence[str]) -> list[str]:
     return [stem(word) for word in words if word not in lexicon.FUNCTION_WORDS["english"] and not _negates(word)]
 
 
+@lru_cache(maxsize=32768)
 def _negates(word: str) -> bool:
     return word in lexicon.NEGATIONS or _NEGATED.search(word) is not None
 
 
+@lru_cache(maxsize=32768)
 def _one_spelling(word: str) -> str:
     """`1,000` and 1000, `five` and 5, `km` and `kilometres`, `sept` and `september`."""
     if not word[-1].isdigit():

@@ -202,7 +202,7 @@ def test_a_veto_stands_above_the_score_and_is_counted(clock: Clock) -> None:
     store.store(key("Add 2 and 3"), answer("wrong"), vector.tobytes())
     assert store.lookup(key("Add 2 and 4"), vector.tobytes()).kind == "miss"
     assert store.stats()["veto_number"] == 1
-    store.store(key("add 2 and 4!"), answer("right"), near(vector, 0.96))
+    store.store(key("please add 2 and 4"), answer("right"), near(vector, 0.96))
     found = store.lookup(key("Add 2 and 4"), vector.tobytes())
     assert found.answer is not None and found.answer.answer_id == "right"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from models import messages
 from models.messages import ChatRequest, ImagePart, Message, Sampling, TextPart, Tool, ToolCall, ToolChoice
 from router.config import ExactCacheSettings, IngressSettings
-from router.fingerprint import MAX_SIMILAR_CHARS, fingerprint, time_sensitive
+from router.fingerprint import MAX_SIMILAR_CHARS, fingerprint, one_spelling, time_sensitive
 from router.ports import CacheKey
 
 SETTINGS = IngressSettings()
@@ -199,3 +199,33 @@ def test_time_sensitive(text: str) -> None:
 @pytest.mark.parametrize("text", ["How do I know?", "What happened in 1998?", "Define knowledge.", "Boil an egg"])
 def test_not_time_sensitive(text: str) -> None:
     assert not time_sensitive(text, year=2031)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("How are tyres made?", "  HOW  are tyres made\n"),
+        ("How are tyres made?", "Hi! How are tyres made? Thanks!"),
+        ("What is the latest news?", "what is the latest news"),
+        ("long " * 2000, "LONG " * 2000),
+    ],
+)
+def test_another_spelling_has_the_same_key_whatever_the_day_and_the_length(a: str, b: str) -> None:
+    one, other = key(asked(a)), key(asked(b))
+    assert one.surface == other.surface is not None and one.exact != other.exact
+    assert one.surface != key(asked(b), org="other").surface
+    assert one.surface != key(asked(b, model="m")).surface
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("What is 5!", "What is 5"),
+        ("Is C# hard?", "Is C hard?"),
+        ("`A`", "`a`"),
+        ("a:\n  b", "a:\n b"),
+        ("Is it -5?", "Is it 5?"),
+    ],
+)
+def test_where_marks_and_spaces_may_count_it_has_not(a: str, b: str) -> None:
+    assert one_spelling(a) is None or one_spelling(a) != one_spelling(b)

@@ -31,6 +31,7 @@ DIFFERENT = [
     ("language", "What is a cat?", "What is a кот?"),
     ("code", "What does `a < b` do?", "What does `a > b` do?"),
     ("code", "What is 2*3?", "What is 2**3?"),
+    ("code", "What is 5!", "What is 5"),
     ("code", "Learn C# fast", "Learn C++ fast"),
     ("code", "Explain:\n```\nif a:\n  b()\nc()\n```", "Explain:\n```\nif a:\n  b()\n  c()\n```"),
     ("code", "Explain this:\nif a:\n    b()\nc()", "Explain this:\nif a:\n    b()\n    c()"),
