@@ -7,6 +7,7 @@ import math
 import re
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -39,9 +40,10 @@ Sparse = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 """Places, int64, shape [n], and what stands there, float64."""
 
 
-def word_terms(text: str) -> Sparse:
-    """Its words and pairs of words, with 1 + log of how often each occurs."""
-    words = tokens(text)
+def word_terms(text: str, words: Sequence[str] | None = None) -> Sparse:
+    """Its words and pairs of words, with 1 + log of how often each occurs. `words`: its `tokens`, where they are
+    known."""
+    words = tokens(text) if words is None else words
     terms = Counter(words)
     terms.update(map(" ".join, pairwise(words)))
     return _hashed(terms, SIZE)
@@ -57,10 +59,10 @@ def char_terms(text: str) -> Sparse:
     return _hashed(terms, CHAR_SIZE)
 
 
-def seen_places(text: str) -> np.ndarray[Any, Any]:
+def seen_places(text: str, words: Sequence[str] | None = None) -> np.ndarray[Any, Any]:
     """Of its distinct words, in a table of `SEEN_SIZE` bits that holds which words training saw."""
-    words = {token for token in tokens(text) if token[0].isalpha()}
-    return np.fromiter((zlib.crc32(word.encode()) % SEEN_SIZE for word in words), np.int64, len(words))
+    distinct = {token for token in (tokens(text) if words is None else words) if token[0].isalpha()}
+    return np.fromiter((zlib.crc32(word.encode()) % SEEN_SIZE for word in distinct), np.int64, len(distinct))
 
 
 def _hashed(terms: Counter[str], size: int) -> Sparse:

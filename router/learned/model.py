@@ -17,7 +17,7 @@ import numpy as np
 
 from models.trees import Trees
 from models.trees import load as load_trees
-from router.learned.hashing import Sparse, char_terms, seen_places, word_terms
+from router.learned.hashing import Sparse, char_terms, seen_places, tokens, word_terms
 from router.learned.open_tasks import open_chances
 from router.learned.signs import Kind, kind_of, shape_of, signs
 
@@ -89,21 +89,22 @@ class Classifier:
         shape = shape_of(text)
         found = signs(shape)
         kind = kind_of(shape, found)
-        places = seen_places(text)
+        words = tokens(text)
+        places = seen_places(text, words)
         known = float(self._seen[places].mean()) if len(places) else 1.0
         if kind == "open":
             small, large, work = open_chances(found)
             return Chances(small, large, kind, work, known)
-        opinions = self._opinions(kind, np.array(list(found.values())), text)
+        opinions = self._opinions(kind, np.array(list(found.values())), text, words)
         small, large = map(float, mixed(self._experts[kind].mix, opinions[None])[0])
         return Chances(small, large, kind, "math" if kind == "problem" else "question", known)
 
-    def _opinions(self, kind: Kind, values: Array, text: str) -> Array:
+    def _opinions(self, kind: Kind, values: Array, text: str, words: list[str]) -> Array:
         """[opinions, 2]"""
         expert = self._experts[kind]
         standard = standardised(values, self._mean, self._scale)
         if kind == "choice":
-            from_terms = weighted(word_terms(text), self._word_idf, expert.terms) + expert.terms_at_zero
+            from_terms = weighted(word_terms(text, words), self._word_idf, expert.terms) + expert.terms_at_zero
             row = values[None, :]
             grown = [self._trees[f"choice_{size}"].raw(row)[0] for size in ("small", "large")]
             return np.stack([from_terms, np.array(grown)])
