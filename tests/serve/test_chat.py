@@ -112,8 +112,9 @@ def test_a_stream_has_its_headers_at_its_beginning(product: Product) -> None:
 
 @pytest.mark.parametrize(("text", "tier"), [(EASY, {"smoke-small"}), (MIDDLING, {"smoke-medium", "smoke-vllm"})])
 def test_auto_takes_the_tier_that_the_question_needs(product: Product, text: str, tier: set[str]) -> None:
-    answer = product.sdk().chat.completions.create(model="auto", messages=user(text), extra_body=OFF, **GREEDY)
-    assert answer.model in tier
+    by_four_factors = {"switchyard": {**OFF["switchyard"], "strategy": "complexity"}}
+    sdk = product.sdk().chat.completions
+    assert sdk.create(model="auto", messages=user(text), extra_body=by_four_factors, **GREEDY).model in tier
 
 
 def test_auto_takes_a_large_model_for_a_hard_question(product: Product) -> None:
@@ -124,9 +125,17 @@ def test_auto_takes_a_large_model_for_a_hard_question(product: Product) -> None:
     assert set(decision["factors"]) == {"length", "keywords", "code", "task"}
 
 
+def test_auto_weighs_chance_against_cost(product: Product) -> None:
+    body = {"model": "auto", "messages": user(MIDDLING), **GREEDY}
+    decision = product.http().post("/v1/route", json=body).json()["decision"]
+    assert decision["strategy"] == "hybrid" and set(decision["loss"]) == set(decision["eligible"])
+    assert decision["model"] == min(decision["loss"], key=lambda name: decision["loss"][name]["total"])
+    assert all(0 < loss["chance"] < 1 for loss in decision["loss"].values())
+
+
 def test_route_explains_and_does_nothing(product: Product) -> None:
     requests = product.metric("switchyard_requests_total")
-    body = {"model": "auto", "messages": user(MIDDLING), **GREEDY}
+    body = {"model": "auto", "messages": user(MIDDLING), "switchyard": {"strategy": "complexity"}, **GREEDY}
     told = product.http().post("/v1/route", json=body).json()
     assert told["decision"]["tier"] == "medium" and 0.3 <= told["decision"]["score"] <= 0.6
     assert set(told["expected_cost_microusd"]) == set(told["decision"]["eligible"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve.product import OPERATOR, Product, until
+from tests.serve.product import OPERATOR, Product, until, user
 
 TEXT = "What does a handle say?"
 
@@ -31,7 +31,9 @@ def test_handles_give_the_answer_that_http_gives(product: Product, told: dict[st
     assert got["chat"]["text"] == got["streamed"] == answer.json()["choices"][0]["message"]["content"]
     assert (got["chat"]["model"], got["chat"]["cache"]) == ("smoke-small", "bypass")
     assert got["chat"]["cost_microusd"] == int(answer.headers["x-switchyard-cost-microusd"])
-    assert got["explained"] == "smoke-small"
+    asked = {"model": "auto", "messages": user(TEXT), "max_tokens": 20, "temperature": 0}
+    routed = product.http(OPERATOR).post("/v1/route", json=asked).json()
+    assert got["explained"] == routed["decision"]["model"]
     assert got.get("batches", 2) > 1 and got.get("same", True)
     receipt = product.receipt(got["chat"]["request_id"], OPERATOR)
     assert (receipt["door"], receipt["org"], receipt["status"]) == ("handle", OPERATOR, "ok")

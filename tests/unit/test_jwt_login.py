@@ -32,7 +32,14 @@ EC = ec.generate_private_key(ec.SECP256R1())
 
 def claims(**changes: Any) -> dict[str, Any]:
     now = int(time.time())
-    given = {"iss": "https://id.example", "aud": "switchyard", "sub": "ann", "org": "acme", "exp": now + 60, **changes}
+    given = {
+        "iss": "https://id.example",
+        "aud": "switchyard",
+        "sub": "ann",
+        "org": "acme",
+        "exp": now + 3600,
+        **changes,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 
