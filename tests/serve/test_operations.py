@@ -28,7 +28,7 @@ OFF = {"switchyard": {"cache": "off"}}
 
 
 def routed_to(product: Product, text: str) -> str:
-    body = {"model": "auto", "messages": user(text)}
+    body = {"model": "auto", "messages": user(text), "switchyard": {"strategy": "complexity"}}
     tier: str = product.http().post("/v1/route", json=body).json()["decision"]["tier"]
     return tier
 
