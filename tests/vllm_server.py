@@ -31,8 +31,13 @@ _ARGUMENTS = {
     "chat_template": CHAT_TEMPLATE,
     "distributed_executor_backend": "uni",
 }
-ONE_ENGINE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-"""With the "uni" executor: on a CPU vLLM would start its worker as one process more, for the sake of its threads."""
+ONE_ENGINE_PROCESS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+}
+"""With the "uni" executor: on a CPU vLLM would start its worker as one process more, for the sake of its threads. More
+than one thread would wait for work by spinning."""
 
 
 def serving(model_folder: Path, log: Path) -> AbstractContextManager[str]:

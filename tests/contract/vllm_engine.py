@@ -15,7 +15,6 @@ from tests.vllm_server import CHAT_TEMPLATE, CONTEXT_TOKENS, ONE_ENGINE_PROCESS,
 _SETTINGS = {
     # Not forked from a process that has threads by now.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     **ONE_ENGINE_PROCESS,
