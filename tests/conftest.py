@@ -12,6 +12,7 @@ import pytest
 
 from models.smoke import ensure_smoke_model
 from tests import postgres_server, vllm_server
+from tests.commands.commands import Commands
 from tests.lanes import make_scheduler
 
 for name in [*os.environ]:
@@ -47,6 +48,11 @@ def postgres() -> Iterator[postgres_server.Server]:
     """A PostgreSQL of its own, started once for all tests that need it."""
     with postgres_server.serving() as server:
         yield server
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Commands:
+    return Commands(tmp_path)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,8 +1,8 @@
 """Which tests run in one process, where the suite runs in several (pytest-xdist, `make test`).
 
 The product's cluster, and vLLM's own server, are started once for all tests that need them, so those stay together, and
-so do those of single deployments. Unit tests go by file. (`--dist loadgroup` would say the same with marks, but
-pytest-xdist 3.8 writes them where pytest 9.2 does not look.)
+so do those of single deployments and of the command line. Unit tests go by file. (`--dist loadgroup` would say the same
+with marks, but pytest-xdist 3.8 writes them where pytest 9.2 does not look.)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
 
-_LANES = {"contract": "product", "serve": "product", "deployments": "deployments"}
+_LANES = {"contract": "product", "serve": "product", "deployments": "deployments", "commands": "deployments"}
 
 
 class Lanes(LoadScopeScheduling):  # type: ignore[misc]

@@ -1,19 +1,11 @@
-"""`switchyard up`, `down` and `status` as a user runs them: from any folder, beside other clusters, stopped any way."""
+"""`switchyard up`, `status` and `env` beside another cluster, and what listens on the network."""
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import stat
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 
 import grpc
 import httpx
@@ -22,121 +14,7 @@ import pytest
 
 from cluster import state
 from cluster.state import Cluster
-
-CONFIG = """
-applications:
-  - name: switchyard
-    import_path: deployments.app:build
-    route_prefix: /
-    args:
-      semantic_cache: "off"
-      classifier: inline
-      local_models:
-        - name: sim
-          entry: {name: sim, engine: simulated, context_tokens: 4096}
-          engine_args: {output_tokens: 4000, tokens_per_s: 20}
-"""
-QUESTION = {"model": "sim", "max_tokens": 4, "messages": [{"role": "user", "content": "Where is the station?"}]}
-START_S, STOP_S = 240.0, 15.0
-
-
-class Commands:
-    """The command line in a folder of its own, with a home of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.data_dir = folder / "data"
-        self.output = folder / "up.out"
-        (folder / "serve_config.yaml").write_text(CONFIG)
-        (folder / "home" / ".ray").mkdir(parents=True)
-        self.environment = {**os.environ, "HOME": str(folder / "home"), "SWITCHYARD_DATA_DIR": str(self.data_dir)}
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cluster.cli", *arguments]
-        return subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=START_S
-        )
-
-    @contextmanager
-    def up(self, *arguments: str, until: str = "switchyard ready") -> Iterator[subprocess.Popen[bytes]]:
-        """`switchyard up` in the background, once it has said `until`; killed afterwards if a test left it running."""
-        command = [sys.executable, "-m", "cluster.cli", "up", *arguments]
-        with open(self.output, "wb") as output:
-            process = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=output, stderr=subprocess.STDOUT
-            )
-        try:
-            wait_until(lambda: until in self.output.read_text() or process.poll() is not None, START_S)
-            assert process.poll() is None, self.output.read_text()
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-            state.find(self.data_dir)
-
-    def cluster(self) -> Cluster:
-        found = state.find(self.data_dir)
-        assert found is not None
-        return found
-
-
-@pytest.fixture
-def commands(tmp_path: Path) -> Commands:
-    return Commands(tmp_path)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> float:
-    """How long it took, in seconds."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, f"still waiting after {seconds} s"
-        time.sleep(0.05)
-    return time.monotonic() - began
-
-
-def session(leader: int) -> list[int]:
-    """The processes of a session, less those that only wait to be collected."""
-    members = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            process_state, _, _, sid = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(sid) == leader and process_state != "Z":
-            members.append(int(path.parent.name))
-    return members
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def ask(cluster: Cluster, key: str) -> httpx.Response:
-    headers = {"Authorization": f"Bearer {key}"}
-    return httpx.post(f"{cluster.base_url}/v1/chat/completions", json=QUESTION, headers=headers, timeout=30.0)
-
-
-@contextmanager
-def open_stream(cluster: Cluster, key: str) -> Iterator[Iterator[str]]:
-    """The lines of an answer that takes minutes, of which the first is here."""
-    question = {**QUESTION, "max_tokens": 3000, "stream": True}
-    headers = {"Authorization": f"Bearer {key}"}
-    url = f"{cluster.base_url}/v1/chat/completions"
-    with httpx.stream("POST", url, json=question, headers=headers, timeout=30.0) as answer:
-        lines = answer.iter_lines()
-        assert next(lines).startswith("data: ")
-        yield lines
-
-
-def stop(up: subprocess.Popen[bytes], cluster: Cluster, number: signal.Signals) -> None:
-    """By a signal, with nothing left afterwards."""
-    up.send_signal(number)
-    wait_until(lambda: up.poll() is not None, STOP_S)
-    assert up.returncode == 0
-    assert session(cluster.ray_pid) == []
-    assert not Path(cluster.scratch_dir).exists()
+from tests.commands.commands import Commands, ask, free_port, open_stream, session, stop
 
 
 @dataclass(frozen=True)
@@ -208,15 +86,6 @@ def test_a_chosen_key_and_ctrl_c_while_an_answer_is_written(commands: Commands, 
             stop(up, started, signal.SIGINT)
 
 
-def test_down_stops_also_what_has_not_started_yet(commands: Commands) -> None:
-    with commands.up("--port", "0", until="starting the application") as up:
-        started = commands.cluster()
-        assert commands.run("down").stdout == "stopped\n"
-        assert up.wait(1.0) == 0
-        assert session(started.ray_pid) == []
-    assert commands.run("down").returncode == 0
-
-
 def test_nobody_on_the_network_gets_in(cluster: Cluster) -> None:
     """What listens beyond this machine asks for the token: the port of every replica for other deployments' calls, to
     which Ray gives no address."""
@@ -229,31 +98,3 @@ def test_nobody_on_the_network_gets_in(cluster: Cluster) -> None:
             with pytest.raises(grpc.RpcError) as refused:
                 call(b"", timeout=10.0)
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED, listener
-
-
-def test_what_a_killed_cluster_leaves_behind_is_cleaned_up(commands: Commands) -> None:
-    with commands.up("--port", "0") as up:
-        cluster = commands.cluster()
-        os.kill(up.pid, signal.SIGKILL)
-        up.wait()
-        status = commands.run("status")
-        assert status.returncode == 1 and "no cluster runs" in status.stderr
-        assert session(cluster.ray_pid) == []
-        assert not Path(cluster.scratch_dir).exists()
-
-
-def test_up_ends_when_ray_does(commands: Commands) -> None:
-    with commands.up("--port", "0") as up:
-        cluster = commands.cluster()
-        os.kill(cluster.ray_pid, signal.SIGKILL)
-        assert up.wait(STOP_S) == 1
-        assert "Ray ended by itself" in commands.output.read_text()
-        assert session(cluster.ray_pid) == []
-        assert (commands.data_dir / "logs" / "ray.log").exists()
-
-
-def test_an_application_that_cannot_be_built_is_one_line(commands: Commands) -> None:
-    (commands.folder / "serve_config.yaml").write_text(CONFIG.replace("engine: simulated", "engine: steam"))
-    done = commands.run("up", "--port", "0")
-    assert done.returncode == 1
-    assert "engine Input should be" in done.stderr.splitlines()[-1]

@@ -1,0 +1,46 @@
+"""`switchyard up` that is stopped in its beginning, killed, left by Ray, or given what cannot be built."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.commands.commands import CONFIG, STOP_S, Commands, session
+
+
+def test_down_stops_also_what_has_not_started_yet(commands: Commands) -> None:
+    with commands.up("--port", "0", until="starting the application") as up:
+        started = commands.cluster()
+        assert commands.run("down").stdout == "stopped\n"
+        assert up.wait(1.0) == 0
+        assert session(started.ray_pid) == []
+    assert commands.run("down").returncode == 0
+
+
+def test_what_a_killed_cluster_leaves_behind_is_cleaned_up(commands: Commands) -> None:
+    with commands.up("--port", "0") as up:
+        cluster = commands.cluster()
+        os.kill(up.pid, signal.SIGKILL)
+        up.wait()
+        status = commands.run("status")
+        assert status.returncode == 1 and "no cluster runs" in status.stderr
+        assert session(cluster.ray_pid) == []
+        assert not Path(cluster.scratch_dir).exists()
+
+
+def test_up_ends_when_ray_does(commands: Commands) -> None:
+    with commands.up("--port", "0") as up:
+        cluster = commands.cluster()
+        os.kill(cluster.ray_pid, signal.SIGKILL)
+        assert up.wait(STOP_S) == 1
+        assert "Ray ended by itself" in commands.output.read_text()
+        assert session(cluster.ray_pid) == []
+        assert (commands.data_dir / "logs" / "ray.log").exists()
+
+
+def test_an_application_that_cannot_be_built_is_one_line(commands: Commands) -> None:
+    (commands.folder / "serve_config.yaml").write_text(CONFIG.replace("engine: simulated", "engine: steam"))
+    done = commands.run("up", "--port", "0")
+    assert done.returncode == 1
+    assert "engine Input should be" in done.stderr.splitlines()[-1]

@@ -1,0 +1,65 @@
+"""`serve deploy`, Ray's own command, takes the product's configuration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from cluster.ray_process import Ports, RayProcess
+from router.accounting.keys import kept_secret, new_secret
+from tests.serve.product import until, user
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def bare_ray(tmp_path: Path) -> Iterator[tuple[Ports, dict[str, str]]]:
+    """Ray without an application, and the environment of a command that reaches it."""
+    token, ports = tmp_path / "token", Ports.free()
+    kept_secret(token, new_secret)
+    environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(tmp_path)}
+    del environment["RAY_AUTH_TOKEN"]  # it would stand before the path
+    with tempfile.TemporaryDirectory(prefix="sy-", dir="/tmp", ignore_cleanup_errors=True) as scratch:  # short: sockets
+        ray = RayProcess(Path(scratch), ports, token, num_cpus=8)
+        ray.start({"SWITCHYARD_DATA_DIR": str(tmp_path / "data")})
+        try:
+            yield ports, environment
+        finally:
+            ray.stop()
+
+
+def test_serve_deploy_takes_the_same_file_from_any_folder(
+    bare_ray: tuple[Ports, dict[str, str]], tmp_path: Path
+) -> None:
+    ports, environment = bare_ray
+    config = (ROOT / "serve_config.simulated.yaml").read_text()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.yaml").write_text(config.replace("port: 8000", f"port: {ports.door}"))
+    dashboard, door = f"http://127.0.0.1:{ports.dashboard}", f"http://127.0.0.1:{ports.door}"
+    until(lambda: answers(f"{dashboard}/api/version"), 60.0)
+    command = [str(Path(sys.executable).with_name("serve")), "deploy", "--address", dashboard, "mine.yaml"]
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    until(lambda: answers(f"{door}/ready", 200), 180.0)
+
+    key = (tmp_path / "data" / "api_key").read_text().strip()
+    with OpenAI(base_url=f"{door}/v1", api_key=key, max_retries=0) as sdk:
+        answer = sdk.chat.completions.create(model="auto", messages=user("Who is there?"))
+    assert answer.model == "sim-small" and answer.choices[0].message.content
+
+
+def answers(url: str, status: int | None = None) -> bool:
+    try:
+        code = httpx.get(url, trust_env=False, timeout=5.0).status_code
+    except httpx.HTTPError:
+        return False
+    return status in (None, code)
