@@ -126,7 +126,7 @@ def test_its_bytes_are_always_accounted_for(steps: list[tuple[int, int, bool]]) 
 )
 def test_incomplete_answers_are_never_kept(events: tuple[Event, ...], clock: Clock) -> None:
     broken = CachedAnswer("x", "m", events, Usage(), 0, NOW_S, 10)
-    exact, shared = ExactCache(ExactCacheSettings(), clock), SemanticStore(CacheSettings(), clock)
+    exact, shared = ExactCache(ExactCacheSettings(), clock), SemanticStore(CacheSettings(audit=0), clock)
     exact.put("k", broken)
     shared.store(key("k"), broken)
     assert not is_complete(broken)
@@ -175,7 +175,7 @@ def test_a_hit_takes_under_a_tenth_of_a_millisecond() -> None:
 
 
 def test_the_very_question_needs_no_embedding(clock: Clock) -> None:
-    store = SemanticStore(CacheSettings(), clock)
+    store = SemanticStore(CacheSettings(audit=0), clock)
     kept = answer()
     store.store(key("hi"), kept)
     found = store.lookup(key("hi"))
@@ -184,7 +184,7 @@ def test_the_very_question_needs_no_embedding(clock: Clock) -> None:
 
 
 def test_a_near_question_is_answered_from_the_threshold_up(clock: Clock) -> None:
-    store = SemanticStore(CacheSettings(threshold=0.9), clock)
+    store = SemanticStore(CacheSettings(audit=0, threshold=0.9), clock)
     vector = unit(1)
     store.store(key("how do I boil an egg?"), answer(), vector.tobytes())
     asked = key("How do I boil eggs?")
@@ -192,12 +192,12 @@ def test_a_near_question_is_answered_from_the_threshold_up(clock: Clock) -> None
     assert found.kind == "hit-semantic" and found.similarity == pytest.approx(0.91, abs=1e-3)
     missed = store.lookup(asked, near(vector, 0.89))
     assert missed.kind == "miss" and missed.embedding == near(vector, 0.89)
-    store.reconfigure(CacheSettings(threshold=0.85))
+    store.reconfigure(CacheSettings(audit=0, threshold=0.85))
     assert store.lookup(asked, near(vector, 0.89)).kind == "hit-semantic"
 
 
 def test_a_veto_stands_above_the_score_and_is_counted(clock: Clock) -> None:
-    store = SemanticStore(CacheSettings(), clock)
+    store = SemanticStore(CacheSettings(audit=0), clock)
     vector = unit(1)
     store.store(key("Add 2 and 3"), answer("wrong"), vector.tobytes())
     assert store.lookup(key("Add 2 and 4"), vector.tobytes()).kind == "miss"
@@ -208,7 +208,7 @@ def test_a_veto_stands_above_the_score_and_is_counted(clock: Clock) -> None:
 
 
 def test_only_the_same_scope_is_compared(clock: Clock) -> None:
-    store = SemanticStore(CacheSettings(), clock)
+    store = SemanticStore(CacheSettings(audit=0), clock)
     vector = unit(1).tobytes()
     store.store(key("hi there", scope="s"), answer(), vector)
     assert store.lookup(key("hi there!", scope="s"), vector).kind == "hit-semantic"
@@ -220,7 +220,7 @@ def test_only_the_same_scope_is_compared(clock: Clock) -> None:
 
 
 def test_outlived_answers_go_with_their_vectors(clock: Clock) -> None:
-    store = SemanticStore(CacheSettings(ttl_s=50), clock)
+    store = SemanticStore(CacheSettings(audit=0, ttl_s=50), clock)
     vector = unit(1).tobytes()
     store.store(key("hi there"), answer(), vector)
     clock.now_s += 50
@@ -230,7 +230,7 @@ def test_outlived_answers_go_with_their_vectors(clock: Clock) -> None:
 
 
 def test_a_new_answer_takes_the_place_of_the_old_one(clock: Clock) -> None:
-    store = SemanticStore(CacheSettings(), clock)
+    store = SemanticStore(CacheSettings(audit=0), clock)
     vector = unit(1).tobytes()
     for name in ("old", "new"):
         store.store(key("hi there"), answer(name), vector)
@@ -240,7 +240,7 @@ def test_a_new_answer_takes_the_place_of_the_old_one(clock: Clock) -> None:
 
 
 def test_it_is_bounded_over_all_tenants(clock: Clock) -> None:
-    store = SemanticStore(CacheSettings(max_bytes=100_000), clock)
+    store = SemanticStore(CacheSettings(audit=0, max_bytes=100_000), clock)
     for number in range(500):
         store.store(key(f"number {number}", f"tenant {number % 50}"), answer(), unit(number).tobytes())
         assert store.stats()["used_bytes"] <= 100_000
@@ -248,7 +248,7 @@ def test_it_is_bounded_over_all_tenants(clock: Clock) -> None:
     assert stats["evicted"] == 500 - stats["entries"] > 0
     assert store.lookup(key("number 499", "tenant 49")).kind == "hit-exact"
     assert store.lookup(key("number 0", "tenant 0")).kind == "miss"
-    store.reconfigure(CacheSettings(max_bytes=0))
+    store.reconfigure(CacheSettings(audit=0, max_bytes=0))
     assert store.stats()["entries"] == store.stats()["tenants"] == store.stats()["used_bytes"] == 0
 
 
@@ -257,7 +257,7 @@ def test_no_answer_crosses_a_tenant_or_a_scope() -> None:
     rng = random.Random(5)
     words = ["egg", "pot", "salt", "water", "the", "boiled", "please", "is", "i", "you", "of", "me"]
     vector = unit(1)
-    store = SemanticStore(CacheSettings(threshold=0, max_bytes=320_000), lambda: NOW_S)
+    store = SemanticStore(CacheSettings(audit=0, threshold=0, max_bytes=320_000), lambda: NOW_S)
     hits = 0
     for step in range(8_000):
         tenant, scope = f"{rng.randrange(12)}", f"{rng.randrange(3)}"
@@ -280,7 +280,7 @@ def test_used_bytes_are_about_what_it_takes(entries: int, scopes: int, tenants: 
     """Whatever the shape: one scope of many questions, or conversations with a scope each."""
     import usearch.index  # noqa: F401  (its own memory is not the entries')
 
-    dimensions, store = 384, SemanticStore(CacheSettings(), lambda: NOW_S)
+    dimensions, store = 384, SemanticStore(CacheSettings(audit=0), lambda: NOW_S)
     embeddings = np.random.default_rng(1).standard_normal((entries, dimensions)).astype("<f4")
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
 
@@ -299,7 +299,7 @@ def test_used_bytes_are_about_what_it_takes(entries: int, scopes: int, tenants: 
     indexes = [index for part in store._partitions.values() for index in part.by_scope.values()]
     unseen = sum(index.size_bytes for index in indexes if len(index) > PROMOTE_AT)  # usearch has its own memory
     assert 0.8 < (store.stats()["used_bytes"] - unseen) / taken < 1.25
-    store.reconfigure(CacheSettings(max_bytes=0))
+    store.reconfigure(CacheSettings(audit=0, max_bytes=0))
     assert store.stats()["used_bytes"] == 0
 
 

@@ -61,7 +61,7 @@ async def loads() -> Any:
 
 
 def cache_stats() -> dict[str, int]:
-    store = SemanticStore(CacheSettings(), lambda: 1_000_000.0)
+    store = SemanticStore(CacheSettings(audit=0), lambda: 1_000_000.0)
     vector = unit(1).tobytes()
     store.store(CacheKey("t", "1", "s", "Add 2 and 3"), answer(), vector)
     store.lookup(CacheKey("t", "1"))
