@@ -34,6 +34,7 @@ _WALLED = (
     "audit",
     "usage_hours",
     "usage_days",
+    "usage_plain_days",
 )
 _POLICY = (
     "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; ALTER TABLE {table} FORCE ROW LEVEL SECURITY; "

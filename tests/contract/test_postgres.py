@@ -32,6 +32,7 @@ TABLES = (
     "audit",
     "usage_hours",
     "usage_days",
+    "usage_plain_days",
     "feedback",
 )
 
