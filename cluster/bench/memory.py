@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _models(cluster: Cluster) -> list[str]:
     listed = httpx.get(f"{cluster.base_url}/v1/models", headers=_key(cluster), timeout=30).raise_for_status().json()
-    return [model["id"] for model in listed["data"] if model["id"] != "auto"]
+    return [model["id"] for model in listed["data"] if model["id"] != "auto" and model["tier"]]  # not the encoder
 
 
 def _ask(cluster: Cluster, model: str, tokens: int) -> float:
