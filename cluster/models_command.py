@@ -20,7 +20,8 @@ from models.catalog import ModelEntry
 from models.catalog_file import load_catalogue
 from router.accounting.prices import PriceBook
 from router.cloud import is_installed, provider_states, resolved
-from router.config import IngressSettings, Topology
+from router.settings import IngressSettings
+from router.topology import Topology
 
 LOCAL = "local"
 """The name under which the models of the configuration's own machines are listed."""

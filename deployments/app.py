@@ -22,14 +22,15 @@ from deployments.llm_server import llm_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
 from router.accounting.keys import KEY_FILE, PEPPER_FILE, hash_key, kept_secret, new_key, new_secret
 from router.cloud import ProviderState, is_installed, keys_of, provider_states, resolved, secret_names, with_settings
-from router.config import CloudEndpoint, KeySettings, Topology
+from router.settings import KeySettings
+from router.topology import CloudEndpoint, Topology
 
 STREAMS_PER_INGRESS = 256
 """Requests under way from which another ingress is worth its memory."""
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application for `args` (see `router.config.Topology`). Raises ValueError saying what is wrong with them."""
+    """The application for `args` (see `router.topology.Topology`). Raises ValueError saying what is wrong with them."""
     topology = resolved(Topology.model_validate(args))
     data_dir = (
         Path(os.environ.get("SWITCHYARD_DATA_DIR") or topology.data_dir or "~/.switchyard").expanduser().resolve()

@@ -24,8 +24,8 @@ from router.archive.batches import Batch
 from router.archive.files import StoredFile
 from router.archive.lines import LineAnswer
 from router.archive.responses import StoredResponse
-from router.config import ArchiveSettings
 from router.events import Principal
+from router.settings import ArchiveSettings
 
 LOCK_WAIT_S = 120.0
 CALL_TIMEOUT_S = 30.0

@@ -34,7 +34,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve._private.long_poll import LongPollClient, LongPollNamespace
 from ray.serve.config import AutoscalingConfig
 
-from router.config import Scale
+from router.topology import Scale
 
 
 def autoscaling(scale: Scale, places: int) -> AutoscalingConfig:

@@ -25,8 +25,8 @@ from deployments.hop import call, method
 from deployments.live_settings import LiveSettings
 from models.errors import DeadlineExceeded, ModelUnavailable, Overloaded, SwitchyardError
 from router.admission import Admission, BackendLoad
-from router.config import BatcherSettings
 from router.ports import Grant, Ticket
+from router.settings import BatcherSettings
 
 TICK_S = 0.5
 """How often leases are checked and the queues are reported to the autoscaler."""

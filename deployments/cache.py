@@ -33,10 +33,11 @@ from models.errors import (
     SwitchyardError,
     UnsupportedFeature,
 )
-from router import config
-from router.config import CacheSettings, Topology
-from router.ports import CachedAnswer, CacheKey, Lookup
+from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
 from router.semantic_cache import SemanticStore
+from router.settings import CacheSettings
+from router.topology import Encoder as EncoderPlace
+from router.topology import Topology
 
 NAME = "SemanticCache"
 logger = logging.getLogger("ray.serve")
@@ -75,7 +76,7 @@ class SemanticCache:
     """The deployment: encodes in dynamic batches off the event loop, then searches. Its `user_config` is
     `CacheSettings`; without one the defaults hold. Raises `ModelUnavailable` where the encoder cannot be loaded."""
 
-    def __init__(self, encoder: config.Encoder) -> None:
+    def __init__(self, encoder: EncoderPlace) -> None:
         self._encoder = Encoder(encoder.source, encoder.device, precision=encoder.precision)
         self._settings = LiveSettings(CacheSettings)
         self._store = SemanticStore(CacheSettings())
@@ -94,7 +95,7 @@ class SemanticCache:
         if settings := self._settings.accept(user_config):
             self._store.reconfigure(settings)
 
-    async def lookup(self, key: CacheKey) -> Lookup:
+    async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
         found = self._store.exact(key)
         if found is not None:
             return found
@@ -102,8 +103,7 @@ class SemanticCache:
         if key.scope:
             encoded = await self._encoded(key.text)
             embedding, encoder_ms = encoded.vector if encoded.whole else None, encoded.batch_ms
-        found = self._store.lookup(key, embedding)
-        return Lookup(found.kind, found.answer, found.similarity, found.embedding, encoder_ms)
+        return replace(self._store.lookup(key, embedding, terms), encoder_ms=encoder_ms)
 
     async def store(self, answers: Sequence[Storable]) -> int:
         """Keep `answers`. Returns how many could not be kept."""
@@ -211,9 +211,9 @@ class CacheHandle:
         self._outboxes = {shard.deployment_name: _Outbox(method(shard, "store")) for shard in shards}
         self._embedders = itertools.cycle([method(shard, "embed") for shard in shards])
 
-    async def lookup(self, key: CacheKey) -> Lookup:
+    async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
         """Raises `SwitchyardError` when the shard is down or overloaded, which its caller takes for a miss."""
-        found: Lookup = await call(self._lookups[self._shard(key.tenant)], key)
+        found: Lookup = await call(self._lookups[self._shard(key.tenant)], key, terms)
         return found
 
     async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:

@@ -18,9 +18,10 @@ from deployments.hop import call, method
 from deployments.live_settings import LiveSettings
 from models.messages import Message
 from router.assessor import Assessor
-from router.config import ClassifierSettings, Topology
 from router.features import excerpt
 from router.ports import Assessment
+from router.settings import ClassifierSettings
+from router.topology import Topology
 
 NAME = "ComplexityClassifier"
 THREAD_FROM_CHARS = 1_000

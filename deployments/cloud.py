@@ -28,8 +28,9 @@ from models.openai_embeddings import OpenAIEmbeddings
 from models.provider_health import Watched
 from models.providers import Quirks
 from models.reliability.stack import ReliableModel
-from router.config import CloudEndpoint, CloudModelSettings
 from router.embeddings import Embedders
+from router.settings import CloudModelSettings
+from router.topology import CloudEndpoint
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 HEALTH_WAIT_S = 1.0

@@ -68,7 +68,7 @@ def actor_of(request: Request) -> Actor:
     address = request.client.host if request.client else ""
     forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
     plain = "".join(letter for letter in forwarded[:64] if letter.isalnum() or letter in ".:[]_-")
-    return Actor(who.org, who.team, who.key_id, who.user, address[:64], plain)
+    return Actor.of(who, address[:64], plain)
 
 
 def note_denied(scope: Scope, error: SwitchyardError) -> None:

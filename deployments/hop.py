@@ -98,6 +98,17 @@ async def call(method: DeploymentHandle, *args: Any) -> Any:
         raise
 
 
+async def ask_all(handle: DeploymentHandle, method: str, *args: Any, timeout_s: float) -> list[Any]:
+    """What the replicas of a deployment answer within `timeout_s`; one that hangs or fails says nothing, and none is
+    started for it."""
+    try:
+        with hop_errors(handle.deployment_name):
+            answers = await handle.broadcast(method, *args).results_async(timeout_s=timeout_s, return_exceptions=True)
+    except SwitchyardError:
+        return []
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
 async def stream(method: DeploymentHandle, *args: Any) -> AsyncIterator[Any]:
     """What `method`, made with `stream=True`, yields. Closing it, or cancelling its task, stops the replica's work."""
     responses = method.remote(*args)

@@ -21,7 +21,7 @@ from deployments.cache import CacheHandle
 from deployments.classifier import ClassifierHandle, InlineClassifier
 from deployments.cloud import InlineCloud, cloud_embedders
 from deployments.door import too_large
-from deployments.hop import call, hop_errors
+from deployments.hop import ask_all, call
 from deployments.http_app import build_http_app
 from deployments.ledger import LedgerHandle, journal_folder
 from deployments.live_settings import LiveSettings
@@ -33,6 +33,7 @@ from deployments.part_metrics import PartMetrics, ingress_families, lost_respons
 from deployments.provider_metrics import ProviderMetrics
 from deployments.providers_api import Providers
 from deployments.reply import Reply
+from deployments.served import check_names, places_of
 from models.catalog import ModelEntry
 from models.errors import ModelUnavailable, NotFound, SwitchyardError
 from models.messages import ChatRequest, Event
@@ -43,14 +44,15 @@ from router.accounting.journal import Journal
 from router.accounting.jwt_login import JwtLogin, keep_fresh
 from router.accounting.registrar import Follower
 from router.accounting.shipper import Shipper, take_in_orphans
-from router.accounting.tenants import Place, Tenants
+from router.accounting.tenants import Tenants
 from router.archive.lines import LineAnswer
 from router.cloud import ProviderState
-from router.config import ClassifierSettings, CloudModelSettings, IngressSettings, KeySettings, Topology
 from router.embeddings import Embedders, encoder_entry
 from router.events import Actor, Principal, Stopwatch
 from router.fingerprint import partition
 from router.pipeline import Backend, Options, Pipeline, Stages
+from router.settings import ClassifierSettings, CloudModelSettings, IngressSettings, KeySettings
+from router.topology import Topology
 from router.validation import check_priority, check_request, size_chars
 
 READY_TIMEOUT_S = 2.0
@@ -97,7 +99,7 @@ class Ingress:
         own = {cloud.backend: self._inline[cloud.endpoint.name] for cloud in inline}
         asleep = frozenset(endpoint.name for endpoint in topology.cloud if endpoint.scale.min_replicas == 0)
         self.providers = Providers(providers, {name: bound.handle for name, bound in backends.items()}, asleep, own)
-        self._settings = LiveSettings(IngressSettings, self._check_names)
+        self._settings = LiveSettings(IngressSettings, lambda settings: check_names(settings, topology, jwt_key))
         self.metrics = Metrics()
         self.ledger = LedgerHandle(ledger)
         self.archive = ArchiveHandle(archive)
@@ -118,7 +120,6 @@ class Ingress:
             places=places_of(topology),
             make_login=lambda settings: JwtLogin(settings, jwt_key.get_secret_value()),
         )
-        self._jwt_key = jwt_key
         self.budgets = Budgets(holder, self.tenants, self.ledger.lease)
         self.batcher = BatcherHandle(batcher)
         self._shared_cache = CacheHandle(list(caches)) if caches else None
@@ -130,11 +131,14 @@ class Ingress:
         self.embedders |= cloud_embedders(topology.cloud, providers_by_name, self._inline)
         self._provider_metrics = ProviderMetrics(providers_by_name, self._everywhere if inline else None)
         self._inline_classifier = InlineClassifier(ClassifierSettings())
-        stages = Stages(
-            backends={
-                name: Backend(name, ModelHandle(bound.handle, name), bound.entries) for name, bound in backends.items()
-            }
-            | {cloud.backend: Backend(cloud.backend, own[cloud.backend], cloud.endpoint.models) for cloud in inline},
+        bound = [Backend(name, ModelHandle(each.handle, name), each.entries) for name, each in backends.items()]
+        near = [Backend(cloud.backend, own[cloud.backend], cloud.endpoint.models) for cloud in inline]
+        self.pipeline = Pipeline(self._stages([*bound, *near], classifier), IngressSettings(), self.tenants)
+        self._background: list[asyncio.Task[None]] = []
+
+    def _stages(self, backends: Sequence[Backend], classifier: DeploymentHandle | None) -> Stages:
+        return Stages(
+            backends={backend.name: backend for backend in backends},
             classifier=ClassifierHandle(classifier) if classifier else self._inline_classifier,
             batcher=self.batcher,
             budgets=self.budgets,
@@ -142,8 +146,6 @@ class Ingress:
             sinks=[self.shipper.sink, self.metrics],
             forget_older=self._forget_everywhere,
         )
-        self.pipeline = Pipeline(stages, IngressSettings(), self.tenants)
-        self._background: list[asyncio.Task[None]] = []
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """New `user_config`, from now on."""
@@ -152,30 +154,6 @@ class Ingress:
             for name, model in self._inline.items():
                 model.reconfigure(settings.cloud.get(name, CloudModelSettings()).model_dump())
             self.pipeline.reconfigure(settings)
-
-    def _check_names(self, settings: IngressSettings) -> None:
-        """A name that is nobody's would silently price or allow nothing, a login without its secret let nobody in.
-        Raises ValueError."""
-        if settings.jwt is not None:
-            JwtLogin(settings.jwt, self._jwt_key.get_secret_value())
-        embedding = [entry.name for endpoint in self.topology.cloud for entry in endpoint.embedding_models]
-        known = {*self.topology.model_names(), encoder_entry(self.topology.encoder).name, *embedding}
-        named = {
-            *settings.prices,
-            *settings.node_prices,
-            *settings.spare_attempts,
-            *(m for t in settings.tenants.values() for m in t.models or ()),
-            *settings.routing.gates,
-            *(m for model, after in settings.routing.fallbacks.items() for m in (model, *after)),
-        }
-        if unknown := named - known:
-            raise ValueError(f"user_config of Ingress names models that are not served: {', '.join(sorted(unknown))}")
-        inline = {endpoint.name for endpoint in self.topology.cloud if endpoint.placement == "inline"}
-        if elsewhere := settings.cloud.keys() - inline:
-            raise ValueError(
-                f"`cloud` in the user_config of Ingress is for providers that are placed inline, which these are not: "
-                f"{', '.join(sorted(elsewhere))}"
-            )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http_app(self)
@@ -188,11 +166,11 @@ class Ingress:
         """A whole answer. `request` is an OpenAI-shaped body (with a `switchyard` object in place of `options`), or a
         `ChatRequest`. Raises `models.errors`."""
         parsed, principal, watch = await self._admitted(request, api_key, options)
-        with self.denials.watching(_actor(principal), HANDLE):
+        with self.denials.watching(Actor.of(principal), HANDLE):
             return await self._chat(parsed, principal, watch)
 
     async def _chat(self, parsed: ParsedChat, principal: Principal, watch: Stopwatch) -> Reply:
-        async with self.pipeline.run(parsed.request, principal, parsed.options, "handle", watch) as run:
+        async with self.pipeline.run(parsed.request, principal, parsed.options, HANDLE, watch) as run:
             head = await run.begin(stream=False)
             completion = await run.completion()
         return Reply(head.request_id, head.model, head.verdict, run.cost_microusd, completion)
@@ -202,8 +180,8 @@ class Ingress:
     ) -> AsyncIterator[list[Event]]:
         """The answer as batches of events; needs `handle.options(stream=True)`. Raises `models.errors`."""
         parsed, principal, watch = await self._admitted(request, api_key, options)
-        async with self.pipeline.run(parsed.request, principal, parsed.options, "handle", watch) as run:
-            with self.denials.watching(_actor(principal), HANDLE):
+        async with self.pipeline.run(parsed.request, principal, parsed.options, HANDLE, watch) as run:
+            with self.denials.watching(Actor.of(principal), HANDLE):
                 await run.begin(stream=True)
             async for batch in run.batches():
                 yield list(batch)
@@ -225,7 +203,7 @@ class Ingress:
         watch = Stopwatch(time.perf_counter)
         with self.denials.watching(Actor(), HANDLE):
             principal = self.tenants.identify(None, api_key)
-        with self.denials.watching(_actor(principal), HANDLE):
+        with self.denials.watching(Actor.of(principal), HANDLE):
             self.tenants.require(principal, "infer")
             await self.budgets.enter(principal)
         watch.enter("parse")
@@ -266,9 +244,7 @@ class Ingress:
         await self.ledger.keep_feedback(given)
         if given.cached_from or not given.model:
             return  # a replayed answer is judged as one; it says nothing about what the model does now
-        told = self._everywhere().broadcast("learn", given.org, given.task, given.model, given.score)
-        with suppress(SwitchyardError), hop_errors("Ingress"):
-            await told.results_async(timeout_s=BROADCAST_TIMEOUT_S, return_exceptions=True)
+        await self._ask_all("learn", given.org, given.task, given.model, given.score)
 
     def learn(self, org: str, task: str, model: str, score: float) -> None:
         """Count an outcome for the strategies that learn."""
@@ -295,16 +271,7 @@ class Ingress:
 
     async def _replicas_metrics(self) -> list[str]:
         """Without those that are going; only this one's when another hangs."""
-        try:
-            with hop_errors("Ingress"):
-                answers = await (
-                    self._everywhere()
-                    .broadcast("metrics_text")
-                    .results_async(timeout_s=BROADCAST_TIMEOUT_S, return_exceptions=True)
-                )
-        except SwitchyardError:
-            answers = []
-        return [answer for answer in answers if isinstance(answer, str)] or [self.metrics_text()]
+        return await self._ask_all("metrics_text") or [self.metrics_text()]
 
     def forget(self, exact: str, newest_id: str) -> None:
         """Drop this replica's own copy of an answer, unless it is the one with this id."""
@@ -312,9 +279,7 @@ class Ingress:
 
     async def _forget_everywhere(self, exact: str, newest_id: str) -> None:
         """A copy that a replica which hangs still has ends with its time to live."""
-        forgotten = self._everywhere().broadcast("forget", exact, newest_id)
-        with suppress(SwitchyardError), hop_errors("Ingress"):
-            await forgotten.results_async(timeout_s=BROADCAST_TIMEOUT_S, return_exceptions=True)
+        await self._ask_all("forget", exact, newest_id)
 
     async def catch_up(self, version: int) -> bool:
         """Whether this replica knows, within a second, what administrators have done up to `version`."""
@@ -322,9 +287,10 @@ class Ingress:
 
     async def catch_up_everywhere(self, version: int) -> None:
         """Returns once every replica that answers knows of it. One that hangs has had its second."""
-        told = self._everywhere().broadcast("catch_up", version)
-        with suppress(SwitchyardError), hop_errors("Ingress"):
-            await told.results_async(timeout_s=BROADCAST_TIMEOUT_S, return_exceptions=True)
+        await self._ask_all("catch_up", version)
+
+    async def _ask_all(self, method: str, *args: Any) -> list[Any]:
+        return await ask_all(self._everywhere(), method, *args, timeout_s=BROADCAST_TIMEOUT_S)
 
     def _everywhere(self) -> DeploymentHandle:
         """All ingress replicas, this one among them."""
@@ -389,17 +355,3 @@ class Ingress:
             task.cancel()
         for model in self._inline.values():
             await model.close()
-
-
-def _actor(principal: Principal) -> Actor:
-    return Actor(principal.org, principal.team, principal.key_id, principal.user)
-
-
-def places_of(topology: Topology) -> dict[str, Place]:
-    """Where each model runs, those that make embeddings too."""
-    places = {model.name: Place(True, model.resolve().region or topology.region) for model in topology.local_models}
-    places[encoder_entry(topology.encoder).name] = Place(True, topology.region)
-    for endpoint in topology.cloud:
-        for entry in (*endpoint.models, *endpoint.embedding_models):
-            places[entry.name] = Place(False, entry.region)
-    return places

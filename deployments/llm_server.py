@@ -13,7 +13,7 @@ from deployments.model import serving_options
 from models.catalog import ModelEntry, cpu_kv_cache_bytes
 from models.errors import ModelUnavailable
 from models.registry import is_offline
-from router.config import LocalModel
+from router.topology import LocalModel
 
 REPLICA = "deployments.vllm_replica.LLMServer"
 

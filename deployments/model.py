@@ -24,7 +24,7 @@ from models.messages import ChatRequest, Event
 from models.registry import resolve_source
 from models.simulated import SimulatedModel as SimulatedChatModel
 from models.transformers_engine import TransformersChatModel
-from router.config import LocalModel, Scale
+from router.topology import LocalModel, Scale
 
 DRAIN_S = 660.0
 """How long a replica that leaves may finish its streams: the longest request (600 s) and a minute."""

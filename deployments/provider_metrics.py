@@ -13,9 +13,8 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from ray.serve.handle import DeploymentHandle
 
-from deployments.hop import hop_errors
+from deployments.hop import ask_all
 from deployments.metrics import exposition
-from models.errors import SwitchyardError
 
 ASK_TIMEOUT_S = 1.0
 
@@ -53,14 +52,15 @@ class ProviderMetrics:
     async def text(self) -> str:
         """In Prometheus' text format, after `ASK_TIMEOUT_S` at most."""
         inline, *answers = await asyncio.gather(
-            self._inline(), *(_asked(handle, "stats") for handle in self._providers.values())
+            self._inline(), *(ask_all(handle, "stats", timeout_s=ASK_TIMEOUT_S) for handle in self._providers.values())
         )
         families = provider_families({**dict(zip(self._providers, answers, strict=True)), **inline})
         return exposition(family for family in families if family.samples)
 
     async def _inline(self) -> dict[str, list[Stats]]:
         found: dict[str, list[Stats]] = {}
-        for replica in await _asked(self._doors(), "inline_stats") if self._doors else ():
+        doors = await ask_all(self._doors(), "inline_stats", timeout_s=ASK_TIMEOUT_S) if self._doors else ()
+        for replica in doors:
             for provider, stats in replica.items():
                 found.setdefault(provider, []).append(stats)
         return found
@@ -88,13 +88,3 @@ def _filled(family: Any, key: str, stats: Mapping[str, Sequence[Stats]]) -> Metr
         for label, number in total.items():
             family.add_metric((provider, label), number)
     return family
-
-
-async def _asked(handle: DeploymentHandle, method: str) -> list[dict[str, Any]]:
-    """What each replica says. A deployment without a replica says nothing, and stays at zero."""
-    try:
-        with hop_errors(handle.deployment_name):
-            answers = await handle.broadcast(method).results_async(timeout_s=ASK_TIMEOUT_S, return_exceptions=True)
-    except SwitchyardError:
-        return []
-    return [answer for answer in answers if isinstance(answer, dict)]

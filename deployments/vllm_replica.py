@@ -17,7 +17,7 @@ from models.base import Call
 from models.messages import ChatRequest, Event, UsageReport
 from models.registry import resolve_source
 from models.vllm_engine import VllmModel
-from router.config import LocalModel
+from router.topology import LocalModel
 
 _SEND_S = 0.001
 """What a batch of events costs on its way to the client, over all processes that it passes."""

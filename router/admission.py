@@ -28,8 +28,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from models.errors import DeadlineExceeded, ModelNotFound, Overloaded, RateLimited, SwitchyardError
-from router.config import BatcherSettings
 from router.ports import Grant, Ticket
+from router.settings import BatcherSettings
 
 REUSABLE_S = 0.25
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from models.messages import Message
-from router.config import ClassifierSettings
 from router.ports import Assessment
+from router.settings import ClassifierSettings
 from router.strategies import ComplexityStrategy, Strategy, custom_strategy
 
 if TYPE_CHECKING:

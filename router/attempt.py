@@ -13,10 +13,10 @@ from models.messages import ChatRequest, Event, Finish, Usage
 from router.accounting.limits import Claim
 from router.archive.lines import BATCH_DOOR
 from router.cascade import Judgement, consistent, judge, without_logprobs
-from router.config import GateSettings
 from router.events import Attempt
 from router.ports import Grant, Ticket
 from router.samples import Samples, usage_of
+from router.settings import GateSettings
 
 if TYPE_CHECKING:
     from router.run import Run

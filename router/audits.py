@@ -11,8 +11,8 @@ import random
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from router.config import CacheSettings
 from router.error_bound import ErrorBound
+from router.settings import CacheSettings
 
 MAX_PENDING = 4096
 MAX_TENANTS = 4096

@@ -21,10 +21,10 @@ from typing import Any
 
 from models.encoder import Encoder
 from models.messages import ChatRequest, Finish, Message, ResponseFormat, Sampling, TextDelta, TextPart, Tool, Usage
-from router.config import CacheSettings, IngressSettings
 from router.fingerprint import fingerprint
 from router.ports import CachedAnswer, CacheKey, Lookup
 from router.semantic_cache import SemanticStore
+from router.settings import CacheSettings, IngressSettings
 
 ORG = "evaluation"
 TTL_S = 10 * 365 * 86_400.0

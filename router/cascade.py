@@ -26,8 +26,8 @@ from models.messages import (
     UsageReport,
     fold,
 )
-from router.config import GateSettings
 from router.json_form import begins_json, fits_schema, parsed
+from router.settings import GateSettings
 from router.tokens import output_tokens
 
 Verdict = Literal["wait", "release", "escalate"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from models.catalog import ModelEntry
 from models.catalog_file import Catalogue, load_catalogue
 from models.providers import PROVIDERS, Package, known_provider
-from router.config import CloudEndpoint, Topology
+from router.topology import CloudEndpoint, Topology
 
 MAX_KEYS = 16
 """Of one provider: `NAME` (several, with commas between them), `NAME_2` and so on."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from models.base import check_supported
-from models.catalog import ModelEntry
+from models.catalog import LOCAL_ENGINES, ModelEntry
 from models.errors import ContextLengthExceeded, NoEligibleModel, PermissionDenied, SwitchyardError, UnsupportedFeature
 from models.messages import ChatRequest
 
@@ -29,9 +29,6 @@ class Candidate:
     def local(self) -> bool:
         """Whether prompts stay in this cluster."""
         return not self.entry.provider and self.entry.engine in LOCAL_ENGINES
-
-
-LOCAL_ENGINES = ("transformers", "vllm", "simulated")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from models.errors import DeadlineExceeded, ModelNotFound, PermissionDenied, Swi
 from models.messages import Usage
 from router.accounting.limits import Claim
 from router.accounting.prices import PriceBook
-from router.config import Encoder
 from router.events import Attempt, Principal, RequestClosed, RequestOpened, Status, Stopwatch
 from router.pipeline import Pipeline
 from router.run import new_request_id
 from router.tokens import CHARS_PER_TOKEN
+from router.topology import Encoder
 
 
 @dataclass(frozen=True, slots=True)

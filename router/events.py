@@ -115,6 +115,10 @@ class Actor:
     address: str = ""
     forwarded_for: str = ""
 
+    @classmethod
+    def of(cls, who: Principal, address: str = "", forwarded_for: str = "") -> Actor:
+        return cls(who.org, who.team, who.key_id, who.user, address, forwarded_for)
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 
 from models.messages import Finish, TextDelta, ToolCallDelta
-from router.config import ExactCacheSettings
 from router.ports import CachedAnswer
+from router.settings import ExactCacheSettings
 
 ENTRY_BYTES = 512
 """What an entry takes besides its answer: digests, table slots, bookkeeping."""

@@ -19,9 +19,9 @@ from operator import attrgetter
 from typing import Any
 
 from models.messages import ChatRequest, ImagePart, Message, TextPart
-from router.config import IngressSettings
 from router.ports import CacheKey
 from router.question import bare
+from router.settings import IngressSettings
 
 MAX_SIMILAR_CHARS = 4096
 """A longer last turn is not compared by meaning: it would take the encoder too long. The encoder checks the exact

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from models.catalog import TIERS, ModelEntry
-from router.config import RoutingSettings
 from router.constraints import Candidate
 from router.ports import Assessment, Outlook
+from router.settings import RoutingSettings
 
 BY_TIER = {"small": 0.6, "medium": 0.7, "large": 0.8}
 """Chance of a good answer where nothing is known of the question: only the order matters, evidence moves it."""

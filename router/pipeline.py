@@ -18,7 +18,6 @@ from models.errors import SwitchyardError
 from models.messages import ChatRequest
 from router.accounting.prices import PriceBook
 from router.accounting.tenants import Tenants
-from router.config import IngressSettings, Strategy
 from router.events import Principal, Record, Sink, Stopwatch
 from router.exact_cache import ExactCache
 from router.experience import Experience
@@ -35,8 +34,10 @@ from router.ports import (
     ClassifierPort,
     Lookup,
     ModelPort,
+    Terms,
 )
 from router.run import Run
+from router.settings import IngressSettings, Strategy
 from router.tokens import PromptTokens, prompt_tokens
 
 T = TypeVar("T")
@@ -60,9 +61,10 @@ class Options:
     """What a caller may say besides the question (the `switchyard` object of a body).
 
     cache: `off` neither reads nor stores; `refresh` stores without reading; `no-store` reads without storing;
-    `only-if-cached` reads and asks no model. max_age_s: how old a stored answer may be. priority: lower goes
-    first. strategy: how the model for `auto` is chosen, None: as configured. fallbacks: what is tried after the first
-    model, in this order; None: as configured.
+    `only-if-cached` reads and asks no model. max_age_s: how old a stored answer may be. delta: wrong answers from the
+    cache per request that it puts up with; None: as configured. priority: lower goes first. strategy: how the model for
+    `auto` is chosen, None: as configured. fallbacks: what is tried after the first model, in this order; None: as
+    configured.
     """
 
     cache: CacheMode = "on"
@@ -74,6 +76,12 @@ class Options:
     fallbacks: tuple[str, ...] | None = None
     limits: Limits = NO_LIMITS
     max_age_s: float | None = None
+    delta: float | None = None
+
+    @property
+    def terms(self) -> Terms:
+        """What a stored answer has to meet. Where none will be kept, an audit would have nothing to compare."""
+        return Terms(self.delta, audited=self.cache == "on")
 
 
 @dataclass(slots=True)
@@ -155,12 +163,13 @@ class Pipeline:
             return None
         return fingerprint(request, principal.org, options.namespace, self.settings)
 
-    async def lookup(self, key: CacheKey, degraded: list[str]) -> Lookup:
+    async def lookup(self, key: CacheKey, options: Options, degraded: list[str]) -> Lookup:
         """The shared cache's word. A cache that is slow or down is a miss, not an error."""
         cache = self.stages.semantic_cache
         if cache is None or not self.settings.semantic_cache:
             return Lookup("miss")
-        found = await _within(self.settings.cache_timeout_s, cache.lookup(key), "semantic_cache", degraded)
+        asked = cache.lookup(key, options.terms)
+        found = await _within(self.settings.cache_timeout_s, asked, "semantic_cache", degraded)
         return found or Lookup("miss")
 
     async def assess(self, request: ChatRequest, options: Options, degraded: list[str]) -> Assessment | None:

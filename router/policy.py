@@ -19,10 +19,10 @@ from models.errors import (
     UnsupportedFeature,
 )
 from models.messages import ChatRequest
-from router.config import RoutingSettings, Strategy
 from router.constraints import NO_LIMITS, Candidate, Demand, Exclusion, Limits, allow_list, exclusion
 from router.objective import Evidence, Loss, by_loss, chances, losses
 from router.ports import Assessment
+from router.settings import RoutingSettings, Strategy
 
 __all__ = ["AUTO", "NO_LIMITS", "Candidate", "Circumstances", "Decision", "Limits", "Wish", "decide", "tier_of"]
 

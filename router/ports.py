@@ -38,6 +38,21 @@ class CacheKey:
         return CacheKey(self.tenant, self.exact)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a request asks of a stored answer to a similar question.
+
+    delta: wrong answers per request that it puts up with; None: as configured. audited: whether it may be sent to the
+    model although there is an answer, to compare the two, which is kept then.
+    """
+
+    delta: float | None = None
+    audited: bool = True
+
+
+ANY_TERMS = Terms()
+
+
 @dataclass(frozen=True)
 class CachedAnswer:
     """A complete answer, as the events it came in, so that a replay is the same stream."""
@@ -73,7 +88,7 @@ class Lookup:
 
 
 class CachePort(Protocol):
-    async def lookup(self, key: CacheKey) -> Lookup: ...
+    async def lookup(self, key: CacheKey, terms: Terms) -> Lookup: ...
 
     async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None: ...
 

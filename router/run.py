@@ -12,24 +12,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from models.errors import (
-    BudgetExceeded,
-    ContextLengthExceeded,
     DeadlineExceeded,
-    ModelUnavailable,
     NotCached,
     StreamInterrupted,
     SwitchyardError,
 )
 from models.messages import ChatRequest, Completion, Event, Usage, fold
-from models.reliability.circuit_breaker import CircuitOpen
 from router import receipts
 from router.attempt import LiveAttempt, worst_case_microusd
-from router.config import GateSettings
 from router.events import Attempt, Principal, Status, Stopwatch, Verdict
 from router.experience import OVERRIDE
 from router.fingerprint import Fingerprint
 from router.measured import conversation_of
-from router.policy import AUTO, Decision, stronger
+from router.plan import Plan
+from router.policy import AUTO, Decision
 from router.ports import Assessment, CachedAnswer, CacheKey, Lookup
 from router.tokens import PromptTokens, prompt_tokens
 
@@ -92,7 +88,6 @@ class Run:
         self._unsure: list[str] = []
         self._assessing: asyncio.Task[Assessment | None] | None = None
         self._live: LiveAttempt | None = None
-        self._escalated: list[str] = []
         self._finished = False
         self._folded: Completion | None = None
         self._failure: SwitchyardError | None = None
@@ -160,7 +155,7 @@ class Run:
             return False
         # Beside it, since most questions are new ones. The answer of a hit does not wait for it.
         self._assessing = pipeline.assess_early(self.request, self.options, self._unsure)
-        found = await pipeline.lookup(self.key, self.degraded)
+        found = await pipeline.lookup(self.key, self.options, self.degraded)
         self.watch.split("cache_semantic", "encode", found.encoder_ms)
         self._embedding, self._encoder_ms = found.embedding, found.encoder_ms
         if not self._replay(found):
@@ -192,22 +187,22 @@ class Run:
         self.degraded += self._unsure
         self.watch.enter("decide")
         self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens, self.options)
-        plan = [self.decision.model, *self.decision.fallbacks]
+        plan = Plan(self.decision, pipeline.entries, self.settings.routing)
         pipeline.emit(receipts.opened(self, self.decision.model, self._most_microusd(plan)))
         while True:
-            model = plan.pop(0)
-            falls_back = self.settings.routing.content_filter_falls_back and bool(plan)
-            live = LiveAttempt(self, model, stream, self._gate(model, plan), falls_back)
+            model = plan.next()
+            live = LiveAttempt(self, model, stream, plan.gate(model), plan.filter_escalates())
             try:
                 if await self._attempt(live):
                     return
             except SwitchyardError as error:
-                plan = self._after_failure(plan, live, error)
+                plan.failed(model, error, bool(live.events))
                 await self._end_attempt(error.code, error)
-                if not plan:
+                if not plan.left:
                     raise
             else:
-                plan = self._after_escalation(plan, live)
+                if live.outcome == "escalated":
+                    plan.escalate(model)
                 await self._end_attempt(live.outcome)
 
     async def _attempt(self, live: LiveAttempt) -> bool:
@@ -221,46 +216,11 @@ class Run:
         await live.call()
         return await live.convinces()
 
-    def _gate(self, model: str, plan: Sequence[str]) -> GateSettings | None:
-        """By what the answer of `model` is judged: in a cascade, as long as a stronger one could be asked instead."""
-        assert self.decision is not None
-        if self.decision.strategy != "cascade" or not self._stronger(plan, model):
-            return None
-        return self.settings.routing.gate_of(model)
-
-    def _stronger(self, plan: Sequence[str], model: str) -> list[str]:
-        entries = self.pipeline.entries
-        return [other for other in plan if stronger(entries[other], entries[model])]
-
-    def _most_microusd(self, plan: Sequence[str]) -> int:
+    def _most_microusd(self, plan: Plan) -> int:
         """What the request may cost at the most: every model is tried, and those of a cascade are asked again."""
-        gates = {model: self._gate(model, plan) for model in plan}
+        gates = {model: plan.gate(model) for model in plan.left}
         once = sum(worst_case_microusd(self, model, gate) for model, gate in gates.items())
         return once + sum(worst_case_microusd(self, model) for model, gate in gates.items() if gate is not None)
-
-    def _after_failure(self, plan: list[str], live: LiveAttempt, error: SwitchyardError) -> list[str]:
-        """The models worth trying after `live` failed with `error`, before anything of it was given out."""
-        able = [other for other in plan if other in self._escalated]  # what they said was only not good enough
-        if isinstance(error, BudgetExceeded):
-            return able
-        if isinstance(error, ContextLengthExceeded):
-            room, entries = live.entry.context_tokens, self.pipeline.entries
-            return [other for other in plan if other in able or entries[other].context_tokens > room]
-        if not (error.retryable or isinstance(error, StreamInterrupted)):
-            return []
-        free = not (live.events or error.abandoned)
-        again = isinstance(error, ModelUnavailable) and not isinstance(error, CircuitOpen)
-        if again and free and all(each.model != live.model for each in self.attempts):
-            return [live.model, *plan]  # its replica died: another one, or its successor, may take it
-        return plan
-
-    def _after_escalation(self, plan: list[str], live: LiveAttempt) -> list[str]:
-        """A stronger model next. Should all of those fail, the answer that did not convince is better than none."""
-        if live.outcome != "escalated":
-            return plan
-        self._escalated.append(live.model)
-        better = self._stronger(plan, live.model)
-        return [*better, live.model, *(other for other in plan if other not in better)]
 
     # ---- the answer ------------------------------------------------------------------------------------------------
 

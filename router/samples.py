@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from models.base import Call
 from models.errors import SwitchyardError
 from models.messages import ChatRequest, Event, Usage, UsageReport, fold
-from router.config import GateSettings
 from router.ports import Ticket
+from router.settings import GateSettings
 from router.tokens import output_tokens
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from models.messages import Message, TextPart
-from router.config import ClassifierSettings
+from router.settings import ClassifierSettings
 from router.strategies import STRATEGIES
 
 

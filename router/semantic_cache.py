@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from router.agreement import agree
 from router.audits import Audits, Pending
-from router.config import CacheSettings
 from router.exact_cache import answer_bytes, is_complete
-from router.ports import CachedAnswer, CacheKey, Lookup
+from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
+from router.settings import CacheSettings
 from router.verifier import Judgement, packaged
 
 PROMOTE_AT = 256
@@ -157,11 +157,11 @@ class SemanticStore:
         self._counts: Counter[str] = Counter()
         self._vetoes: Counter[str] = Counter()
 
-    def lookup(self, key: CacheKey, embedding: bytes | None = None) -> Lookup:
+    def lookup(self, key: CacheKey, embedding: bytes | None = None, terms: Terms = ANY_TERMS) -> Lookup:
         """The very question, or else one near `embedding` that nothing speaks against."""
         found = self.exact(key)
         if found is None:
-            found = self.similar(key, embedding) if embedding is not None else Lookup("miss")
+            found = self.similar(key, embedding, terms) if embedding is not None else Lookup("miss")
             self._counts["misses"] += found.answer is None
         return found
 
@@ -180,26 +180,26 @@ class SemanticStore:
         self._counts["hits_surface"] += 1
         return Lookup("hit-semantic", entry.answer, 1.0, score=1.0)
 
-    def similar(self, key: CacheKey, embedding: bytes) -> Lookup:
+    def similar(self, key: CacheKey, embedding: bytes, terms: Terms) -> Lookup:
         """The answer to the question of the same tenant and scope that the verifier finds the same, if any."""
         candidates = self._candidates(key, np.frombuffer(embedding, dtype="<f4"))
         judged = self._judge(key.text, [(similarity, entry.key.text) for similarity, _, entry in candidates])
         self._vetoes.update(each.objection for each in judged if each.objection)
         best = max(range(len(judged)), key=lambda at: judged[at].score, default=None)
-        if best is None:
-            self._audits.served(key.tenant, None)
+        audits = self._audits
+        if best is None or judged[best].objection is not None:
+            if terms.audited:
+                audits.served(key.tenant, None)
             return Lookup("miss", embedding=embedding)
         (similarity, entry_id, entry), score = candidates[best], judged[best].score
-        audits, nothing = self._audits, judged[best].objection is not None
-        hit = not nothing and score >= max(audits.threshold(key.tenant), entry.least_score)
-        if hit and not audits.draws(key.tenant, score):
-            audits.served(key.tenant, score)
+        hit = score >= max(audits.threshold(key.tenant, terms.delta), entry.least_score)
+        if hit and not (terms.audited and audits.draws(key.tenant, score)):
+            if terms.audited:
+                audits.served(key.tenant, score)
             self._counts["hits_semantic"] += 1
             return Lookup("hit-semantic", entry.answer, min(similarity, 1.0), embedding, score=score)
-        if nothing:
-            audits.served(key.tenant, None)
-            return Lookup("miss", embedding=embedding)
-        audits.wait(key.exact, Pending(key.tenant, entry_id, score))
+        if terms.audited:
+            audits.wait(key.exact, Pending(key.tenant, entry_id, score))
         return Lookup("miss", embedding=embedding, score=score, near=entry.answer.answer_id)
 
     def compared(self, key: CacheKey, same: bool | None) -> None:

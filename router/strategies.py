@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from models.messages import Message
-from router.config import ClassifierSettings
 from router.features import Features, Turn, extract, read
 from router.ports import Assessment
+from router.settings import ClassifierSettings
 from router.vocabulary import (
     CODE_WORDS,
     HARD_PHRASES,

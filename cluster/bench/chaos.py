@@ -35,8 +35,8 @@ from router.accounting.limits import Account, Claim
 from router.accounting.shipper import Shipper
 from router.accounting.store import LEDGER_FILE, SQLiteStore
 from router.accounting.tenants import Tenants
-from router.config import IngressSettings, TenantSettings
 from router.events import Attempt, Principal, RequestClosed, RequestOpened
+from router.settings import IngressSettings, TenantSettings
 
 DOORS = 3
 WORST_MICROUSD = 100

@@ -32,7 +32,7 @@ from cluster.state import Cluster
 from models.catalog import TIERS
 from models.demo.dataset import held_out_items
 from models.demo.items import DIFFICULTIES, Item
-from router.config import LocalModel
+from router.topology import LocalModel
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 SEED = 2027  # of its own: that of the model card is 2026

@@ -25,7 +25,7 @@ from models.demo.dataset import held_out_items
 from models.demo.items import Item
 from models.messages import ChatRequest, Event, Finish, Message, TextDelta, TextPart, TokenLogprob
 from router.cascade import judge
-from router.config import GateSettings
+from router.settings import GateSettings
 
 SEED = 2028
 PUBLISHED = ((evaluate.HELD_OUT_SEED, 3 * evaluate.PER_DIFFICULTY), (end_to_end.SEED, 1800))

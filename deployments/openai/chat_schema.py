@@ -28,9 +28,9 @@ from models.messages import (
     ToolCall,
     ToolChoice,
 )
-from router.config import Strategy
 from router.constraints import Limits
 from router.pipeline import CacheMode, Options
+from router.settings import Strategy
 from router.validation import check_request
 
 
@@ -123,6 +123,7 @@ class SwitchyardBody(_Body):
     )
     cache: CacheMode = "on"
     max_age_s: float | None = Field(None, ge=0, description="how old a stored answer may be")
+    delta: float | None = Field(None, gt=0, lt=1, description="wrong answers from the cache per request, at most")
     namespace: str = Field("", max_length=128)
     priority: int = Field(0, ge=-100, le=100, description="lower goes first")
     deadline_s: float | None = Field(None, gt=0)
@@ -146,6 +147,7 @@ class SwitchyardBody(_Body):
             fallbacks,
             limits,
             self.max_age_s,
+            self.delta,
         )
 
 

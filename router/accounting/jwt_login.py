@@ -19,8 +19,8 @@ from typing import Any
 from models.errors import AuthenticationFailed, SwitchyardError, UpstreamFailed
 from router.accounting.directory import DEFAULT_ORG
 from router.accounting.tenants import Login
-from router.config import JwtSettings
 from router.events import Principal
+from router.settings import JwtSettings
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from router.accounting.directory import DEFAULT_ORG, SCOPES, Key, Rules
 from router.accounting.keys import hash_key, keyed_hash
 from router.accounting.limits import Account, Claim, Limit
 from router.accounting.registrar import Follower
-from router.config import IngressSettings, JwtSettings, KeySettings, TenantSettings
 from router.events import Principal
+from router.settings import IngressSettings, JwtSettings, KeySettings, TenantSettings
 
 __all__ = ["DEFAULT_ORG", "Login", "Place", "Tenants"]
 

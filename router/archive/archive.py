@@ -16,7 +16,7 @@ from router.archive.batches import Batch, BatchStore
 from router.archive.files import FileStore, StoredFile
 from router.archive.responses import ResponseStore, StoredResponse
 from router.archive.runner import Answerer, BatchRunner
-from router.config import ArchiveSettings
+from router.settings import ArchiveSettings
 from router.sqlite_file import SQLiteFile
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.errors import InvalidRequest, NotFound, RateLimited
-from router.config import ArchiveSettings
 from router.events import Principal
+from router.settings import ArchiveSettings
 from router.sqlite_file import SQLiteFile
 
 WINDOW_S = 24 * 3600

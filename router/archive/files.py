@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import BodyTooLarge, InvalidRequest, NotFound
-from router.config import ArchiveSettings
+from router.settings import ArchiveSettings
 from router.sqlite_file import SQLiteFile
 
 MAX_UPLOADS = 64

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from router.config import ArchiveSettings
+from router.settings import ArchiveSettings
 from router.sqlite_file import SQLiteFile
 
 MAX_TURNS, MAX_CONVERSATION_BYTES = 500, 64 * 1024**2

@@ -19,8 +19,8 @@ from models.errors import NotFound, SwitchyardError
 from router.archive.batches import Batch, BatchStore
 from router.archive.files import FileStore
 from router.archive.lines import Line, LineAnswer, check_lines, failure, read_lines, result, written_ids
-from router.config import ArchiveSettings
 from router.events import Principal
+from router.settings import ArchiveSettings
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ import numpy as np
 from models.encoder import Encoder
 from models.trees import from_sklearn
 from router.cache_training.pairs import Question, questions, teachable
-from router.config import CacheSettings
 from router.pair_features import FEATURES, pair_features
+from router.settings import CacheSettings
 from router.vetoes import facts, veto
 
 Array = np.ndarray[Any, Any]

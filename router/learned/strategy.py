@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.messages import Message
-from router.config import ClassifierSettings
 from router.features import excerpt, focus_of
 from router.learned.model import WEIGHTS, Chances, Classifier
 from router.ports import Assessment, Outlook
+from router.settings import ClassifierSettings
 
 SHORT_FOLLOW_UP_CHARS = 400
 EARLIER_WEIGHT = 0.5

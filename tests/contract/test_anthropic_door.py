@@ -17,8 +17,8 @@ from models.anthropic import AnthropicModel
 from models.base import Capabilities
 from models.openai_compatible import OpenAICompatibleModel
 from router.accounting.tenants import Tenants
-from router.config import IngressSettings
 from router.pipeline import Backend, Pipeline
+from router.settings import IngressSettings
 from tests.serve.test_anthropic_door import OPENAI_TOOLS, QUESTION, SCHEMA, TOOLS
 from tests.unit.anthropic.door import KEY, Anthropic, anthropic_door
 from tests.unit.test_pipeline import entry, make_world

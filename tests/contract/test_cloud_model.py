@@ -14,7 +14,7 @@ from models.base import Call
 from models.catalog import ModelEntry
 from models.errors import DeadlineExceeded, RateLimited
 from models.messages import ChatRequest, Message, Sampling, TextPart, UsageReport, fold
-from router.config import CloudEndpoint
+from router.topology import CloudEndpoint
 from tests.contract.fault_server import OPENAI, FaultServer, fault_server
 
 CALL = Call("r", timeout_s=10.0)

@@ -22,8 +22,9 @@ from models.errors import SwitchyardError
 from models.messages import ChatRequest, Message, TextPart
 from models.simulated import SimulatedModel
 from router.admission import BackendLoad
-from router.config import BatcherSettings, Scale
 from router.ports import Ticket
+from router.settings import BatcherSettings
+from router.topology import Scale
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this folder on their path
 

@@ -14,9 +14,10 @@ from ray.serve.handle import DeploymentHandle
 from deployments.cache import NAME, CacheHandle, cache_deployments, rendezvous
 from models.errors import ModelUnavailable
 from models.messages import ChatRequest, Finish, Message, TextDelta, TextPart, Usage, UsageReport
-from router.config import IngressSettings, Scale, Topology
 from router.fingerprint import fingerprint
 from router.ports import CachedAnswer, CacheKey
+from router.settings import IngressSettings
+from router.topology import Scale, Topology
 
 APP = "cache_test"
 

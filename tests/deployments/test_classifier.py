@@ -14,7 +14,8 @@ from ray.serve.handle import DeploymentHandle
 from deployments.classifier import NAME, ClassifierHandle, InlineClassifier, classifier_deployment
 from models.errors import ModelUnavailable
 from models.messages import Message, TextPart
-from router.config import ClassifierSettings, Scale, Topology
+from router.settings import ClassifierSettings
+from router.topology import Scale, Topology
 
 APP = "classifier-test"
 HARD = "Debug this Python script step by step and prove that it ends.\n```\nwhile x > 0: x = f(x)\n```"

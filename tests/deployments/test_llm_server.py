@@ -44,7 +44,7 @@ from models.messages import (
     UsageReport,
     fold,
 )
-from router.config import LocalModel
+from router.topology import LocalModel
 from tests.vllm_server import CHAT_TEMPLATE, TOOL_PARSER
 
 APP = "vllm-test"

@@ -33,7 +33,7 @@ from models.errors import ContextLengthExceeded, InternalError, ModelUnavailable
 from models.messages import ChatRequest, Event, Message, Sampling, TextDelta, TextPart, Tool, fold
 from models.registry import resolve_source
 from models.transformers_engine import TransformersChatModel
-from router.config import CloudEndpoint, LocalModel
+from router.topology import CloudEndpoint, LocalModel
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this folder on their path
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from router.config import IngressSettings, Topology
+from router.settings import IngressSettings
+from router.topology import Topology
 from tests.serve.product import OPERATOR, Product
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +96,7 @@ def test_named_commands_and_files_exist() -> None:
     assert set(re.findall(r"^make ([a-z]+)", "\n".join(blocks("console")), re.MULTILINE)) <= make
     named = set(re.findall(r"`((?:\w+/)*[\w.*]+\.(?:yaml|py|lock|md)|\w+/)(?:: \w+)?`", README))
     named |= set(re.findall(r"\]\(([\w/.]+)\)", README))
-    assert {"serve_config.yaml", "router/config.py", "models/", "LICENSE"} <= named
+    assert {"serve_config.yaml", "router/topology.py", "models/", "LICENSE"} <= named
     assert [name for name in named if not [*ROOT.glob(name), *ROOT.glob(f"*/{name}")]] == []
 
 

@@ -28,8 +28,8 @@ from router.accounting.keys import hash_key
 from router.accounting.registrar import Follower
 from router.accounting.store import SQLiteStore
 from router.accounting.tenants import Place, Tenants
-from router.config import IngressSettings, KeySettings
 from router.events import Actor, AuditEntry
+from router.settings import IngressSettings, KeySettings
 from tests.unit.test_http_app import open_door
 from tests.unit.test_pipeline import make_world
 

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from models.errors import DeadlineExceeded, ModelNotFound, Overloaded, RateLimited
 from router.admission import REUSABLE_S, UNKNOWN_RETRY_AFTER_S, Admission
-from router.config import BatcherSettings
 from router.ports import Grant, Ticket
+from router.settings import BatcherSettings
 
 SETTINGS = BatcherSettings(max_queue=8, max_queue_per_tenant=4, lease_ttl_s=10)
 

@@ -18,7 +18,7 @@ from deployments.cache import cache_deployments
 from deployments.cloud import adapter
 from models.providers import PROVIDERS
 from router.cloud import is_installed, resolved, secret_names, with_settings
-from router.config import Topology
+from router.topology import Topology
 
 ROOT = Path(__file__).parents[2]
 SIM = {"name": "sim", "entry": {"name": "sim", "engine": "simulated", "context_tokens": 100}}

@@ -9,9 +9,9 @@ import pytest
 
 from models.messages import ChatRequest, Message, TextPart
 from router.assessor import Assessor
-from router.config import ClassifierSettings, RoutingSettings
 from router.policy import AUTO, Candidate, decide
 from router.ports import Assessment
+from router.settings import ClassifierSettings, RoutingSettings
 from tests.unit.test_objective import entry
 
 

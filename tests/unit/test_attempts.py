@@ -27,9 +27,9 @@ from models.errors import (
 )
 from models.messages import ChatRequest, Event, Finish, TextDelta, TokenLogprob, Usage, UsageReport
 from router.accounting.tenants import Tenants
-from router.config import GateSettings, IngressSettings, RoutingSettings, TenantSettings
 from router.events import Record, RequestClosed, RequestOpened
 from router.pipeline import Backend, Options, Pipeline, Stages
+from router.settings import GateSettings, IngressSettings, RoutingSettings, TenantSettings
 from router.tokens import prompt_tokens
 from tests.unit.test_pipeline import ME, Classifier, Places, Purse, World, ask, entry, streamed, unary
 

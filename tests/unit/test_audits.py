@@ -5,9 +5,10 @@ import pytest
 from models.messages import Finish, TextDelta, Usage
 from router.agreement import agree
 from router.audits import MAX_PENDING, PATIENCE, Audits, Pending
-from router.config import CacheSettings
-from router.ports import CachedAnswer, CacheKey
+from router.pipeline import Options
+from router.ports import CachedAnswer, CacheKey, Terms
 from router.semantic_cache import SemanticStore
+from router.settings import CacheSettings
 from router.verifier import Judgement
 
 VECTOR = b"\0\0\x80?" + b"\0" * 28
@@ -87,3 +88,17 @@ def test_what_waits_is_bounded() -> None:
     for number in range(MAX_PENDING + 10):
         audits.wait(str(number), Pending("t", number, 0.5))
     assert audits.totals()["audits_lost"] == 10 and audits.take("0") is None and audits.take("10") is not None
+
+
+@pytest.mark.parametrize("terms", [Options(cache="only-if-cached").terms, Options(cache="no-store").terms])
+def test_who_wants_no_new_answer_is_given_the_one_there_is_and_counts_for_nothing(terms: Terms) -> None:
+    cache = store(0.9, audit=1.0)
+    cache.store(key("one"), answer("first"), VECTOR)
+    assert cache.lookup(key("two"), VECTOR, terms).kind == "hit-semantic"
+    assert cache.audit("t")["requests"] == 0
+
+
+def test_who_allows_fewer_wrong_answers_gets_none_below_what_the_cache_began_with() -> None:
+    audits = Audits(CacheSettings(audit=0.5, delta=0.01, min_score=0.8))
+    audits._bound("t").threshold = 0.5
+    assert (audits.threshold("t"), audits.threshold("t", 0.02), audits.threshold("t", 0.001)) == (0.5, 0.5, 0.8)

@@ -11,8 +11,8 @@ import pytest
 from deployments.batcher import BatcherHandle
 from router import admission
 from router.admission import REUSABLE_S, Admission
-from router.config import BatcherSettings
 from router.ports import Grant, Ticket
+from router.settings import BatcherSettings
 
 TICKET = Ticket("r", "b", "org", 0, 5.0)
 

@@ -19,7 +19,8 @@ from cluster.bench.end_to_end import (
 )
 from cluster.runtime import load_config
 from models.demo.dataset import held_out_items
-from router.config import IngressSettings, LocalModel
+from router.settings import IngressSettings
+from router.topology import LocalModel
 
 ITEMS = held_out_items(5, 2)  # two of each difficulty
 

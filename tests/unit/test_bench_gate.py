@@ -7,7 +7,7 @@ import pytest
 
 from cluster.bench.gate import PUBLISHED, Outcome, auroc, discarded_tokens, learned, questions, report, row, wilson
 from models.demo.dataset import held_out_items
-from router.config import GateSettings
+from router.settings import GateSettings
 
 
 def outcome(right: bool, *logprobs: float, stronger_right: bool = True) -> Outcome:

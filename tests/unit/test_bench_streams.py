@@ -24,7 +24,7 @@ from cluster.bench.streams import (
 from cluster.checks import StartError
 from cluster.runtime import load_config
 from deployments.llm_server import _environment, llm_config
-from router.config import LocalModel
+from router.topology import LocalModel
 
 TOKENS = 7
 

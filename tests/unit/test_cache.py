@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.messages import Event, Finish, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
-from router.config import CacheSettings, ExactCacheSettings
 from router.exact_cache import ExactCache, answer_bytes, is_complete
 from router.ports import CachedAnswer, CacheKey
 from router.semantic_cache import PROMOTE_AT, ScopeIndex, SemanticStore
+from router.settings import CacheSettings, ExactCacheSettings
 
 NOW_S = 1_000_000.0
 DIMENSIONS = 32

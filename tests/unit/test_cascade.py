@@ -26,8 +26,8 @@ from models.messages import (
     UsageReport,
 )
 from router.cascade import Judgement, agreement, consistent, judge, refuses, without_logprobs
-from router.config import GateSettings
 from router.json_form import NOTHING, begins_json, fits_schema, parsed
+from router.settings import GateSettings
 
 ASKED = ChatRequest("auto", (Message("user", (TextPart("?"),)),))
 GATE = GateSettings(tokens=4, min_mean_logprob=-0.1)

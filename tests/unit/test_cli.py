@@ -22,7 +22,7 @@ from cluster.runtime import data_dir_of, load_config, reason
 from cluster.state import Cluster
 from deployments.llm_server import llm_config
 from models.catalog import BUILT_IN
-from router.config import LocalModel
+from router.topology import LocalModel
 
 
 def config(**args: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from models.catalog import ModelEntry
 from models.catalog_file import load_catalogue
 from models.providers import ENGINES, PROVIDERS, known_provider
 from router.cloud import keys_of, provider_states, resolved, secret_names, with_settings
-from router.config import CloudEndpoint, Topology
+from router.topology import CloudEndpoint, Topology
 
 OWN = {
     "name": "own",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.catalog import BUILT_IN, ENGINE_CAPABILITIES
-from router.config import LocalModel
+from router.topology import LocalModel
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in BUILT_IN])

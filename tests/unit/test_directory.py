@@ -18,8 +18,8 @@ from router.accounting.keys import keyed_hash, new_key, shown_prefix
 from router.accounting.registrar import AddKey, Follower, Put, RevokeKey, RotateKey
 from router.accounting.store import SQLiteStore
 from router.accounting.tenants import Place, Tenants
-from router.config import IngressSettings, TenantSettings
 from router.events import Actor, Principal
+from router.settings import IngressSettings, TenantSettings
 
 PEPPER = "a pepper of the tests"
 ADMIN = Actor("default", key_id="key_admin", address="10.0.0.1")

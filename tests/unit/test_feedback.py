@@ -8,9 +8,9 @@ import pytest
 
 from models.errors import NotFound
 from router.accounting.feedback import Feedback, wilson
-from router.config import RoutingSettings
 from router.experience import HALF_LIFE_S, Experience
 from router.measured import Conversations, Latencies
+from router.settings import RoutingSettings
 from tests.contract.test_stores import closed
 from tests.unit.test_http_app import KEY, Door, open_door
 from tests.unit.test_pipeline import make_world

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from models import messages
 from models.messages import ChatRequest, ImagePart, Message, Sampling, TextPart, Tool, ToolCall, ToolChoice
-from router.config import ExactCacheSettings, IngressSettings
 from router.fingerprint import MAX_SIMILAR_CHARS, fingerprint, one_spelling, time_sensitive
 from router.ports import CacheKey
+from router.settings import ExactCacheSettings, IngressSettings
 
 SETTINGS = IngressSettings()
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -18,7 +18,8 @@ from router.accounting.budget import Budgets
 from router.accounting.denials import Denials
 from router.accounting.keys import hash_key
 from router.accounting.tenants import Tenants
-from router.config import IngressSettings, KeySettings, TenantSettings, Topology
+from router.settings import IngressSettings, KeySettings, TenantSettings
+from router.topology import Topology
 from tests.unit.leases import Leases
 from tests.unit.test_pipeline import World, make_world
 

@@ -125,7 +125,7 @@ def test_the_checker_sees_what_it_should(tmp_path: Path, monkeypatch: pytest.Mon
 
 # ---- what importing does -------------------------------------------------------------------------------------------
 
-PIPELINE = "import router.config, router.pipeline, router.policy, router.strategies"
+PIPELINE = "import router.settings, router.topology, router.pipeline, router.policy, router.strategies"
 WATCHED = f"""
 import os, sys
 roots = tuple(os.path.realpath(path) + os.sep for path in [*sys.path, sys.prefix, sys.base_prefix] if path)

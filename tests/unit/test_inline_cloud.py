@@ -11,7 +11,7 @@ from cluster.bench.upstream import TEXT, USAGE, Upstream
 from deployments.cloud import CloudModel, inline_cloud
 from models.errors import ModelUnavailable
 from models.messages import TextDelta, UsageReport
-from router.config import CloudEndpoint
+from router.topology import CloudEndpoint
 from tests.unit.models.reliability.scripted import CALL, REQUEST
 
 ENTRY = {"name": "m", "source": "bench", "context_tokens": 8192}

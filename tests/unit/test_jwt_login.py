@@ -20,8 +20,8 @@ from models.errors import AuthenticationFailed, PermissionDenied, UpstreamFailed
 from router.accounting import jwt_login
 from router.accounting.jwt_login import JwtLogin
 from router.accounting.tenants import Tenants
-from router.config import IngressSettings, JwtSettings
 from router.events import Principal
+from router.settings import IngressSettings, JwtSettings
 
 SECRET = "a secret of the tests that has more than 32 bytes"
 HS256 = JwtSettings(issuer="https://id.example", audience="switchyard", algorithm="HS256")

@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 
 from router.accounting.keys import hash_key, kept_secret, new_key
-from router.config import KeySettings
+from router.settings import KeySettings
 
 
 def test_a_new_key_is_random_and_only_its_digest_is_needed() -> None:

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from deployments.live_settings import LiveSettings
-from router.config import BatcherSettings
+from router.settings import BatcherSettings
 
 
 def _not_seven(settings: BatcherSettings) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from deployments import llm_server
 from models.errors import ModelUnavailable
-from router.config import LocalModel, Scale, Topology
+from router.topology import LocalModel, Scale, Topology
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +99,7 @@ def test_the_vllm_profile_is_valid_with_every_model_of_its_comments() -> None:
 
 def test_building_the_graph_does_not_import_the_engine() -> None:
     code = (
-        "import sys\nfrom deployments.llm_server import llm_deployment\nfrom router.config import LocalModel\n"
+        "import sys\nfrom deployments.llm_server import llm_deployment\nfrom router.topology import LocalModel\n"
         "llm_deployment(LocalModel(name='phi-2'), '/data')\n"
         "print(sorted({'vllm', 'torch', 'ray.llm', 'ray.serve.llm'} & sys.modules.keys()))"
     )

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from models.catalog import ModelEntry
 from models.errors import InvalidRequest, NoEligibleModel
 from models.messages import ChatRequest, Message, TextPart
-from router.config import RoutingSettings
 from router.objective import bounded, chance_of, quality_of
 from router.policy import AUTO, Candidate, Circumstances, Limits, Wish, decide
 from router.ports import Assessment, Outlook
+from router.settings import RoutingSettings
 
 ASKED = ChatRequest(AUTO, (Message("user", (TextPart("question"),)),))
 TIERS = ("small", "medium", "large")

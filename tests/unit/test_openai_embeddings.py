@@ -16,7 +16,7 @@ from models.catalog import ModelEntry
 from models.errors import DeadlineExceeded, ModelUnavailable, RateLimited, SwitchyardError, UpstreamFailed
 from models.openai_embeddings import OpenAIEmbeddings
 from models.providers import Quirks
-from router.config import CloudEndpoint
+from router.topology import CloudEndpoint
 
 ENTRY = ModelEntry(name="vectors", engine="openai_compatible", source="text-embedding-x", context_tokens=8192)
 

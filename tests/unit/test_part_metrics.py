@@ -12,10 +12,10 @@ from deployments.part_metrics import PartMetrics, ingress_families
 from models.errors import Overloaded, RateLimited
 from router.accounting.books import Counts
 from router.admission import Admission
-from router.config import BatcherSettings, CacheSettings
 from router.exact_cache import ExactCacheStats
 from router.ports import CacheKey, Ticket
 from router.semantic_cache import SemanticStore
+from router.settings import BatcherSettings, CacheSettings
 from tests.unit.test_cache import answer, unit
 from tests.unit.test_metrics import samples
 

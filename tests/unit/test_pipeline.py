@@ -46,10 +46,10 @@ from models.reliability.circuit_breaker import CircuitOpen
 from models.simulated import SimulatedModel
 from router.accounting.limits import Claim
 from router.accounting.tenants import Tenants
-from router.config import ClassifierSettings, IngressSettings, TenantSettings
 from router.events import Principal, Record, RequestClosed, RequestOpened
 from router.pipeline import Backend, Options, Pipeline, Stages
-from router.ports import Assessment, CachedAnswer, CacheKey, Grant, Lookup, Ticket
+from router.ports import Assessment, CachedAnswer, CacheKey, Grant, Lookup, Terms, Ticket
+from router.settings import ClassifierSettings, IngressSettings, TenantSettings
 from router.strategies import STRATEGIES
 from router.tokens import MAX_TOKENS_PER_IMAGE, output_tokens, prompt_tokens
 from router.validation import check_priority, check_request
@@ -408,7 +408,7 @@ async def test_without_a_classifier_the_strong_side_answers():
 
 async def test_a_slow_or_broken_shared_cache_is_a_miss():
     class Stuck:
-        async def lookup(self, key):
+        async def lookup(self, key, terms):
             await asyncio.sleep(60)
 
         async def store(self, key, answer, embedding):
@@ -560,7 +560,7 @@ class SharedCache:
     def __init__(self, answer: CachedAnswer | None = None) -> None:
         self.answer = answer
 
-    async def lookup(self, key: CacheKey) -> Lookup:
+    async def lookup(self, key: CacheKey, terms: Terms) -> Lookup:
         await asyncio.sleep(0.005)
         return Lookup("hit-semantic", self.answer, 0.97) if self.answer else Lookup("miss")
 

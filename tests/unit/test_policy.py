@@ -17,10 +17,10 @@ from models.errors import (
     UnsupportedFeature,
 )
 from models.messages import ChatRequest, Message, TextPart, Tool
-from router.config import RoutingSettings, Strategy
 from router.constraints import Demand, exclusion
 from router.policy import ABSTAINED, Candidate, Decision, Wish, decide, tier_of
 from router.ports import Assessment
+from router.settings import RoutingSettings, Strategy
 
 ROUTING = RoutingSettings()
 

@@ -12,7 +12,7 @@ from deployments import providers_api
 from deployments.providers_api import Providers
 from models.errors import ModelUnavailable
 from router.cloud import ProviderState
-from router.config import IngressSettings, TenantSettings
+from router.settings import IngressSettings, TenantSettings
 from tests.unit.test_http_app import KEY, open_door
 from tests.unit.test_pipeline import make_world
 

@@ -13,8 +13,8 @@ from models.reliability.hedging import Hedged
 from models.reliability.retry_budget import RetryBudget
 from models.reliability.settings import HedgeSettings, RetrySettings
 from models.reliability.tally import Tally
-from router.config import IngressSettings
 from router.events import RequestOpened
+from router.settings import IngressSettings
 from router.tokens import prompt_tokens
 from tests.unit.models.reliability.scripted import GOOD, Scripted
 from tests.unit.test_pipeline import ME, PLAIN, World, ask, make_world

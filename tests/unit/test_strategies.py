@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.messages import Message, TextPart
-from router.config import ClassifierSettings, RoutingSettings
 from router.features import read
 from router.policy import tier_of
 from router.ports import Assessment
+from router.settings import ClassifierSettings, RoutingSettings
 from router.strategies import STRATEGIES, ComplexityStrategy
 from router.vocabulary import CODE_WORDS, HARD_WORDS, TASK_OF_WORD, TASKS
 

@@ -9,8 +9,8 @@ from models.errors import AuthenticationFailed, PermissionDenied
 from router.accounting.keys import hash_key, new_key
 from router.accounting.limits import Account, Claim, Limit
 from router.accounting.tenants import Tenants
-from router.config import IngressSettings, KeySettings, TenantSettings
 from router.events import Principal
+from router.settings import IngressSettings, KeySettings, TenantSettings
 
 
 def settings(**tenants: TenantSettings) -> IngressSettings:

@@ -8,8 +8,8 @@ import pytest
 
 from models.encoder import Encoder
 from models.trees import load
-from router.config import CacheSettings
 from router.pair_features import FEATURES
+from router.settings import CacheSettings
 from router.verifier import WEIGHTS, Verifier, packaged
 from router.vetoes import facts
 

@@ -19,7 +19,7 @@ from models.messages import (
     Usage,
     UsageReport,
 )
-from router.config import IngressSettings, TenantSettings
+from router.settings import IngressSettings, TenantSettings
 from tests.unit.anthropic.door import KEY, anthropic_door, scripted
 from tests.unit.test_pipeline import make_world
 

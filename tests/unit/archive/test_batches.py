@@ -17,8 +17,8 @@ from router.archive import runner as runner_module
 from router.archive.archive import Archive
 from router.archive.batches import Batch, new_batch
 from router.archive.lines import LineAnswer
-from router.config import ArchiveSettings
 from router.events import Principal
+from router.settings import ArchiveSettings
 
 CHAT = "/v1/chat/completions"
 ME = Principal("acme", "web", "key1", "ann", frozenset({"infer"}))

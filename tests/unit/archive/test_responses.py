@@ -11,7 +11,7 @@ import pytest
 from models.errors import InternalError, NotFound
 from router.archive.archive import ARCHIVE_FILE, Archive
 from router.archive.responses import StoredResponse
-from router.config import ArchiveSettings
+from router.settings import ArchiveSettings
 
 
 def made(name: str, previous: str | None = None, ago_s: float = 0.0, size: int = 10) -> StoredResponse:

@@ -19,9 +19,10 @@ from models.errors import NotFound
 from router.archive.archive import Archive
 from router.archive.lines import LineAnswer
 from router.archive.responses import StoredResponse
-from router.config import ArchiveSettings, Encoder
 from router.embeddings import encoder_entry
 from router.events import Principal
+from router.settings import ArchiveSettings
+from router.topology import Encoder
 from tests.unit.openai.test_embeddings import NAME, Lengths
 from tests.unit.test_http_app import KEY, Door, open_door
 from tests.unit.test_pipeline import make_world

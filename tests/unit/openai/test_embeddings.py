@@ -12,9 +12,10 @@ import pytest
 from openai.types import CreateEmbeddingResponse
 
 from models.errors import ModelUnavailable, UnsupportedFeature
-from router.config import Encoder, IngressSettings, TenantSettings
 from router.embeddings import encoder_entry
 from router.events import RequestOpened
+from router.settings import IngressSettings, TenantSettings
+from router.topology import Encoder
 from tests.unit.test_http_app import KEY, Door, open_door
 from tests.unit.test_pipeline import make_world
 

@@ -1,0 +1,72 @@
+"""Which models a request tries, in which order, and what a failure or an answer that does not convince changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from models.catalog import ModelEntry
+from models.errors import (
+    BudgetExceeded,
+    ContextLengthExceeded,
+    ModelUnavailable,
+    StreamInterrupted,
+    SwitchyardError,
+)
+from models.reliability.circuit_breaker import CircuitOpen
+from router.policy import Decision, stronger
+from router.settings import GateSettings, RoutingSettings
+
+
+class Plan:
+    """Of one request. `left` are the models that were not tried yet, or are to be tried again."""
+
+    def __init__(self, decision: Decision, entries: Mapping[str, ModelEntry], routing: RoutingSettings) -> None:
+        self.left = [decision.model, *decision.fallbacks]
+        self._entries, self._routing = entries, routing
+        self._judges = decision.strategy == "cascade"
+        self._tried: list[str] = []
+        self._escalated: list[str] = []
+
+    def next(self) -> str:
+        """The model to try now."""
+        model = self.left.pop(0)
+        self._tried.append(model)
+        return model
+
+    def gate(self, model: str) -> GateSettings | None:
+        """By what the answer of `model` is judged: in a cascade, as long as a stronger one could be asked instead."""
+        return self._routing.gate_of(model) if self._judges and self._stronger(model) else None
+
+    def filter_escalates(self) -> bool:
+        """Whether an answer that a content filter ends before its first text is left for another model's."""
+        return self._routing.content_filter_falls_back and bool(self.left)
+
+    def failed(self, model: str, error: SwitchyardError, began: bool) -> None:
+        """`model` failed with `error` before anything of its answer was given out. began: it had sent something."""
+        if isinstance(error, BudgetExceeded):
+            self.left = self._able()
+        elif isinstance(error, ContextLengthExceeded):
+            room, able = self._entries[model].context_tokens, self._able()
+            self.left = [other for other in self.left if other in able or self._entries[other].context_tokens > room]
+        elif not (error.retryable or isinstance(error, StreamInterrupted)):
+            self.left = []
+        elif self._died(error) and not (began or error.abandoned) and self._tried.count(model) == 1:
+            self.left.insert(0, model)  # its replica died: another one, or its successor, may take it
+
+    def escalate(self, model: str) -> None:
+        """The answer of `model` does not convince: a stronger model next. Should all of those fail, it is better than
+        none."""
+        self._escalated.append(model)
+        better = self._stronger(model)
+        self.left = [*better, model, *(other for other in self.left if other not in better)]
+
+    def _stronger(self, model: str) -> list[str]:
+        return [other for other in self.left if stronger(self._entries[other], self._entries[model])]
+
+    def _able(self) -> list[str]:
+        """Those left whose answer was only not good enough."""
+        return [other for other in self.left if other in self._escalated]
+
+    @staticmethod
+    def _died(error: SwitchyardError) -> bool:
+        return isinstance(error, ModelUnavailable) and not isinstance(error, CircuitOpen)
