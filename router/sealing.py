@@ -3,7 +3,7 @@
 A sealed text is a head (which key, a random salt) and pieces of up to 64 KiB, each with its number and whether it is
 the last one bound into its nonce: pieces cannot be changed, left out, swapped or cut off unseen, and any of them can be
 read alone (the construction STREAM, Hoang et al., "Online Authenticated-Encryption and its Nonce-Reuse
-Misuse-Resistance", 2015). The salt gives each text a key of its own (HKDF-SHA256, RFC 5869), so that no nonce ever comes
+Misuse-Resistance", 2015). The salt gives each text a key of its own (HKDF-SHA256, RFC 5869), so that no nonce comes
 twice however much one key seals. `context` says whose it is and what: a text put in another's place does not open.
 """
 
