@@ -75,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     saved.add_argument("file", type=Path, help="made by `switchyard usage export`")
     saved.add_argument("--strategy", help="only requests that this strategy decided")
     saved.set_defaults(command=_savings)
+    again = commands.add_parser("replay", help="what a recorded time would have cost, and been worth, under a policy")
+    again.add_argument("file", type=Path, help="made by `switchyard usage export`")
+    again.add_argument("--policy", type=Path, help="a Serve configuration, or its `routing` alone (default: defaults)")
+    again.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of `routing`")
+    again.add_argument("--strategy", help="only requests that this strategy decided")
+    again.add_argument("--org", help="only requests of this organisation")
+    again.set_defaults(command=_replay)
     return parser
 
 
@@ -186,9 +193,16 @@ def _route(arguments: argparse.Namespace) -> int:
 
 
 def _savings(arguments: argparse.Namespace) -> int:
-    from cluster.savings_command import as_table, savings  # numpy and Parquet are for this command alone
+    from cluster.savings_command import savings  # numpy and Parquet are for these two commands alone
 
-    print(as_table(*savings(arguments.file, arguments.strategy)))
+    print(savings(arguments.file, arguments.strategy).text())
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from cluster.replay_command import replay
+
+    print(replay(arguments.file, arguments.policy, arguments.set, arguments.strategy, arguments.org))
     return 0
 
 

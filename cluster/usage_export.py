@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from models.errors import InternalError, NotFound
-from router.accounting.store import LEDGER_FILE, REQUEST_COLUMNS, closed_requests
+from router.accounting.store import EXPORT_COLUMNS, LEDGER_FILE, closed_requests
 from router.accounting.usage import UsageQuery
 
 if TYPE_CHECKING:
     import pyarrow
 
-BATCH_ROWS = 20_000
+BATCH_ROWS = 10_000
 """Of a Parquet row group. About 100 MB, which is all that an export takes however long the books are."""
 
 
@@ -64,9 +64,10 @@ def _schema() -> pyarrow.Schema:
         "_ms": pyarrow.float64(),
         "similarity": pyarrow.float64(),
         "propensity": pyarrow.float64(),
+        "feedback": pyarrow.float64(),
         "estimated": pyarrow.bool_(),
         "": pyarrow.string(),
     }
-    kinds = [next(kind for ending, kind in by_ending.items() if name.endswith(ending)) for name in REQUEST_COLUMNS]
-    names = [name.removesuffix("_unix_ms") for name in REQUEST_COLUMNS]
+    kinds = [next(kind for ending, kind in by_ending.items() if name.endswith(ending)) for name in EXPORT_COLUMNS]
+    names = [name.removesuffix("_unix_ms") for name in EXPORT_COLUMNS]
     return pyarrow.schema(list(zip(names, kinds, strict=True)))

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from models.catalog import TIERS, ModelEntry
 from models.errors import (
@@ -19,6 +20,7 @@ from models.errors import (
     UnsupportedFeature,
 )
 from models.messages import ChatRequest
+from router.basis import basis_of
 from router.constraints import NO_LIMITS, Candidate, Demand, Exclusion, Limits, allow_list, exclusion
 from router.objective import Evidence, Loss, by_loss, chances, losses
 from router.ports import Assessment
@@ -72,6 +74,7 @@ class Decision:
     cascade: the models of a cascade, each stronger than the one before; the answers of all but the last are judged.
     loss: by eligible model what its choice is expected to cost in all and the chance of a good answer, where the
         strategy weighs that (`objective.Loss`). explored: the model was drawn by lot, not chosen as the best.
+    basis: what a choice for `auto` went by (`router.basis`), so that it can be made again under other settings.
     """
 
     model: str
@@ -91,6 +94,7 @@ class Decision:
     cascade: tuple[str, ...] = ()
     loss: dict[str, dict[str, float]] = field(default_factory=dict)
     explored: bool = False
+    basis: dict[str, Any] | None = None
 
 
 def decide(
@@ -232,6 +236,7 @@ def _choose(
         cascade=steps,
         loss={name: each.explained() for name, each in loss.items()},
         explored=explored,
+        basis=basis_of(assessment, eligible, circumstances.evidence, wish.strategy),
     )
 
 

@@ -109,6 +109,8 @@ REQUEST_COLUMNS = (
     *("cache_similarity", "finish_reason", *TOKENS, "estimated", "cost_microusd", "saved_microusd", "price_version"),
     *("strategy", "strategy_version", "task", "eligible", "propensity", "ttft_ms", "total_ms", "overhead_ms"),
 )
+EXPORT_COLUMNS = (*REQUEST_COLUMNS, "decision", "feedback")
+"""Of `closed_requests`: `decision` is the receipt's, as JSON; `feedback` the mean score of its callers, in [0, 1]."""
 _SAME_NAME = ("org", "request_id", "opened_at_unix_ms", "team", "key_id")
 _ATTEMPT_COLUMNS = ("model", "backend", "outcome", "queued_ms", "ttft_ms", "total_ms", "cost_microusd")
 
@@ -295,14 +297,17 @@ def costs_by_model(record: dict[str, Any]) -> dict[str, int]:
 def closed_requests(
     path: Path, since_unix_ms: int, until_unix_ms: int, batch_rows: int
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """`REQUEST_COLUMNS` of the requests of all orgs that were opened in [since, until) and are over, by org and time.
+    """`EXPORT_COLUMNS` of the requests of all orgs that were opened in [since, until) and are over, by org and time.
 
     A snapshot, read beside the process that owns the file and writes it. Raises sqlite3.Error.
     """
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         rows = connection.execute(
-            f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests WHERE opened_at_unix_ms >= ? AND opened_at_unix_ms < ? "
-            "ORDER BY org, opened_at_unix_ms",  # as the index is, so nothing is sorted in memory
+            f"SELECT {', '.join(f'r.{column}' for column in REQUEST_COLUMNS)}, json_extract(b.body, '$.decision'), "
+            "(SELECT AVG(f.score) FROM feedback f WHERE f.org = r.org AND f.request_id = r.request_id) "
+            "FROM requests r LEFT JOIN receipts b ON b.org = r.org AND b.request_id = r.request_id "
+            "WHERE r.opened_at_unix_ms >= ? AND r.opened_at_unix_ms < ? "
+            "ORDER BY r.org, r.opened_at_unix_ms",  # as the index is, so nothing is sorted in memory
             (since_unix_ms, until_unix_ms),
         )
         while batch := rows.fetchmany(batch_rows):

@@ -113,6 +113,7 @@ def test_a_decision_explains_itself() -> None:
         propensity=1.0,
         expected_cost_microusd=10,
         baseline_cost_microusd=90,
+        basis=decision.basis,
     )
 
 

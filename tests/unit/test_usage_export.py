@@ -18,6 +18,7 @@ from cluster.usage_export import export
 from models.errors import InternalError
 from models.messages import Usage
 from router import receipts
+from router.accounting.feedback import Feedback
 from router.accounting.store import LEDGER_FILE, OpenRequest, SQLiteStore
 from router.accounting.usage import UsageQuery
 from router.events import RequestClosed, as_json
@@ -51,6 +52,8 @@ def store(tmp_path: Path) -> Iterator[SQLiteStore]:
     """The books, open and locked by their owner, as beside a cluster that runs."""
     store = SQLiteStore(tmp_path / LEDGER_FILE)
     store.ingest("h", [as_json(record) for record in (DIED, *map(answered, range(100)), answered(7, "other"))])
+    for key, score in (("k1", 0.0), ("k2", 0.5)):
+        store.feedback.save(Feedback("acme", "r0003", key, AT, "m", "chat", "", score))
     yield store
     store.close()
 
@@ -76,6 +79,8 @@ def test_a_parquet_file_has_every_request_with_its_types(store: SQLiteStore, tmp
     assert (one["estimated"], one["output_tokens"], one["end_user"]) == (False, 3, 'Änn "the\nfirst", 2nd')
     assert one["opened_at"] == datetime.fromtimestamp((AT + 3) / 1000, UTC)
     assert (json.loads(one["eligible"]), one["propensity"], one["ttft_ms"]) == (["m", "n"], 0.5, 1.5)
+    assert json.loads(one["decision"]) == {**DECISION, "eligible": ["m", "n"]} and died["decision"] is None
+    assert (one["feedback"], rows["acme", "r0004"]["feedback"]) == (0.25, None)
 
 
 def test_memory_is_bounded_by_the_batch(store: SQLiteStore, tmp_path: Path) -> None:
