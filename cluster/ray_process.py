@@ -57,7 +57,6 @@ class Ports:
     gcs: int
     dashboard: int
     dashboard_metrics: int
-    autoscaler_metrics: int
     agent: int
     client: int
     haproxy_stats: int
@@ -151,6 +150,7 @@ class RayProcess:
             f"--dashboard-port={self._ports.dashboard}",
             f"--dashboard-agent-listen-port={self._ports.agent}",
             f"--ray-client-server-port={self._ports.client}",
+            "--no-monitor",  # Ray's autoscaler: a cluster of one machine has nothing to scale
             "--min-worker-port=0",
             "--max-worker-port=0",
             f"--object-store-memory={OBJECT_STORE_BYTES}",
@@ -167,7 +167,6 @@ class RayProcess:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self._token_path),
             "DASHBOARD_METRIC_PORT": str(self._ports.dashboard_metrics),
-            "AUTOSCALER_METRIC_PORT": str(self._ports.autoscaler_metrics),
             "RAY_USAGE_STATS_ENABLED": "0",
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -76,6 +76,9 @@ def _environment(model: LocalModel, entry: ModelEntry) -> dict[str, str]:
         # Left to itself vLLM pins its threads to the first cores of the machine: every replica to the same ones.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         environment["OMP_NUM_THREADS"] = str(max(1, int(model.scale.num_cpus)))
+        if _workers(model) == 1:
+            # On a CPU vLLM starts its only worker as one process more, so as to set its threads, which is done here.
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return environment
 
 
@@ -88,7 +91,11 @@ def _bundles(model: LocalModel) -> list[dict[str, float]]:
     process = {"CPU": _cpus(model)}
     if model.device == "cpu":
         return [process]
-    parallel = (model.engine_args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
-    workers = math.prod(int(size) for size in parallel)
+    workers = _workers(model)
     share = {"GPU": (model.scale.num_gpus or workers) / workers}
     return [process | share, *(dict(share) for _ in range(workers - 1))]
+
+
+def _workers(model: LocalModel) -> int:
+    parallel = (model.engine_args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
+    return math.prod(int(size) for size in parallel)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cluster.ray_process import LOOPBACK_ONLY
 from models.smoke import ensure_smoke_model
 from tests import postgres_server, vllm_server
 from tests.commands.commands import Commands
@@ -28,6 +29,7 @@ os.environ |= {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # else every replica takes half a minute to go
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",
+    **LOOPBACK_ONLY,
 }
 
 

@@ -6,11 +6,13 @@ import os
 import signal
 from pathlib import Path
 
-from tests.commands.commands import CONFIG, STOP_S, Commands, session
+from tests.commands.commands import CONFIG, STOP_S, Commands, ask, session
+
+BEGUN = "starting the application"
 
 
 def test_down_stops_also_what_has_not_started_yet(commands: Commands) -> None:
-    with commands.up("--port", "0", until="starting the application") as up:
+    with commands.up("--port", "0", until=BEGUN) as up:
         started = commands.cluster()
         assert commands.run("down").stdout == "stopped\n"
         assert up.wait(1.0) == 0
@@ -19,7 +21,7 @@ def test_down_stops_also_what_has_not_started_yet(commands: Commands) -> None:
 
 
 def test_what_a_killed_cluster_leaves_behind_is_cleaned_up(commands: Commands) -> None:
-    with commands.up("--port", "0") as up:
+    with commands.up("--port", "0", until=BEGUN) as up:
         cluster = commands.cluster()
         os.kill(up.pid, signal.SIGKILL)
         up.wait()
@@ -29,9 +31,12 @@ def test_what_a_killed_cluster_leaves_behind_is_cleaned_up(commands: Commands) -
         assert not Path(cluster.scratch_dir).exists()
 
 
-def test_up_ends_when_ray_does(commands: Commands) -> None:
+def test_a_chosen_key_lets_in_and_up_ends_when_ray_does(commands: Commands) -> None:
+    commands.environment["SWITCHYARD_API_KEY"] = chosen = "sy-chosen-by-the-operator"
     with commands.up("--port", "0") as up:
         cluster = commands.cluster()
+        assert chosen not in commands.output.read_text()
+        assert (ask(cluster, chosen).status_code, ask(cluster, "sy-another").status_code) == (200, 401)
         os.kill(cluster.ray_pid, signal.SIGKILL)
         assert up.wait(STOP_S) == 1
         assert "Ray ended by itself" in commands.output.read_text()

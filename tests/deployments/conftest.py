@@ -9,7 +9,7 @@ import ray
 from ray import serve
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local_ray() -> Iterator[None]:
     """For tests of single deployments by their handles. Without an HTTP door, which would take port 8000."""
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, configure_logging=False)

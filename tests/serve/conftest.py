@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from cluster.runtime import Config, load_config, running
-from cluster.state import Cluster
-from router.accounting.keys import hash_key
+from cluster.state import RAY_TOKEN_FILE, Cluster
+from router.accounting.keys import hash_key, kept_secret
 from tests.serve.product import TENANTS, Product, key_of
+from tests.vllm_server import CHAT_TEMPLATE
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,9 @@ def cluster(vllm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     data_dir = tmp_path_factory.mktemp("cluster")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ANTHROPIC_API_KEY", "sk-ant-of-the-tests")
+        environment.setenv("PYTHONPATH", str(ROOT))  # tests.serve.graph
+        # This process has read its token once and for all, so the cluster takes the same.
+        kept_secret(data_dir / RAY_TOKEN_FILE, lambda: os.environ["RAY_AUTH_TOKEN"])
         with running(_config(vllm_url), data_dir=data_dir, port=0, num_cpus=8, report=print) as started:
             yield started
 
@@ -36,6 +41,8 @@ def _config(vllm_url: str) -> Config:
         endpoint["base_url"] = f"{vllm_url}/v1" if endpoint["dialect"] == "openai" else vllm_url
     keys = [{"sha256": hash_key(key_of(org)), "org": org} for org in TENANTS]
     application["deployments"][0]["user_config"]["keys"] = keys
+    (smoke_vllm,) = (model for model in application["args"]["local_models"] if model["name"] == "smoke-vllm")
+    smoke_vllm["entry"]["chat_template"] = CHAT_TEMPLATE
     return config
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-from langchain_openai import ChatOpenAI
 
 from tests.serve.product import Product
+
+if TYPE_CHECKING:  # seconds to import, for every process that only looks which tests there are
+    from langchain_openai import ChatOpenAI
 
 LOCAL_AND_CLOUD = ["smoke-small", "smoke-vllm", "gpt", "claude"]
 QUESTION = "Name three rivers."
@@ -13,6 +17,8 @@ QUESTION = "Name three rivers."
 
 @pytest.fixture(params=LOCAL_AND_CLOUD)
 def chat(request: pytest.FixtureRequest, product: Product) -> ChatOpenAI:
+    from langchain_openai import ChatOpenAI
+
     return ChatOpenAI(
         model=request.param,
         base_url=f"{product.cluster.base_url}/v1",

@@ -4,15 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 
 from models.encoder import MAX_WINDOWS, PACKAGED, Encoder, _resolve
 from models.encoder_graph import encoder_model
 from models.errors import ModelUnavailable
+
+if TYPE_CHECKING:  # seconds to import, for every process that only looks which tests there are
+    from sentence_transformers import SentenceTransformer
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,8 @@ def test_every_window_of_a_long_text_counts(encoder: Encoder) -> None:
 
 @pytest.fixture(scope="module")
 def peer() -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+
     return SentenceTransformer(_resolve(PACKAGED), device="cpu")
 
 
@@ -84,7 +89,7 @@ def test_another_model_is_run_by_sentence_transformers(peer: SentenceTransformer
     pooling |= {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps(pooling))
     other = Encoder(str(tmp_path))
-    theirs = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS, normalize_embeddings=True)
+    theirs = type(peer)(str(tmp_path), device="cpu").encode(TEXTS, normalize_embeddings=True)
     assert np.allclose(other.encode(TEXTS), theirs, atol=1e-5)
     assert other.read(["hello"])[0].whole and other.window_tokens == 256
 

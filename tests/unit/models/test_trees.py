@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from models.trees import Trees, from_sklearn, load
+
+if TYPE_CHECKING:  # seconds to import, for every process that only looks which tests there are
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 NAMES = ("a", "b", "c")
 
@@ -21,6 +24,8 @@ def fitted() -> tuple[HistGradientBoostingClassifier, np.ndarray]:
     rows = random.normal(size=(600, 3))
     label = (rows[:, 0] * rows[:, 1] + 0.3 * rows[:, 2] > 0).astype(int)
     rows[random.random(rows.shape) < 0.05] = np.nan
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     return HistGradientBoostingClassifier(max_iter=30, random_state=0).fit(rows, label), rows
 
 

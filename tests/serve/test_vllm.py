@@ -10,16 +10,16 @@ import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments import hop, llm_server
-from models.base import Call, Capabilities
-from models.catalog import ModelEntry
+from cluster.state import Cluster
+from deployments import hop
+from models.base import Call
 from models.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -44,32 +44,17 @@ from models.messages import (
     UsageReport,
     fold,
 )
-from router.topology import LocalModel
-from tests.vllm_server import CHAT_TEMPLATE, TOOL_PARSER
+from tests.serve.product import APP
 
-APP = "vllm-test"
+MODEL = "smoke-vllm"
 CONTEXT_TOKENS = 1024
 CALL = Call("request-1")
-ENTRY = ModelEntry(
-    name="smoke",
-    engine="vllm",
-    source="smoke:small",
-    context_tokens=CONTEXT_TOKENS,
-    dtype="float32",
-    max_batch=16,
-    chat_template=CHAT_TEMPLATE,
-    tool_parser=TOOL_PARSER,
-    capabilities=Capabilities(tools=True, logprobs=True, multiple_choices=True, penalties=True, json_schema=True),
-)
-MODEL = LocalModel(
-    name="smoke", entry=ENTRY, engine_args={"enforce_eager": True, "kv_cache_memory_bytes": 64 * 1024**2}
-)
 
 
 def ask(text: str = "Why is the sky blue?", system: str | None = None, **sampling: Any) -> ChatRequest:
     messages = [Message("system", (TextPart(system),))] if system else []
     settings = {"temperature": 0.0, "max_tokens": 60, **sampling}
-    return ChatRequest("smoke", (*messages, Message("user", (TextPart(text),))), Sampling(**settings))
+    return ChatRequest(MODEL, (*messages, Message("user", (TextPart(text),))), Sampling(**settings))
 
 
 class Server:
@@ -106,7 +91,7 @@ class Server:
         asked = request.sampling
         settings = {key: getattr(asked, key) for key in ("max_tokens", "temperature", "top_p", "seed")}
         body = {
-            "model": "smoke",
+            "model": MODEL,
             "messages": [{"role": message.role, "content": message.text} for message in request.messages],
             "stop": list(asked.stop),
             "presence_penalty": asked.presence_penalty or 0.0,
@@ -126,17 +111,12 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    root = str(Path(__file__).parents[2])
-    real_environment = llm_server._environment
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(llm_server, "REPLICA", "tests.deployments.vllm_probe.Probe")
-        # The workers do not have this folder on their path.
-        patch.setattr(llm_server, "_environment", lambda *args: {**real_environment(*args), "PYTHONPATH": root})
-        application = llm_server.llm_deployment(MODEL, str(tmp_path_factory.mktemp("data")))
-    handle = serve.run(application, name=APP, route_prefix=None)
+def server(cluster: Cluster) -> Iterator[Server]:
+    ray.init(address=cluster.ray_address, log_to_driver=False, configure_logging=False)
+    handle = serve.get_deployment_handle(f"LLMServer:{MODEL}", APP)
     yield Server(handle)
-    serve.delete(APP)
+    handle.shutdown()  # else it would go on telling the controller what it waits for
+    ray.shutdown()
 
 
 # ---- what is answered ----------------------------------------------------------------------------------------------
@@ -277,8 +257,8 @@ async def test_a_prompt_too_long_says_both_numbers(server: Server) -> None:
 
 async def test_what_the_entry_does_not_offer_is_refused(server: Server) -> None:
     with pytest.raises(UnsupportedFeature) as caught:
-        await server.call("complete", replace(ask(), response_format=ResponseFormat("json_object")), CALL)
-    assert caught.value.param == "response_format"
+        await server.call("complete", replace(ask(), reasoning_effort="low"), CALL)
+    assert caught.value.param == "reasoning_effort"
 
 
 async def test_what_vllm_refuses_is_the_callers_fault_and_quotes_no_prompt(server: Server) -> None:
@@ -296,7 +276,7 @@ async def test_what_vllm_refuses_is_the_callers_fault_and_quotes_no_prompt(serve
 
 
 async def test_an_engine_that_dies_is_said_so(server: Server) -> None:
-    """The last test: Serve replaces the replica after this, which takes as long as a first start."""
+    """The last test of the cluster: Serve replaces the replica after this, which takes as long as a first start."""
     processes = await server.call("processes")
     async with aclosing(server.stream(ask(max_tokens=900, presence_penalty=2.0))) as batches:
         await anext(batches)
