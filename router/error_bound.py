@@ -38,6 +38,10 @@ _SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 """Stakes, as shares of the largest that cannot ruin (for a bet upwards: of two in the largest value). The wealth is the
 mean over them, so none has to be the right one from the start (a mixture of martingales is one)."""
 
+_LOOK_EVERY = 16
+"""Requests between two looks at what is proven, besides one before each wrong answer. A proof that holds whenever one
+looks does not ask to be looked at every time."""
+
 _CANDIDATE_BOUNDS = tuple(0.0005 * 1.3**power for power in range(29))
 
 
@@ -52,13 +56,19 @@ class Bets:
         self._stakes = most * np.array(_SHARES)
         self._logs = np.zeros(self._stakes.shape)
         self._of_zero = self._gain(np.zeros(len(bounds)))
+        self._zeros = 0
 
     def see(self, values: NDArray[np.float64] | None) -> None:
         """One value for each gambler; None: all are zero."""
-        self._logs += self._of_zero if values is None else self._gain(values)
+        if values is None:
+            self._zeros += 1  # most are: they are worked off together
+        else:
+            self._logs += self._gain(values)
 
     @property
     def proven(self) -> NDArray[np.bool_]:
+        self._logs += self._zeros * self._of_zero
+        self._zeros = 0
         top = self._logs.max(axis=1, keepdims=True)
         found: NDArray[np.bool_] = top[:, 0] + np.log(np.exp(self._logs - top).mean(axis=1)) >= _PROOF
         return found
@@ -97,30 +107,33 @@ class ErrorBound:
         if same is False and score is not None:
             self.wrong += 1
             value = 1 / self.audit_share(score) if hit else 1.0
+        if value or self.requests % _LOOK_EVERY == 0:
+            self._look()
         served = value if hit else 0.0
         self._drift.see(np.array([served]) if served else None)
         self._realised.see(np.full(len(_CANDIDATE_BOUNDS), served) if served else None)
-        self._held |= self._realised.proven
-        if len(self._steps):
-            reached = value if score is not None and score < self.start else 0.0
-            self._lower.see(np.where(self._steps <= (score or 0.0), reached, 0.0) if reached else None)
-            self._safe |= self._lower.proven
-        self._move()
+        reached = value if score is not None and score < self.start else 0.0
+        self._lower.see(np.where(self._steps <= (score or 0.0), reached, 0.0) if reached else None)
+        if served and self._drift.proven[0]:
+            self._retreat()
 
     def upper_bound(self) -> float:
         """Wrong answers per request, at most, if all that was served since the start were counted; with a confidence of
         1 - `ALPHA`, whenever one looks. 1.0: nothing can be said yet."""
+        self._look()
         proven = np.flatnonzero(self._held)
         return float(_CANDIDATE_BOUNDS[proven[0]]) if len(proven) else 1.0
 
-    def _move(self) -> None:
-        if self._drift.proven[0]:
-            above = [each for each in LADDER if each > self.threshold]
-            self.threshold = above[-1] if above else 1.01  # nothing similar is served any more
-            self.start = max(self.start, self.threshold)
-            self.retreats += 1
-            self._begin()
-            return
+    def _retreat(self) -> None:
+        above = [each for each in LADDER if each > self.threshold]
+        self.threshold = above[-1] if above else 1.01  # nothing similar is served any more
+        self.start = max(self.start, self.threshold)
+        self.retreats += 1
+        self._begin()
+
+    def _look(self) -> None:
+        self._held |= self._realised.proven
+        self._safe |= self._lower.proven
         earned = len(self._safe) if self._safe.all() else int(self._safe.argmin())  # in order, down to the first doubt
         if earned:
             self.threshold = min(self.threshold, float(self._steps[earned - 1]))
