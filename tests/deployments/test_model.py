@@ -203,7 +203,14 @@ async def until_answered(stack: Stack, timeout_s: float) -> None:
                 await asyncio.sleep(0.2)
 
 
-async def test_a_replica_that_dies_is_said_so_and_replaced(stack: Stack) -> None:
+async def test_a_replica_whose_engine_stopped_is_replaced(stack: Stack) -> None:
+    await hop.call(stack.method("stop_engine"))
+    with pytest.raises(ModelUnavailable, match="has stopped"):
+        await stack.batches(ask("Hello"))
+    await until_answered(stack, 90)
+
+
+async def test_a_replica_that_dies_is_said_so(stack: Stack) -> None:
     async with aclosing(hop.stream(stack.door("stream", stream=True), ask("Hello", max_tokens=1000))) as batches:
         await anext(batches)
         with pytest.raises(ModelUnavailable):
@@ -212,14 +219,6 @@ async def test_a_replica_that_dies_is_said_so_and_replaced(stack: Stack) -> None
             async for _ in batches:
                 pass
     assert caught.value.retryable
-    await until_answered(stack, 60)
-
-
-async def test_a_replica_whose_engine_stopped_is_replaced(stack: Stack) -> None:
-    await hop.call(stack.method("stop_engine"))
-    with pytest.raises(ModelUnavailable, match="has stopped"):
-        await stack.batches(ask("Hello"))
-    await until_answered(stack, 90)
 
 
 async def test_a_simulated_model_streams_in_few_batches_without_think_time(local_ray: None) -> None:

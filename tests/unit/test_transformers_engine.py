@@ -314,7 +314,7 @@ async def test_a_developer_speaks_as_the_system(model: TransformersChatModel):
 async def test_more_requests_than_memory_all_finish_as_if_alone(folder: Path):
     entry = ENTRY.model_copy(update={"context_tokens": 256})
     engine = TransformersChatModel(entry, str(ensure_smoke_model("small", folder)), kv_cache_gb=0.0, threads=1)
-    requests = [ask(f"Question {n}", max_tokens=120) for n in range(6)]
+    requests = [ask(f"Question {n}", max_tokens=80) for n in range(4)]
     try:
         together = await asyncio.gather(*(answer(engine, request) for request in requests))
         alone = [await answer(engine, request) for request in requests]
