@@ -44,8 +44,17 @@ def test_a_chosen_key_lets_in_and_up_ends_when_ray_does(commands: Commands) -> N
         assert (commands.data_dir / "logs" / "ray.log").exists()
 
 
-def test_an_application_that_cannot_be_built_is_one_line(commands: Commands) -> None:
+def test_a_wrong_configuration_is_one_line_and_starts_nothing(commands: Commands) -> None:
     (commands.folder / "serve_config.yaml").write_text(CONFIG.replace("engine: simulated", "engine: steam"))
     done = commands.run("up", "--port", "0")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "args: local_models.0.entry.engine: Input should be" in done.stderr
+    assert "starting Ray" not in done.stdout
+
+
+def test_an_application_that_fails_to_build_is_one_line(commands: Commands) -> None:
+    without_models = CONFIG[: CONFIG.index("      local_models")] + "      auto_providers: false\n"
+    (commands.folder / "serve_config.yaml").write_text(without_models)
+    done = commands.run("up", "--port", "0")
     assert done.returncode == 1
-    assert "engine Input should be" in done.stderr.splitlines()[-1]
+    assert "no model to serve" in done.stderr.splitlines()[-1]

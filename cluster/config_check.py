@@ -1,0 +1,51 @@
+"""Whether a configuration is one of Switchyard, before anything is started for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from cluster.checks import StartError
+from router.settings import (
+    ArchiveSettings,
+    BatcherSettings,
+    CacheSettings,
+    ClassifierSettings,
+    CloudModelSettings,
+    IngressSettings,
+)
+from router.topology import Topology
+
+PRODUCT = "deployments.app:build"
+_SETTINGS: dict[str, type[BaseModel]] = {
+    "Archive": ArchiveSettings,
+    "Batcher": BatcherSettings,
+    "CloudModel": CloudModelSettings,
+    "ComplexityClassifier": ClassifierSettings,
+    "Ingress": IngressSettings,
+    "SemanticCache": CacheSettings,
+}
+"""By the name of a deployment, up to a colon."""
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raises StartError naming the first value that the graph would refuse. Other applications are not looked at."""
+    for application in config["applications"]:
+        if application.get("import_path") != PRODUCT:
+            continue
+        _check(Topology, application.get("args") or {}, "args")
+        for deployment in application.get("deployments") or ():
+            settings = _SETTINGS.get(str(deployment.get("name")).partition(":")[0])
+            if settings is not None:
+                _check(settings, deployment.get("user_config") or {}, f"user_config of {deployment['name']}")
+
+
+def _check(kind: type[BaseModel], values: Any, where: str) -> None:
+    try:
+        kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise StartError(f"{where}{': ' + path if path else ''}: {first['msg']}") from None
