@@ -103,7 +103,6 @@ def frame(event: dict[str, Any]) -> bytes:
 
 @pytest.mark.parametrize("key", ["bearer-1", None])
 async def test_bedrock_reads_awss_frames_with_a_key_or_signed(key, monkeypatch):
-    pytest.importorskip("boto3", reason="Bedrock's own package does not come with Switchyard")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     body = b"".join(map(frame, MESSAGE))
