@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -96,7 +97,7 @@ class SemanticCache:
             self._store.reconfigure(settings)
 
     async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
-        found = self._store.exact(key)
+        found = self._store.exact(key, terms)
         if found is not None:
             return found
         embedding, encoder_ms = None, 0.0
@@ -112,6 +113,10 @@ class SemanticCache:
         if failed:
             logger.error("%d of %d answers were not kept (%s)", len(failed), len(answers), type(failed[0]).__name__)
         return len(failed)
+
+    async def release(self, key: CacheKey, claimant: str) -> None:
+        """See `SemanticStore.release`."""
+        self._store.release(key, claimant)
 
     async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         """The vectors of `texts` (float32, little-endian, unit length) and how many tokens these have.
@@ -207,6 +212,7 @@ class CacheHandle:
 
     def __init__(self, shards: Sequence[DeploymentHandle]) -> None:
         self._lookups = {shard.deployment_name: method(shard, "lookup") for shard in shards}
+        self._releases = {shard.deployment_name: method(shard, "release") for shard in shards}
         self._audits = {shard.deployment_name: method(shard, "audit") for shard in shards}
         self._outboxes = {shard.deployment_name: _Outbox(method(shard, "store")) for shard in shards}
         self._embedders = itertools.cycle([method(shard, "embed") for shard in shards])
@@ -222,6 +228,12 @@ class CacheHandle:
         Leaving earlier does not stop it: what is on its way arrives.
         """
         await self._outboxes[self._shard(key.tenant)].put((key, answer, embedding))
+
+    async def release(self, key: CacheKey, claimant: str) -> None:
+        """One that does not arrive costs whoever asks this next a look at a process that has nothing."""
+        with suppress(SwitchyardError, TimeoutError):
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                await call(self._releases[self._shard(key.tenant)], key, claimant)
 
     async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         """See `SemanticCache.embed`. Every shard has the same encoder, so they take turns."""

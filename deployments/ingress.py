@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from deployments.model import ModelHandle
 from deployments.openai.batch_lines import answer_line
 from deployments.openai.chat_schema import ParsedChat, parse_chat
 from deployments.part_metrics import PartMetrics, ingress_families, lost_responses
+from deployments.peers import Peers
 from deployments.provider_metrics import ProviderMetrics
 from deployments.providers_api import Providers
 from deployments.reply import Reply
@@ -51,6 +52,7 @@ from router.embeddings import Embedders, encoder_entry
 from router.events import Actor, Principal, Stopwatch
 from router.fingerprint import partition
 from router.pipeline import Backend, Options, Pipeline, Stages
+from router.ports import Followed
 from router.settings import ClassifierSettings, CloudModelSettings, IngressSettings, KeySettings
 from router.topology import Topology
 from router.validation import check_priority, check_request, size_chars
@@ -106,7 +108,9 @@ class Ingress:
         self._control = {"Batcher": batcher, "Ledger": ledger, "Archive": archive}
         if classifier is not None:
             self._control["ComplexityClassifier"] = classifier
-        holder = f"ingress-{serve.get_replica_context().replica_id.unique_id}-{time.time_ns():x}"
+        name = serve.get_replica_context().replica_id.unique_id
+        self._peers = Peers(name)
+        holder = f"ingress-{name}-{time.time_ns():x}"
         self._journals = journal_folder(data_dir)
         self.shipper = Shipper(Journal(self._journals, holder), self.ledger)
         self.denials = Denials(self.shipper.sink)
@@ -144,6 +148,7 @@ class Ingress:
             budgets=self.budgets,
             semantic_cache=self._shared_cache,
             sinks=[self.shipper.sink, self.metrics],
+            peers=self._peers if self._shared_cache is not None else None,
             forget_older=self._forget_everywhere,
         )
 
@@ -273,6 +278,14 @@ class Ingress:
         """Without those that are going; only this one's when another hangs."""
         return await self._ask_all("metrics_text") or [self.metrics_text()]
 
+    async def follow(self, leader: str, exact: str) -> AsyncIterator[Followed]:
+        """An answer that this replica, the `leader`, has on its way, for another one. Raises `NotFound`."""
+        if leader != self._peers.name:
+            raise NotFound("The ingress that answered this has gone; ask again.")
+        async with aclosing(self.pipeline.followed(exact)) as items:  # type: ignore[type-var]
+            async for item in items:
+                yield item
+
     def forget(self, exact: str, newest_id: str) -> None:
         """Drop this replica's own copy of an answer, unless it is the one with this id."""
         self.pipeline.exact.forget(exact, newest_id)
@@ -328,6 +341,7 @@ class Ingress:
 
     async def startup(self) -> None:
         """Start what runs beside the requests. The HTTP app calls it once its event loop serves."""
+        await self._peers.announce()
         loop = asyncio.get_running_loop()
         self._background = [
             loop.create_task(self.shipper.run()),

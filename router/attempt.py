@@ -152,11 +152,6 @@ class LiveAttempt:
         )
 
     @property
-    def whole(self) -> bool:
-        """Whether all of the answer came at once."""
-        return self._source is None
-
-    @property
     def outcome(self) -> str:
         """Of an answer that must not be given out."""
         filtered = self.judgement is not None and self.judgement.reason == "content_filter"

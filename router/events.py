@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from models.messages import Usage
 
-Verdict = Literal["hit-exact", "hit-semantic", "miss", "bypass"]
+Verdict = Literal["hit-exact", "hit-semantic", "coalesced", "miss", "bypass"]
+"""`coalesced`: read along with the answer to another request, `cached_from`, that asked the same at the same time."""
 Status = Literal["ok", "error", "cancelled", "abandoned"]
 
 
@@ -68,6 +69,7 @@ class RequestClosed:
 
     `usage` is that of the answer; what was generated and not given out is in the `attempts` before the last, and in the
     cost. `usage` of a cache hit is what the replayed answer once took; it cost nothing now and saved `saved_microusd`.
+    So with a coalesced one: the request that asked the model pays for it.
     `decision` is `policy.Decision` as plain JSON values. `degraded` names stages that failed and were done without.
     """
 

@@ -9,15 +9,17 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from models.catalog import ModelEntry
-from models.errors import SwitchyardError
+from models.errors import NotFound, SwitchyardError
 from models.messages import ChatRequest
 from router.accounting.prices import PriceBook
 from router.accounting.tenants import Tenants
+from router.coalescing import Flights
 from router.events import Principal, Record, Sink, Stopwatch
 from router.exact_cache import ExactCache
 from router.experience import Experience
@@ -32,10 +34,14 @@ from router.ports import (
     CacheKey,
     CachePort,
     ClassifierPort,
+    Followed,
     Lookup,
     ModelPort,
+    Origin,
+    PeersPort,
     Terms,
 )
+from router.recall import Recall
 from router.run import Run
 from router.settings import IngressSettings, Strategy
 from router.tokens import PromptTokens, prompt_tokens
@@ -94,6 +100,7 @@ class Stages:
     budgets: BudgetPort
     semantic_cache: CachePort | None = None
     sinks: list[Sink] = field(default_factory=list)
+    peers: PeersPort | None = None
     forget_older: Callable[[str, str], Awaitable[object]] | None = None
     """Has every ingress drop its own copy of an answer (its exact key), unless it is the one with this id."""
 
@@ -107,6 +114,8 @@ class Pipeline:
         self.exact = ExactCache(settings.exact_cache)
         self.entries = {entry.name: entry for backend in stages.backends.values() for entry in backend.entries}
         self.running = 0
+        self.flights = Flights()
+        self.name = stages.peers.name if stages.peers is not None else ""
         self.latencies = Latencies()
         self.conversations = Conversations()
         self.experience = Experience()
@@ -163,13 +172,12 @@ class Pipeline:
             return None
         return fingerprint(request, principal.org, options.namespace, self.settings)
 
-    async def lookup(self, key: CacheKey, options: Options, degraded: list[str]) -> Lookup:
+    async def lookup(self, key: CacheKey, terms: Terms, degraded: list[str]) -> Lookup:
         """The shared cache's word. A cache that is slow or down is a miss, not an error."""
         cache = self.stages.semantic_cache
         if cache is None or not self.settings.semantic_cache:
             return Lookup("miss")
-        asked = cache.lookup(key, options.terms)
-        found = await _within(self.settings.cache_timeout_s, asked, "semantic_cache", degraded)
+        found = await _within(self.settings.cache_timeout_s, cache.lookup(key, terms), "semantic_cache", degraded)
         return found or Lookup("miss")
 
     async def assess(self, request: ChatRequest, options: Options, degraded: list[str]) -> Assessment | None:
@@ -249,6 +257,30 @@ class Pipeline:
             await cache.store(key, answer, embedding)
         if refreshes and self.stages.forget_older is not None:
             await self.stages.forget_older(key.exact, answer.answer_id)  # they now find the new one in the shared cache
+
+    async def followed(self, exact: str) -> AsyncIterator[Followed]:
+        """An answer that this process has on its way, or has just had, for another process (`Flights.followed`)."""
+        flight = self.flights.find(exact)
+        if flight is not None and not flight.leader:
+            async with aclosing(self.flights.followed(flight)) as items:  # type: ignore[type-var]
+                async for item in items:
+                    yield item
+        elif (answer := self.exact.get(exact)) is not None:
+            yield []
+            yield Origin(answer.answer_id, answer.model)
+            yield list(answer.events)
+        else:
+            raise NotFound("This is not answered here any more; ask again.")
+
+    def release(self, recall: Recall) -> None:
+        """The question that this process had claimed is answered here no more, and nothing is stored."""
+        cache = self.stages.semantic_cache
+        if cache is not None and recall.key is not None and recall.leader and recall.leader == self.name:
+            self._spawn(cache.release(recall.key, self.name))
+
+    def see_through(self, work: Coroutine[Any, Any, None]) -> None:
+        """Bring to its end what others wait for although the request that began it has left."""
+        self._spawn(work)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)

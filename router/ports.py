@@ -43,11 +43,14 @@ class Terms:
     """What a request asks of a stored answer to a similar question.
 
     delta: wrong answers per request that it puts up with; None: as configured. audited: whether it may be sent to the
-    model although there is an answer, to compare the two, which is kept then.
+    model although there is an answer, to compare the two, which is kept then. claimant: the process that asks a model
+    if there is no answer, and has others read along. gone: a process that was said to do so, and does not.
     """
 
     delta: float | None = None
     audited: bool = True
+    claimant: str = ""
+    gone: str = ""
 
 
 ANY_TERMS = Terms()
@@ -76,6 +79,7 @@ class Lookup:
     """`answer` is None on a miss. `embedding` (float32, little-endian, unit length) saves a second encoding.
 
     score: the verifier's, of the question that answers or, on a miss, came nearest to it; that one's answer is `near`.
+    leader: on a miss, the process that asks a model this very question now; None: nobody has claimed to.
     """
 
     kind: Literal["hit-exact", "hit-semantic", "miss"]
@@ -85,12 +89,38 @@ class Lookup:
     encoder_ms: float = 0.0
     score: float | None = None
     near: str | None = None
+    leader: str | None = None
 
 
 class CachePort(Protocol):
     async def lookup(self, key: CacheKey, terms: Terms) -> Lookup: ...
 
     async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None: ...
+
+    async def release(self, key: CacheKey, claimant: str) -> None:
+        """Nobody answers this question any more, and there is nothing to store. Never fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an answer that several requests read comes from: the request that asked the model, and the model."""
+
+    request_id: str
+    model: str
+
+
+Followed = Origin | Sequence[Event]
+"""What comes from another process: an empty batch at first, then the origin, then batches of events."""
+
+
+class PeersPort(Protocol):
+    """The other processes that answer requests. `name` is this one's."""
+
+    name: str
+
+    def follow(self, leader: str, exact: str) -> AsyncIterator[Followed]:
+        """The answer to a question that `leader` has on its way. Raises `NotFound` or `ModelUnavailable` where it has
+        none. Closing it tells the leader that nobody reads here any more."""
 
 
 # ---- classifier ----------------------------------------------------------------------------------------------------

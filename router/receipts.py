@@ -32,8 +32,12 @@ def closed(
     run: Run, status: Status, code: str | None, completion: Completion, usage: Usage, estimated: bool, now_unix_ms: int
 ) -> RequestClosed:
     who, hit, model = run.principal, run.answer, run.model
+    followed = run.boarding.follows
     entry = run.pipeline.entries.get(model) if model else None
     quote = run.prices.quote(entry.name) if entry else None
+    saved = hit.cost_microusd if hit else 0
+    if followed and status == "ok":
+        saved = run.prices.cost_microusd(followed.model, usage)
     return RequestClosed(
         request_id=run.request_id,
         opened_at_unix_ms=run.opened_at_unix_ms,
@@ -48,14 +52,14 @@ def closed(
         requested_model=run.request.model,
         model=model,
         provider=entry.engine if entry else None,
-        cache_verdict=run.verdict,
-        cached_from=hit.answer_id if hit else None,
-        cache_similarity=run.similarity,
+        cache_verdict=run.recall.verdict,
+        cached_from=hit.answer_id if hit else followed.request_id if followed else None,
+        cache_similarity=run.recall.similarity,
         finish_reason=completion.finish_reason,
         usage=usage,
         estimated=estimated,
         cost_microusd=run.cost_microusd,
-        saved_microusd=hit.cost_microusd if hit else 0,
+        saved_microusd=saved,
         price_version=quote.version if quote else "",
         price=quote.details if quote else {},
         attempts=tuple(run.attempts),

@@ -11,28 +11,25 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from models.errors import (
-    DeadlineExceeded,
-    NotCached,
-    StreamInterrupted,
-    SwitchyardError,
-)
+from models.errors import DeadlineExceeded, StreamInterrupted, SwitchyardError
 from models.messages import ChatRequest, Completion, Event, Usage, fold
 from router import receipts
 from router.attempt import LiveAttempt, worst_case_microusd
+from router.boarding import Boarding
 from router.events import Attempt, Principal, Status, Stopwatch, Verdict
 from router.experience import OVERRIDE
-from router.fingerprint import Fingerprint
 from router.measured import conversation_of
 from router.plan import Plan
 from router.policy import AUTO, Decision
-from router.ports import Assessment, CachedAnswer, CacheKey, Lookup
+from router.ports import Assessment, CachedAnswer
+from router.recall import Recall
+from router.samples import usage_of
 from router.tokens import PromptTokens, prompt_tokens
 
 if TYPE_CHECKING:
     from router.pipeline import Options, Pipeline
 
-MODEL_STAGES = frozenset({"prefill", "gate", "stream"})
+MODEL_STAGES = frozenset({"coalesce", "prefill", "gate", "stream"})
 """Time in these is the model's (and the client's reading), all other time is Switchyard's own."""
 
 
@@ -52,7 +49,8 @@ class Run:
     """`async with pipeline.run(...) as run:`, in it `await run.begin(...)`, then `run.batches()` or `run.completion()`.
 
     Leaving the block, however it is left, stops the model, gives the place back, settles the money, stores a complete
-    answer and emits exactly one `RequestClosed`.
+    answer and emits exactly one `RequestClosed`. While other requests read the same answer the model goes on, and that
+    is done when its answer is whole, or when they have left too.
     """
 
     def __init__(
@@ -72,22 +70,17 @@ class Run:
         self.opened_at_unix_ms = int(time.time() * 1000)
         limit_s = min(options.deadline_s or self.settings.request_timeout_s, self.settings.request_timeout_s)
         self.deadline = asyncio.get_running_loop().time() + limit_s
-        self.key: CacheKey | None = None
-        self.verdict: Verdict = "bypass"
+        self.recall = Recall(self)
         self.decision: Decision | None = None
-        self.answer: CachedAnswer | None = None
         self.events: Sequence[Event] = ()
         self.attempts: list[Attempt] = []
         self.degraded: list[str] = []
         self.cost_microusd = 0
-        self.similarity: float | None = None
-        self._asked: Fingerprint | None = None
-        self._embedding: bytes | None = None
         self.tokens = PromptTokens(0, 0, 0)
-        self._encoder_ms = 0.0
         self._unsure: list[str] = []
         self._assessing: asyncio.Task[Assessment | None] | None = None
         self._live: LiveAttempt | None = None
+        self.boarding = Boarding(self)
         self._finished = False
         self._folded: Completion | None = None
         self._failure: SwitchyardError | None = None
@@ -100,86 +93,59 @@ class Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.pipeline.running -= 1
-        if self._assessing is not None:
-            self._assessing.cancel()
+        if self.boarding.leave():
+            self.pipeline.see_through(self._end(error))  # others read on: it is closed when the answer is there
+        else:
+            await self._end(error)
+
+    async def _end(self, error: BaseException | None) -> None:
         try:
-            if self._live is not None:
-                await self._live.stop()
+            await self.boarding.over()
         finally:
+            self.pipeline.running -= 1
+            if self._assessing is not None:
+                self._assessing.cancel()
             self._close(error)
+            self.boarding.close()
 
     # ---- beginning -------------------------------------------------------------------------------------------------
 
     async def begin(self, stream: bool) -> Head:
         """Everything up to the first batch of the answer. Raises `SwitchyardError` with nothing sent yet."""
-        if not self._replay_own():
+        if not self.recall.own():
             try:
                 async with asyncio.timeout_at(self.deadline):
-                    if not await self._replay_shared():
-                        self._must_not_ask()
-                        await self._generate(stream)
+                    await self.boarding.board(stream)
             except TimeoutError:
                 raise self._too_late() from None
+        self._take_up()
         self.ttft_ms = self.watch.elapsed_ms
         return Head(
             self.request_id,
             self.model or "",
-            self.verdict,
+            self.recall.verdict,
             self.decision.expected_cost_microusd if self.decision else 0,
             self.overhead_ms,
-            self._encoder_ms,
+            self.recall.encoder_ms,
         )
 
-    def _replay_own(self) -> bool:
-        """Answer from this process's cache, if it has the answer to this very question."""
-        pipeline = self.pipeline
-        self.watch.enter("cache_exact")
-        self._asked = pipeline.fingerprint(self.request, self.principal, self.options)
-        if self._asked is None:
-            return False
-        self.verdict = "miss"
-        if self.options.cache == "refresh":
-            return False
-        answer = pipeline.exact.get(self._asked.exact.exact)
-        return answer is not None and self._replay(Lookup("hit-exact", answer))
+    def _take_up(self) -> None:
+        """The answer has begun, or is there."""
+        flight = self.boarding.flight
+        if self.answer is not None:
+            self.events = self.answer.events
+        elif flight is not None:
+            self.events = flight.events
+            if self.boarding.follows:
+                self.recall.verdict = "coalesced"
 
-    async def _replay_shared(self) -> bool:
-        """Answer from the cache of all, which also knows similar questions."""
-        pipeline, asked = self.pipeline, self._asked
-        if asked is None:
-            return False
-        self.watch.enter("cache_semantic")
-        self.key = asked.key(self.settings)
-        if self.options.cache == "refresh":
-            return False
-        # Beside it, since most questions are new ones. The answer of a hit does not wait for it.
-        self._assessing = pipeline.assess_early(self.request, self.options, self._unsure)
-        found = await pipeline.lookup(self.key, self.options, self.degraded)
-        self.watch.split("cache_semantic", "encode", found.encoder_ms)
-        self._embedding, self._encoder_ms = found.embedding, found.encoder_ms
-        if not self._replay(found):
-            return False
-        if found.kind == "hit-exact" and found.answer is not None:
-            pipeline.exact.put(self.key.exact, found.answer)
-        return True
+    def assess_early(self) -> None:
+        """Beside the look-up, since most questions are new ones. The answer of a hit does not wait for it."""
+        if self._assessing is None and self.recall.reads_shared:
+            self._assessing = self.pipeline.assess_early(self.request, self.options, self._unsure)
 
-    def _replay(self, found: Lookup) -> bool:
-        if found.answer is None or found.kind == "miss":
-            return False
-        if not self.pipeline.may_use(self.principal, found.answer.model):
-            return False
-        if self.options.max_age_s is not None and time.time() - found.answer.created_at_unix_s > self.options.max_age_s:
-            return False
-        self.answer, self.verdict, self.similarity = found.answer, found.kind, found.similarity
-        self.events = found.answer.events
-        return True
-
-    def _must_not_ask(self) -> None:
-        if self.options.cache == "only-if-cached":
-            raise NotCached("No stored answer may be given to this; ask without 'only-if-cached' to have one made.")
-
-    async def _generate(self, stream: bool) -> None:
+    async def generate(self, stream: bool) -> LiveAttempt:
+        """Have a model answer: returns when its answer may be given out."""
         pipeline = self.pipeline
         self.tokens = prompt_tokens(self.request)
         self.watch.enter("classify")
@@ -194,7 +160,7 @@ class Run:
             live = LiveAttempt(self, model, stream, plan.gate(model), plan.filter_escalates())
             try:
                 if await self._attempt(live):
-                    return
+                    return live
             except SwitchyardError as error:
                 plan.failed(model, error, bool(live.events))
                 await self._end_attempt(error.code, error)
@@ -227,26 +193,26 @@ class Run:
     async def batches(self) -> AsyncIterator[Sequence[Event]]:
         """The answer as it comes. Raises `SwitchyardError` when it breaks off: nothing is retried by then."""
         self.watch.enter("stream")
-        live = self._live
-        batch: Sequence[Event] | None = tuple(self.events)
-        while batch is not None:
-            yield batch
+        flight, seen = self.boarding.flight, 0
+        if flight is None:
+            yield tuple(self.events)
+        while flight is not None:
             try:
                 async with asyncio.timeout_at(self.deadline):
-                    batch = await live.more() if live is not None else None
+                    batch = await flight.more(seen)
             except TimeoutError:
                 raise self._too_late() from None
+            if batch is None:
+                break
+            seen += len(batch)
+            yield batch
         self._finish()
 
     async def completion(self) -> Completion:
         """The whole answer. Raises what `batches` raises."""
-        if self._live is None or self._live.whole:
-            self.watch.enter("stream")
-            self._finish()
-        else:
-            async with aclosing(self.batches()) as batches:  # type: ignore[type-var]
-                async for _ in batches:
-                    pass
+        async with aclosing(self.batches()) as batches:  # type: ignore[type-var]
+            async for _ in batches:
+                pass
         return self.folded
 
     def _finish(self) -> None:
@@ -268,10 +234,13 @@ class Run:
         status, code = self._status(error or self._failure)
         completion = self.folded
         usage, estimated = self._usage()
+        flown = self.boarding.whole and completion.finish_reason is not None
         if self._live is not None:
-            self._book("ok" if status == "ok" else code or status)
-        if status == "ok" and self.answer is None:
-            self._store(completion, usage, now_unix_ms)
+            self._book("ok" if flown else code or status)
+        if self.boarding.leads:
+            kept = flown and self.recall.keep(self.model or "", self.events, completion, usage, now_unix_ms)
+            if not kept:
+                self.pipeline.release(self.recall)
         if status == "ok" and self.model is not None:
             self._remember(self.model)
         self.watch.enter("end")
@@ -298,7 +267,16 @@ class Run:
     def _usage(self) -> tuple[Usage, bool]:
         if self.answer is not None:
             return self.answer.usage, False
-        return self._live.usage() if self._live is not None else (Usage(), True)
+        if self._live is not None:
+            return self._live.usage()
+        if self.boarding.follows:
+            return usage_of(self.events, prompt_tokens(self.request).expected)
+        return Usage(), True
+
+    async def stop(self) -> None:
+        """End the work in the engine, if there is any."""
+        if self._live is not None:
+            await self._live.stop()
 
     async def _end_attempt(self, outcome: str, error: SwitchyardError | None = None) -> None:
         """Stop the model and settle; another one is tried after it."""
@@ -314,31 +292,12 @@ class Run:
         self.cost_microusd += attempt.cost_microusd
         self.attempts.append(attempt)
 
-    def _store(self, completion: Completion, usage: Usage, now_unix_ms: int) -> None:
-        """Keep a complete answer: ended by itself or, for the identical question only, at the caller's limit."""
-        key, reason = self.key, completion.finish_reason
-        if self.options.cache == "no-store":
-            return
-        if self.request.model not in (AUTO, self.model):
-            return  # who names a model again, without fallbacks, must not get another's answer
-        at_limit = reason == "length" and self.request.sampling.max_tokens is not None
-        if key is None or not (reason in ("stop", "tool_calls") or at_limit):
-            return
-        if not (completion.text or completion.tool_calls):
-            return
-        answer = CachedAnswer(
-            self.request_id,
-            self.model or "",
-            tuple(self.events),
-            usage,
-            self.cost_microusd,
-            now_unix_ms / 1000,
-            self.settings.exact_cache.ttl_s,
-        )
-        refreshes = self.options.cache == "refresh"
-        self.pipeline.keep(key if not at_limit else key.exact_only(), answer, self._embedding, refreshes)
-
     # ---- small answers ---------------------------------------------------------------------------------------------
+
+    @property
+    def answer(self) -> CachedAnswer | None:
+        """The stored answer that is replayed."""
+        return self.recall.answer
 
     @property
     def usage(self) -> Usage:
@@ -357,6 +316,8 @@ class Run:
             return self.answer.model
         if self._live is not None:
             return self._live.model
+        if self.boarding.origin is not None:
+            return self.boarding.origin.model
         if self.attempts:
             return self.attempts[-1].model
         return self.decision.model if self.decision else None

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from router.agreement import agree
 from router.audits import Audits, Pending
+from router.coalescing import Claims
 from router.exact_cache import answer_bytes, is_complete
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
 from router.settings import CacheSettings
@@ -150,6 +151,7 @@ class SemanticStore:
         self._judge = judge or packaged().judge
         self._agree = agree
         self._audits = Audits(settings)
+        self._claims = Claims()
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._partitions: dict[str, _Partition] = {}
         self._used_bytes = 0
@@ -159,14 +161,28 @@ class SemanticStore:
 
     def lookup(self, key: CacheKey, embedding: bytes | None = None, terms: Terms = ANY_TERMS) -> Lookup:
         """The very question, or else one near `embedding` that nothing speaks against."""
-        found = self.exact(key)
+        found = self.exact(key, terms)
         if found is None:
             found = self.similar(key, embedding, terms) if embedding is not None else Lookup("miss")
             self._counts["misses"] += found.answer is None
+            if found.answer is None and terms.claimant:
+                found = replace(found, leader=self._claims.claim(key.exact, terms.claimant, terms.gone))
         return found
 
-    def exact(self, key: CacheKey) -> Lookup | None:
-        """The answer to the very question, or to it in another spelling; it needs no embedding."""
+    def exact(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup | None:
+        """The answer to the very question, or to it in another spelling, or else who has it made now; it needs no
+        embedding."""
+        found = self._verbatim(key)
+        if found is None and terms.claimant and (leader := self._claims.holder(key.exact, terms.gone)):
+            self._counts["claimed"] += 1
+            return Lookup("miss", leader=leader)
+        return found
+
+    def release(self, key: CacheKey, claimant: str) -> None:
+        """`claimant` has the answer to this question made no more."""
+        self._claims.release(key.exact, claimant)
+
+    def _verbatim(self, key: CacheKey) -> Lookup | None:
         partition = self._partitions.get(key.tenant)
         if partition is None:
             return None
@@ -225,6 +241,7 @@ class SemanticStore:
 
     def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None = None) -> None:
         """Keep a complete `answer`; without scope or embedding only for the very question."""
+        self._claims.release(key.exact)
         self._compare(key, answer)
         vector = np.frombuffer(embedding, dtype="<f4") if embedding and key.scope else None
         size = _entry_bytes(key, answer)
@@ -260,7 +277,17 @@ class SemanticStore:
 
     def stats(self) -> dict[str, int]:
         """Counts since the start (`veto_<name>`: candidates that a veto ruled out); what is held now."""
-        names = ("hits_exact", "hits_surface", "hits_semantic", "misses", "stores", "refused", "evicted", "expired")
+        names = (
+            "hits_exact",
+            "hits_surface",
+            "hits_semantic",
+            "misses",
+            "claimed",
+            "stores",
+            "refused",
+            "evicted",
+            "expired",
+        )
         return {
             **{name: self._counts[name] for name in names},
             **{f"veto_{name}": count for name, count in self._vetoes.items()},

@@ -170,6 +170,9 @@ class IngressSettings(Strict):
     default_tenant: TenantSettings = TenantSettings()
     exact_cache: ExactCacheSettings = ExactCacheSettings()
     semantic_cache: bool = True
+    coalesce: bool = Field(
+        True, description="whether a request reads along with one that asks the very same at the same time"
+    )
     semantic_max_temperature: float = Field(
         0.7, ge=0, description="an explicit temperature above this is not answered semantically"
     )

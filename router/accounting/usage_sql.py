@@ -33,7 +33,7 @@ TOKENS = (
 SUMS = ("requests", "errors", "hits", *TOKENS, "cost_microusd", "saved_microusd")
 """The columns of `usage` besides the groups. A hit's tokens were not generated again, so they do not count."""
 
-_HIT = "cache_verdict IN ('hit-exact', 'hit-semantic')"
+_HIT = "cache_verdict IN ('hit-exact', 'hit-semantic', 'coalesced')"
 _ONE = {
     "requests": "1",
     "errors": "CASE WHEN status IN ('error', 'abandoned') THEN 1 ELSE 0 END",

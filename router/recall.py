@@ -1,0 +1,135 @@
+"""What the caches know of one request, and what they are told of its answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from models.errors import NotCached
+from models.messages import Completion, Event, Usage
+from router.events import Verdict
+from router.fingerprint import Fingerprint
+from router.policy import AUTO
+from router.ports import CachedAnswer, CacheKey, Lookup
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from router.run import Run
+
+
+class Recall:
+    """`own`, then `shared`, until one of them has found an answer; `keep` when a model has given one.
+
+    leader: after `shared`, the process that asks a model this very question now.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.key: CacheKey | None = None
+        self.verdict: Verdict = "bypass"
+        self.answer: CachedAnswer | None = None
+        self.similarity: float | None = None
+        self.encoder_ms = 0.0
+        self.leader: str | None = None
+        self._asked: Fingerprint | None = None
+        self._embedding: bytes | None = None
+
+    @property
+    def exact(self) -> str:
+        """The key of this very question; empty for a request that goes past the caches."""
+        return self._asked.exact.exact if self._asked is not None else ""
+
+    def own(self) -> bool:
+        """Answer from this process's cache, if it has the answer to this very question."""
+        run, pipeline = self._run, self._run.pipeline
+        run.watch.enter("cache_exact")
+        if self._asked is None:
+            self._asked = pipeline.fingerprint(run.request, run.principal, run.options)
+        if self._asked is None:
+            return False
+        self.verdict = "miss"
+        if run.options.cache == "refresh":
+            return False
+        answer = pipeline.exact.get(self.exact)
+        return answer is not None and self._replay(Lookup("hit-exact", answer))
+
+    async def shared(self, gone: str = "") -> bool:
+        """Answer from the cache of all, which also knows similar questions. `gone`: a process that was said to be
+        answering this, and is not."""
+        run, pipeline, asked = self._run, self._run.pipeline, self._asked
+        if asked is None:
+            return False
+        run.watch.enter("cache_semantic")
+        self.key = asked.key(run.settings)
+        if run.options.cache == "refresh":
+            return False
+        terms = run.options.terms
+        if self.claims:
+            terms = replace(terms, claimant=pipeline.name, gone=gone)
+        found = await pipeline.lookup(self.key, terms, run.degraded)
+        run.watch.split("cache_semantic", "encode", found.encoder_ms)
+        self._embedding, self.leader = found.embedding, found.leader
+        self.encoder_ms += found.encoder_ms
+        if not self._replay(found):
+            return False
+        if found.kind == "hit-exact" and found.answer is not None:
+            pipeline.exact.put(self.key.exact, found.answer)
+        return True
+
+    @property
+    def reads_shared(self) -> bool:
+        return bool(self.exact) and self._run.options.cache != "refresh"
+
+    @property
+    def joins(self) -> bool:
+        """Whether it may read an answer that another request has on its way."""
+        return bool(self.exact) and self._run.settings.coalesce and self._run.options.cache in ("on", "no-store")
+
+    @property
+    def claims(self) -> bool:
+        """Whether others may read the answer that it gets."""
+        return self.joins and self._run.options.cache == "on"
+
+    def must_not_ask(self) -> None:
+        if self._run.options.cache == "only-if-cached":
+            raise NotCached("No stored answer may be given to this; ask without 'only-if-cached' to have one made.")
+
+    def _replay(self, found: Lookup) -> bool:
+        run = self._run
+        if found.answer is None or found.kind == "miss":
+            return False
+        if not run.pipeline.may_use(run.principal, found.answer.model):
+            return False
+        oldest_s = run.options.max_age_s
+        if oldest_s is not None and time.time() - found.answer.created_at_unix_s > oldest_s:
+            return False
+        self.answer, self.verdict, self.similarity = found.answer, found.kind, found.similarity
+        return True
+
+    def keep(self, model: str, events: Sequence[Event], completion: Completion, usage: Usage, now_unix_ms: int) -> bool:
+        """Keep a complete answer: ended by itself or, for the identical question only, at the caller's limit. Returns
+        whether the shared cache gets it."""
+        run, key, reason = self._run, self.key, completion.finish_reason
+        if run.options.cache == "no-store":
+            return False
+        if run.request.model not in (AUTO, model):
+            return False  # who names a model again, without fallbacks, must not get another's answer
+        at_limit = reason == "length" and run.request.sampling.max_tokens is not None
+        if key is None or not (reason in ("stop", "tool_calls") or at_limit):
+            return False
+        if not (completion.text or completion.tool_calls):
+            return False
+        answer = CachedAnswer(
+            run.request_id,
+            model,
+            tuple(events),
+            usage,
+            run.cost_microusd,
+            now_unix_ms / 1000,
+            run.settings.exact_cache.ttl_s,
+        )
+        refreshes = run.options.cache == "refresh"
+        run.pipeline.keep(key if not at_limit else key.exact_only(), answer, self._embedding, refreshes)
+        return True
