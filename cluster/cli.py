@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from cluster import admin_command, state
+from cluster import admin_command, state, usage_command
 from cluster.checks import StartError
 from cluster.runtime import ClusterDied, applications, data_dir_of, is_ready, load_config, running, watch
 from cluster.state import Cluster
@@ -63,9 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     export = usage.add_parser("export", parents=[common], help="write the requests of a time to a file")
     export.add_argument("file", type=Path)
     export.add_argument("--format", choices=("parquet", "csv"), default="parquet")
-    export.add_argument("--since", default="", help="such as 2026-05-31 (default: 30 days before --until)")
+    export.add_argument("--by-day", action="store_true", help="a folder of Parquet files, one for each day")
+    export.add_argument("--since", default="", help="such as 2026-05-31 (default: 30 days ago)")
     export.add_argument("--until", default="", help="such as 2026-06-30T12:00:00Z (default: now)")
     export.set_defaults(command=_export)
+    usage_command.add_commands(usage, common, _ask_usage)
     admin_command.add_commands(commands, common, _administer)
     route = commands.add_parser("route", parents=[common], help="say which model would answer, why, and at what cost")
     route.add_argument("question")
@@ -168,7 +170,9 @@ def _export(arguments: argparse.Namespace) -> int:
     from router.accounting.usage import parse_usage_query
 
     query = parse_usage_query({"since": arguments.since, "until": arguments.until}, int(time.time() * 1000))
-    rows = export(_data_dir(arguments), arguments.file, arguments.format, query)
+    form = "days" if arguments.by_day else arguments.format
+    url = os.environ.get("SWITCHYARD_LEDGER_URL", "")
+    rows = export(_data_dir(arguments), arguments.file, form, query, url=url)
     print(f"{rows} {'request' if rows == 1 else 'requests'} written to {arguments.file}")
     return 0
 
@@ -177,6 +181,13 @@ def _administer(arguments: argparse.Namespace) -> int:
     cluster = _running_cluster(arguments)
     lines = admin_command.run(arguments, cluster.base_url, os.environ.get("SWITCHYARD_API_KEY") or cluster.api_key)
     print("\n".join(lines))
+    return 0
+
+
+def _ask_usage(arguments: argparse.Namespace) -> int:
+    cluster = _running_cluster(arguments)
+    told = usage_command.run(arguments, cluster.base_url, os.environ.get("SWITCHYARD_API_KEY") or cluster.api_key)
+    print(told, end="" if told.endswith("\n") else "\n")
     return 0
 
 

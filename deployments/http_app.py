@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from deployments.admin_api import AdminDoor
+from deployments.analytics_api import AnalyticsDoor
 from deployments.anthropic.messages import MessagesDoor
 from deployments.door import DENIALS, ErrorBody, Handler, Operation, error_response, note_denied, unexpected
 from deployments.feedback_api import FeedbackDoor
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 DOORS = (
     AdminDoor,
+    AnalyticsDoor,
     BatchesDoor,
     ChatDoor,
     CompletionsDoor,

@@ -19,11 +19,14 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.hop import call, method
 from models.errors import DeadlineExceeded, ModelUnavailable
+from router.accounting.analyst import Outlook
+from router.accounting.anomalies import Anomaly
 from router.accounting.audit import Verdict
 from router.accounting.balances import LeaseAnswer, LeaseAsk, Standing
 from router.accounting.books import Books
 from router.accounting.directory import Changes
 from router.accounting.feedback import Feedback
+from router.accounting.forecast import Forecast
 from router.accounting.limits import Limit
 from router.accounting.registrar import Act, Done
 from router.accounting.store import LEDGER_FILE, PostgresStore, SQLiteStore
@@ -77,9 +80,21 @@ class Ledger:
         return await self._books.receipt(org, request_id, wait_s)
 
     async def usage(
-        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]
+        self, org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...], latency: bool = False
     ) -> list[dict[str, Any]]:
-        return await self._books.usage(org, since_unix_ms, until_unix_ms, group_by)
+        return await self._books.usage(org, since_unix_ms, until_unix_ms, group_by, latency)
+
+    async def outlook(self, org: str | None) -> Outlook:
+        return await self._books.outlook(org)
+
+    async def forecast(self, org: str | None, days: int) -> Forecast | None:
+        return await self._books.forecast(org, days)
+
+    async def anomalies(self, org: str | None, step: str, since_unix_ms: int, until_unix_ms: int) -> list[Anomaly]:
+        return await self._books.anomalies(org, step, since_unix_ms, until_unix_ms)
+
+    async def judged(self, org: str) -> list[tuple[str, str, int, float]]:
+        return await self._books.judged(org)
 
     async def keep_feedback(self, given: Feedback) -> None:
         await self._books.keep_feedback(given)
@@ -136,6 +151,10 @@ class LedgerHandle:
         self._retire = method(handle, "retire")
         self._receipt = method(handle, "receipt")
         self._usage = method(handle, "usage")
+        self._outlook = method(handle, "outlook")
+        self._forecast = method(handle, "forecast")
+        self._anomalies = method(handle, "anomalies")
+        self._judged = method(handle, "judged")
         self._keep_feedback = method(handle, "keep_feedback")
         self._feedback = method(handle, "feedback")
         self._lease = method(handle, "lease")
@@ -155,9 +174,21 @@ class LedgerHandle:
         return await _within(READ_TIMEOUT_S + wait_s, self._receipt, org, request_id, wait_s)
 
     async def usage(
-        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]
+        self, org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...], latency: bool = False
     ) -> list[dict[str, Any]]:
-        return await _within(READ_TIMEOUT_S, self._usage, org, since_unix_ms, until_unix_ms, group_by)
+        return await _within(READ_TIMEOUT_S, self._usage, org, since_unix_ms, until_unix_ms, group_by, latency)
+
+    async def outlook(self, org: str | None) -> Outlook:
+        return await _within(READ_TIMEOUT_S, self._outlook, org)
+
+    async def forecast(self, org: str | None, days: int) -> Forecast | None:
+        return await _within(READ_TIMEOUT_S, self._forecast, org, days)
+
+    async def anomalies(self, org: str | None, step: str, since_unix_ms: int, until_unix_ms: int) -> list[Anomaly]:
+        return await _within(READ_TIMEOUT_S, self._anomalies, org, step, since_unix_ms, until_unix_ms)
+
+    async def judged(self, org: str) -> list[tuple[str, str, int, float]]:
+        return await _within(READ_TIMEOUT_S, self._judged, org)
 
     async def keep_feedback(self, given: Feedback) -> None:
         await _within(INGEST_TIMEOUT_S, self._keep_feedback, given)

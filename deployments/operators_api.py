@@ -1,8 +1,7 @@
-"""What operators and their tools ask: receipts, usage, the audit log, health, metrics."""
+"""What operators and their tools ask: receipts, budgets, the audit log, health, metrics."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from models.errors import InvalidRequest
 from router.accounting.balances import Standing
 from router.accounting.directory import DEFAULT_ORG
 from router.accounting.limits import Limit, iso
-from router.accounting.usage import parse_usage_query, usage_answer
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
@@ -30,7 +28,6 @@ class OperatorsDoor:
     def operations(self) -> tuple[Operation, ...]:
         return (
             Operation("GET", "/v1/receipts/{request_id}", self.receipt),
-            Operation("GET", "/v1/usage", self.usage),
             Operation("GET", "/v1/budget", self.budget),
             Operation("GET", "/v1/cache/stats", self.cache_stats),
             Operation("GET", "/v1/audit", self.audit),
@@ -43,12 +40,6 @@ class OperatorsDoor:
     async def receipt(self, request: Request) -> Response:
         principal = await admitted(self.ingress, request)
         return JSONResponse(await self.ingress.receipt(principal.org, request.path_params["request_id"]))
-
-    async def usage(self, request: Request) -> Response:
-        principal = await admitted(self.ingress, request, "usage")
-        query = parse_usage_query(dict(request.query_params), int(time.time() * 1000))
-        rows = await self.ingress.ledger.usage(principal.org, query.since_unix_ms, query.until_unix_ms, query.group_by)
-        return JSONResponse(usage_answer(query, rows))
 
     async def cache_stats(self, request: Request) -> Response:
         """How often the cache may be wrong for the caller's organisation, in the `namespace` that is given."""

@@ -236,5 +236,5 @@ class LedgerPort(Protocol):
     async def receipt(self, org: str, request_id: str, wait_s: float) -> dict[str, Any] | None: ...
 
     async def usage(
-        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]
+        self, org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...], latency: bool = False
     ) -> list[dict[str, Any]]: ...

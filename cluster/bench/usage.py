@@ -3,8 +3,8 @@
     python -m cluster.bench.usage --rows 1000000
 
 Fills a SQLite ledger with requests of one busy organisation (a tenth is others'), spread evenly over 30 days, and then
-asks what `GET /v1/usage` can be asked, for random times, in this process. Apart: what is grouped by end user, for which
-there are no sums.
+asks what `GET /v1/usage` can be asked, for random times, in this process. Apart: percentiles, and what is grouped by
+end user, of whom there are sums by whole days only, so that the requests of what is left of a day are read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from router.accounting.store import LEDGER_FILE, MIGRATIONS, SQLiteStore
 from router.accounting.usage import MAX_ROWS
@@ -30,6 +31,8 @@ _MODELS = ("phi-2", "tinyllama-1.1b-chat", "gpt-5-mini", "claude-haiku-4-5", "ge
 _TASKS = ("chat", "code", "extract", "summarise")
 
 
+Kind = Literal["sums", "latency", "users"]
+
 _AT = f"{BEGIN_UNIX_MS} + abs(random()) % {END_UNIX_MS - BEGIN_UNIX_MS}"
 
 
@@ -39,7 +42,7 @@ def _one_of(values: Sequence[str]) -> str:
 
 
 def fill(store: SQLiteStore, rows: int) -> None:
-    """By SQL, and the sums as the migration makes them for requests that are there already."""
+    """By SQL, and the sums as a migration makes them for requests that are there already."""
     values = {
         "org": f"CASE WHEN abs(random()) % 10 THEN 'acme' ELSE {_one_of([f'org{n}' for n in range(20)])} END",
         "request_id": "printf('req_%012x', i)",
@@ -62,7 +65,8 @@ def fill(store: SQLiteStore, rows: int) -> None:
         "price_version": "'v1'",
         "strategy": "'complexity'",
         "task": _one_of(_TASKS),
-        "total_ms": "900.0",
+        "ttft_ms": "20.0 + abs(random()) % 2000",
+        "total_ms": "200.0 + abs(random()) % 20000",
         "overhead_ms": "2.0",
     }
     files = sorted(MIGRATIONS.glob("000[45]_usage*.sql"))
@@ -75,22 +79,29 @@ def fill(store: SQLiteStore, rows: int) -> None:
         for statement in sums:
             if "INSERT INTO" in statement:
                 writer.execute(statement)
+    store._usage._add_earlier()
 
 
-def ask(store: SQLiteStore, queries: int, with_users: bool) -> list[tuple[float, float]]:
+def ask(store: SQLiteStore, queries: int, kind: Kind) -> list[tuple[float, float]]:
     """Milliseconds of each of so many random queries: by the clock, and of the processor (without what other processes
     took of the machine meanwhile)."""
     chance, times_ms = random.Random(2), []
-    names = [name for name in GROUPS if name != "user"]
+    names = [name for name in GROUPS if name not in ("user", "org")]
     for _ in range(queries):
-        groups = ["user"] if with_users else chance.sample(names, chance.randrange(3))
-        if {"key", "hour"} <= {*groups}:
-            groups = ["key"]
+        match kind:
+            case "users":
+                groups = ["user"]
+            case "latency":
+                groups = [chance.choice([name for name in names if name != "hour"]), *chance.choice(([], ["hour"]))]
+            case _:
+                groups = chance.sample(names, chance.randrange(3))
+        if kind == "latency" and {"key", "hour"} <= {*groups}:
+            groups = ["key"]  # more rows than an answer takes
         since = BEGIN_UNIX_MS + chance.randrange((DAYS - 1) * 86_400_000)
         until = chance.choice((END_UNIX_MS, since + chance.randrange(60_000, END_UNIX_MS - since)))
         since = chance.choice((BEGIN_UNIX_MS, since))
         began, began_cpu = time.perf_counter(), time.thread_time()
-        store.usage("acme", since, until, groups, MAX_ROWS + 1)
+        store.usage("acme", since, until, groups, MAX_ROWS + 1, kind == "latency")
         times_ms.append(((time.perf_counter() - began) * 1000, (time.thread_time() - began_cpu) * 1000))
     return times_ms
 
@@ -123,8 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             "sums_by_hour": store._file.reader.execute("SELECT COUNT(*) FROM usage_hours").fetchone()[0],
             "sums_by_day": store._file.reader.execute("SELECT COUNT(*) FROM usage_plain_days").fetchone()[0],
             "filling_s": filling_s,
-            "usage": summary(ask(store, arguments.queries, False)),
-            "usage_by_user": summary(ask(store, max(4, arguments.queries // 10), True)),
+            "sums_by_dimension": store._file.reader.execute("SELECT COUNT(*) FROM usage_by").fetchone()[0],
+            "usage": summary(ask(store, arguments.queries, "sums")),
+            "percentiles": summary(ask(store, max(4, arguments.queries // 2), "latency")),
+            "usage_by_user": summary(ask(store, max(4, arguments.queries // 10), "users")),
         }
         store.close()
     print(json.dumps(found, indent=2))

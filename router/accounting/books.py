@@ -18,9 +18,12 @@ from typing import Any, TypeVar
 from models.errors import Overloaded
 from router import receipts
 from router.accounting import journal
+from router.accounting.analyst import Analyst, Outlook
+from router.accounting.anomalies import Anomaly
 from router.accounting.balances import Balances, LeaseAnswer, LeaseAsk, Standing
 from router.accounting.budget import LEASE_VALID_S
 from router.accounting.feedback import Feedback
+from router.accounting.forecast import Forecast
 from router.accounting.limits import SLICE_MS, SLICES, Account, Limit, period_of, period_span_unix_ms, slice_name
 from router.accounting.registrar import Registrar
 from router.accounting.shipper import take_in_orphans
@@ -70,6 +73,7 @@ class Books:
         self._balances = Balances(_now_unix_ms())
         self._booking = asyncio.Lock()  # what is loaded from the database must not be booked again
         self._counts = Counts()
+        self.analyst = Analyst(store.usage)
         self.registrar = Registrar(store.directory, self._write, lambda work: self._read("audit", work))
 
     @classmethod
@@ -148,12 +152,25 @@ class Books:
                 del self._waiters[key]
 
     async def usage(
-        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...]
+        self, org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...], latency: bool = False
     ) -> list[dict[str, Any]]:
-        """At most `MAX_ROWS` rows and one, see `usage.usage_answer`."""
+        """At most `MAX_ROWS` rows and one, see `usage.usage_answer` and `Store.usage`."""
         return await self._read(
-            "usage", lambda: self._store.usage(org, since_unix_ms, until_unix_ms, group_by, MAX_ROWS + 1)
+            "usage", lambda: self._store.usage(org, since_unix_ms, until_unix_ms, group_by, MAX_ROWS + 1, latency)
         )
+
+    async def outlook(self, org: str | None) -> Outlook:
+        return await self._read("usage", lambda: self.analyst.outlook(org, _now_unix_ms()))
+
+    async def forecast(self, org: str | None, days: int) -> Forecast | None:
+        return await self._read("usage", lambda: self.analyst.forecast(org, days, _now_unix_ms()))
+
+    async def anomalies(self, org: str | None, step: str, since_unix_ms: int, until_unix_ms: int) -> list[Anomaly]:
+        return await self._read("usage", lambda: self.analyst.anomalies(org, step, since_unix_ms, until_unix_ms))
+
+    async def judged(self, org: str) -> list[tuple[str, str, int, float]]:
+        """See `FeedbackStore.by_work`."""
+        return await self._read("usage", lambda: self._store.feedback.by_work(org))
 
     async def keep_feedback(self, given: Feedback) -> None:
         await self._write(lambda: self._store.feedback.save(given))

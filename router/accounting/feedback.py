@@ -61,6 +61,17 @@ class FeedbackStore:
                 values,
             )
 
+    def by_work(self, org: str) -> list[tuple[str, str, int, float]]:
+        """Model, task, how many spoke, and the share of good; of answers that were no replay."""
+        with self._database.reading(org) as reader:
+            rows = reader.execute(
+                "SELECT model, task, COUNT(*), SUM(score) FROM feedback "
+                "WHERE org = ? AND cached_from = '' AND model <> '' "
+                f"GROUP BY model, task ORDER BY COUNT(*) DESC, model, task LIMIT {MOST_ROWS}",
+                (org,),
+            ).fetchall()
+        return [(model, task, int(count), float(good) / int(count)) for model, task, count, good in rows]
+
     def summary(self, org: str, by: str) -> list[dict[str, Any]]:
         """By `model` or `cached_from` (the replayed answer): how many spoke, and the share of good with its interval;
         the most spoken of first. Raises ValueError for another column."""

@@ -35,6 +35,7 @@ _WALLED = (
     "usage_hours",
     "usage_days",
     "usage_plain_days",
+    "usage_by",
 )
 _POLICY = (
     "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; ALTER TABLE {table} FORCE ROW LEVEL SECURITY; "

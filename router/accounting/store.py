@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,7 +14,8 @@ from router.accounting.directory_store import Database, DirectoryStore
 from router.accounting.feedback import FeedbackStore
 from router.accounting.limits import Account
 from router.accounting.postgres import PostgresDatabase
-from router.accounting.usage_sql import ADD, SUMS, TAKE_OFF, TOKENS, usage_sql
+from router.accounting.usage_sql import TOKENS
+from router.accounting.usage_store import UsageStore
 from router.sqlite_file import SQLiteFile
 
 LEDGER_FILE = "ledger.sqlite3"
@@ -76,11 +76,18 @@ class Store(Protocol):
     def receipt(self, org: str, request_id: str) -> dict[str, Any] | None: ...
 
     def usage(
-        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str], limit: int
+        self,
+        org: str | None,
+        since_unix_ms: int,
+        until_unix_ms: int,
+        group_by: Sequence[str],
+        limit: int,
+        latency: bool = False,
     ) -> list[dict[str, Any]]:
-        """Sums over the requests opened in [since, until), one row per group, at most `limit` rows.
+        """Sums over the requests opened in [since, until), one row per group, at most `limit` rows. `org` None: of all.
 
-        `group_by`: of `GROUPS`. `hour` and `day` (UTC) come as the Unix milliseconds of their start.
+        `group_by`: of `GROUPS`. `hour` and `day` (UTC) come as the Unix milliseconds of their start. latency: with
+        percentiles of `ttft_ms` and `total_ms`, where `usage_sql.has_latencies`.
         """
 
     def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]: ...
@@ -109,8 +116,6 @@ REQUEST_COLUMNS = (
     *("cache_similarity", "finish_reason", *TOKENS, "estimated", "cost_microusd", "saved_microusd", "price_version"),
     *("strategy", "strategy_version", "task", "eligible", "propensity", "ttft_ms", "total_ms", "overhead_ms"),
 )
-EXPORT_COLUMNS = (*REQUEST_COLUMNS, "decision", "feedback")
-"""Of `closed_requests`: `decision` is the receipt's, as JSON; `feedback` the mean score of its callers, in [0, 1]."""
 _SAME_NAME = ("org", "request_id", "opened_at_unix_ms", "team", "key_id")
 _ATTEMPT_COLUMNS = ("model", "backend", "outcome", "queued_ms", "ttft_ms", "total_ms", "cost_microusd")
 
@@ -145,11 +150,14 @@ class SQLStore:
         self.directory = DirectoryStore(self._file)
         self.feedback = FeedbackStore(self._file)
         self.rejected = 0
+        self._usage = UsageStore(self._file)
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         try:
             with self._transaction():
-                return [entry for record in records if (entry := self._take(holder, record))]
+                entries = [entry for record in records if (entry := self._take(holder, record))]
+                self._usage.flush()
+                return entries
         except self._bad_record as error:
             if len(records) != 1:  # find the bad one, and let the others pass
                 return [entry for record in records for entry in self.ingest(holder, [record])]
@@ -166,6 +174,7 @@ class SQLStore:
                 yield
         except BaseException:
             self.directory.forget_end()
+            self._usage.forget()
             raise
 
     def receipt(self, org: str, request_id: str) -> dict[str, Any] | None:
@@ -174,11 +183,15 @@ class SQLStore:
         return json.loads(row[0]) if row else None
 
     def usage(
-        self, org: str, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str], limit: int
+        self,
+        org: str | None,
+        since_unix_ms: int,
+        until_unix_ms: int,
+        group_by: Sequence[str],
+        limit: int,
+        latency: bool = False,
     ) -> list[dict[str, Any]]:
-        with self._file.reading(org) as reader:
-            rows = reader.execute(*usage_sql(org, since_unix_ms, until_unix_ms, group_by, limit))
-            return [dict(zip((*group_by, *SUMS), row, strict=True)) for row in rows]
+        return self._usage.read(org, since_unix_ms, until_unix_ms, group_by, limit, latency)
 
     def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]:
         asked = {"holder = ?": holder, "opened_at_unix_ms < ?": before_unix_ms}
@@ -249,12 +262,10 @@ class SQLStore:
         if row and (row[0] != "abandoned" or record["status"] == "abandoned"):
             return None
         if row:
-            for sql in TAKE_OFF:
-                self._writer.execute(sql, key)
+            self._usage.take_off(*key)
             self._writer.execute(f"DELETE FROM requests {_KEY}", key)
         self._writer.execute(_INSERT_REQUEST, _request_row(holder, record))
-        for sql in ADD:
-            self._writer.execute(sql, key)
+        self._usage.add(*key)
         for number, attempt in enumerate(record["attempts"]):
             self._writer.execute(_INSERT_ATTEMPT, (*key, number, *(attempt[name] for name in _ATTEMPT_COLUMNS)))
         self._writer.execute(_INSERT_RECEIPT, (*key, json.dumps(record, separators=(",", ":"))))
@@ -292,26 +303,6 @@ def costs_by_model(record: dict[str, Any]) -> dict[str, int]:
     if rest := record["cost_microusd"] - sum(costs.values()):
         costs[record["model"] or ""] = costs.get(record["model"] or "", 0) + rest
     return costs
-
-
-def closed_requests(
-    path: Path, since_unix_ms: int, until_unix_ms: int, batch_rows: int
-) -> Iterator[list[tuple[Any, ...]]]:
-    """`EXPORT_COLUMNS` of the requests of all orgs that were opened in [since, until) and are over, by org and time.
-
-    A snapshot, read beside the process that owns the file and writes it. Raises sqlite3.Error.
-    """
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        rows = connection.execute(
-            f"SELECT {', '.join(f'r.{column}' for column in REQUEST_COLUMNS)}, json_extract(b.body, '$.decision'), "
-            "(SELECT AVG(f.score) FROM feedback f WHERE f.org = r.org AND f.request_id = r.request_id) "
-            "FROM requests r LEFT JOIN receipts b ON b.org = r.org AND b.request_id = r.request_id "
-            "WHERE r.opened_at_unix_ms >= ? AND r.opened_at_unix_ms < ? "
-            "ORDER BY r.org, r.opened_at_unix_ms",  # as the index is, so nothing is sorted in memory
-            (since_unix_ms, until_unix_ms),
-        )
-        while batch := rows.fetchmany(batch_rows):
-            yield batch
 
 
 def _open_row(holder: str, record: dict[str, Any]) -> tuple[Any, ...]:

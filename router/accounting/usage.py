@@ -2,44 +2,85 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from models.errors import InvalidRequest
-from router.accounting.usage_sql import GROUPS, SUMS
+from router.accounting.latencies import PERCENTILES
+from router.accounting.usage_sql import GROUPS, SUMS, has_latencies
 
 MAX_ROWS = 10_000
 _DEFAULT_DAYS = 30
 _MAX_GROUPS = 4
 _DAY_MS = 86_400_000
 _BUCKETS = ("hour", "day")
+_TIMES = ("ttft_ms", "total_ms")
 _LATEST_UNIX_MS = 253_402_300_800_000  # the year 10000
 
 
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
-    """Requests opened in [since, until), summed by `group_by`."""
+    """Requests opened in [since, until), summed by `group_by`. latency: with percentiles."""
 
     since_unix_ms: int
     until_unix_ms: int
     group_by: tuple[str, ...] = ()
+    latency: bool = False
+    form: Literal["json", "csv"] = "json"
+
+
+_PARAMETERS = ("since", "until", "group_by", "latency", "format")
 
 
 def parse_usage_query(params: Mapping[str, str], now_unix_ms: int) -> UsageQuery:
-    """From `since`, `until` (ISO 8601, UTC unless it says otherwise, or Unix seconds; by default the last 30 days) and
-    `group_by` (names of `GROUPS`, separated by commas). Raises `InvalidRequest`."""
-    unknown = set(params) - {"since", "until", "group_by"}
-    if unknown:
-        raise InvalidRequest(
-            f"Unknown parameter '{min(unknown)}'; there are 'since', 'until' and 'group_by'.", min(unknown)
-        )
+    """From `since`, `until` (ISO 8601, UTC unless it says otherwise, or Unix seconds; by default the 30 days that end
+    with today), `group_by` (names of `GROUPS`, separated by commas), `latency` (`true`) and `format` (`csv`).
+    Raises `InvalidRequest`."""
+    if unknown := set(params) - {*_PARAMETERS}:
+        names = ", ".join(f"'{name}'" for name in _PARAMETERS)
+        raise InvalidRequest(f"Unknown parameter '{min(unknown)}'; there are {names}.", min(unknown))
     until = _moment(params["until"], "until") if params.get("until") else now_unix_ms + 1
+    if until > now_unix_ms:  # of the future there is nothing, and a whole day is answered by its sums
+        until = max(until, (now_unix_ms // _DAY_MS + 1) * _DAY_MS)
     since = _moment(params["since"], "since") if params.get("since") else until - _DEFAULT_DAYS * _DAY_MS
     if since >= until:
         raise InvalidRequest("'since' must be before 'until'.", "since")
-    return UsageQuery(since, until, _groups(params.get("group_by", "")))
+    groups, latency = _groups(params.get("group_by", "")), _choice(params, "latency", ("false", "true")) == "true"
+    if latency and not has_latencies(groups):
+        raise InvalidRequest(
+            "Percentiles are known by one thing at a time, besides 'org', 'hour' and 'day'; ask for fewer groups.",
+            "group_by",
+        )
+    form: Any = _choice(params, "format", ("json", "csv"))
+    return UsageQuery(since, until, groups, latency, form)
+
+
+def usage_csv(query: UsageQuery, rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of `usage_answer`, for a spreadsheet. Percentiles are columns of their own."""
+    names = [*query.group_by, *SUMS]
+    times = [(name, f"p{percent}") for name in _TIMES for percent in PERCENTILES] if query.latency else []
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow([*names, *(f"{name.removesuffix('_ms')}_{part}_ms" for name, part in times)])
+    for row in usage_answer(query, rows)["data"]:
+        writer.writerow([*(_cell(row[name]) for name in names), *((row[name] or {}).get(part) for name, part in times)])
+    return written.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula is quoted: some of them are chosen by callers."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+
+
+def _choice(params: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    value = params.get(name) or choices[0]
+    if value not in choices:
+        raise InvalidRequest(f"'{name}' is '{choices[0]}' or '{choices[1]}'.", name)
+    return value
 
 
 def usage_answer(query: UsageQuery, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

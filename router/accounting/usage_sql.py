@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 GROUPS = {
+    "org": "org",
     "team": "team",
     "key": "key_id",
     "user": "end_user",
@@ -22,6 +23,9 @@ GROUPS = {
 }
 """What usage can be grouped by -> its SQL."""
 
+DIMENSIONS = {"": ""} | {name: column for name, column in GROUPS.items() if name not in ("org", "hour", "day")}
+"""By each of which there are sums in `usage_by` -> its column in `requests`; '' is for the sum of all."""
+
 TOKENS = (
     "input_tokens",
     "output_tokens",
@@ -33,8 +37,16 @@ TOKENS = (
 SUMS = ("requests", "errors", "hits", *TOKENS, "cost_microusd", "saved_microusd")
 """The columns of `usage` besides the groups. A hit's tokens were not generated again, so they do not count."""
 
+
+def steps_of(dimension: str) -> tuple[tuple[str, int], ...]:
+    """By which its sums are kept, the widest first: there are too many users for hours, and few enough of the rest."""
+    return {"user": (("day", DAY_MS),), "key": (("day", DAY_MS), ("hour", HOUR_MS))}.get(
+        dimension, (("hour", HOUR_MS),)
+    )
+
+
 _HIT = "cache_verdict IN ('hit-exact', 'hit-semantic', 'coalesced')"
-_ONE = {
+ONE = {
     "requests": "1",
     "errors": "CASE WHEN status IN ('error', 'abandoned') THEN 1 ELSE 0 END",
     "hits": f"CASE WHEN {_HIT} THEN 1 ELSE 0 END",
@@ -60,7 +72,7 @@ class _Sums:
         """Add the request of an org and id, or take it off."""
         at = f"opened_at_unix_ms / {self.step_ms} * {self.step_ms}"
         places = ", ".join(f"COALESCE({column}, '')" if column in _UNKNOWN else column for column in self.places)
-        sums = ", ".join(f"{sign}({value})" for value in _ONE.values())
+        sums = ", ".join(f"{sign}({value})" for value in ONE.values())
         more = ", ".join(f"{column} = {self.table}.{column} + excluded.{column}" for column in SUMS)
         return (
             f"INSERT INTO {self.table} (org, {self.column}, {', '.join((*self.places, *SUMS))}) "
@@ -68,12 +80,40 @@ class _Sums:
             f"ON CONFLICT (org, {self.column}, {', '.join(self.places)}) DO UPDATE SET {more}"
         )
 
-    def select(self) -> str:
-        shown = (f"NULLIF({column}, '') AS {column}" if column in _UNKNOWN else column for column in self.places)
+    def select(self, where: str) -> str:
+        shown = (_known(column) for column in self.places)
         return (
-            f"SELECT {self.column} AS at_unix_ms, {', '.join(shown)}, {', '.join(SUMS)} FROM {self.table} "
-            f"WHERE org = ? AND {self.column} >= ? AND {self.column} < ? AND requests <> 0"
+            f"SELECT org, {self.column} AS at_unix_ms, {', '.join(shown)}, {', '.join(SUMS)} FROM {self.table} "
+            f"WHERE {where}{self.column} >= ? AND {self.column} < ? AND requests <> 0"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """The sums by one dimension, see `router.accounting.usage_cells`."""
+
+    dimension: str
+    step: str
+    step_ms: int
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return (DIMENSIONS[self.dimension],) if self.dimension else ()
+
+    def select(self, where: str, shown: Sequence[str] = SUMS) -> str:
+        place = "".join(f"{_known(column, 'value')}, " for column in self.places)
+        return (
+            f"SELECT org, at_unix_ms, {place}{', '.join(shown)} FROM usage_by "
+            f"WHERE dimension = '{self.dimension}' AND step = '{self.step}' "
+            f"AND {where}at_unix_ms >= ? AND at_unix_ms < ? AND requests <> 0"
+        )
+
+
+def _known(column: str, source: str = "") -> str:
+    """What is not known is '' in the sums and NULL everywhere else."""
+    if column in _UNKNOWN:
+        return f"NULLIF({source or column}, '') AS {column}"
+    return f"{source} AS {column}" if source else column
 
 
 _HOURS = _Sums("usage_hours", "hour_unix_ms", HOUR_MS, _PLACES)
@@ -84,18 +124,15 @@ TAKE_OFF = tuple(sums.add_up("-") for sums in (_HOURS, _DAYS, _KEY_DAYS))
 
 
 def usage_sql(
-    org: str, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str], limit: int
+    org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str], limit: int
 ) -> tuple[str, list[Any]]:
-    """The query and its values. What is grouped by end user, or by key and hour, is in no sums and reads requests."""
-    levels: tuple[_Sums, ...] = (_KEY_DAYS,) if "key" in group_by else (_DAYS, _HOURS)
-    if "hour" in group_by:
-        levels = () if "key" in group_by else (_HOURS,)
-    if "user" in group_by:
-        levels = ()
-    places = levels[0].places if levels else ("end_user", "key_id", *_PLACES)
+    """The query and its values; `org` None: of all orgs. What is grouped by end user and something else, or by key,
+    hour and something else, is in no sums and reads requests."""
+    levels, places = _levels(group_by)
     spans = _cover(levels, since_unix_ms, until_unix_ms) or [(None, since_unix_ms, until_unix_ms)]
-    sources = [sums.select() if sums else _requests(places) for sums, _, _ in spans]
-    given: list[Any] = [value for _, start, end in spans for value in (org, start, end)]
+    where = "" if org is None else "org = ? AND "
+    sources = [sums.select(where) if sums else _requests(where, places) for sums, _, _ in spans]
+    given = _values(org, spans)
     groups = [f"{GROUPS[name]} AS by_{name}" for name in group_by]
     numbers = ", ".join(str(number + 1) for number in range(len(groups)))
     grouped = f" GROUP BY {numbers}" if groups else ""
@@ -108,7 +145,59 @@ def usage_sql(
     return f"SELECT {shown} FROM ({' UNION ALL '.join(parts)}) AS used{order} LIMIT ?", [*given, limit]
 
 
-def _cover(levels: Sequence[_Sums], since_ms: int, until_ms: int) -> list[tuple[_Sums | None, int, int]]:
+def has_latencies(group_by: Sequence[str]) -> bool:
+    """Whether there are histograms for these groups: by one thing besides the org and the time."""
+    return len(_named(group_by)) <= 1
+
+
+def latency_sql(
+    org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str]
+) -> Iterator[tuple[bool, str, list[Any]]]:
+    """Queries and their values, for groups that `has_latencies` knows: the groups, then `ttft` and `total`, which are
+    histograms, or where the first of the three is False the milliseconds of single requests."""
+    levels, places = _levels(group_by)
+    where = "" if org is None else "org = ? AND "
+    for sums, since, until in _cover(levels, since_unix_ms, until_unix_ms):
+        if sums is None:
+            times = {name: f"CASE WHEN status <> 'abandoned' THEN {name}_ms END" for name in ("ttft", "total")}
+            source = _requests(where, places, times)
+        else:
+            assert isinstance(sums, _Cells)
+            source = sums.select(where, ("ttft", "total"))
+        groups = ", ".join([*(GROUPS[name] for name in group_by), "ttft", "total"])
+        yield sums is not None, f"SELECT {groups} FROM ({source}) AS one", _values(org, [(sums, since, until)])
+
+
+_Level = _Sums | _Cells
+
+
+def _named(group_by: Sequence[str]) -> list[str]:
+    return [name for name in group_by if name not in ("org", "hour", "day")]
+
+
+def _levels(group_by: Sequence[str]) -> tuple[tuple[_Level, ...], tuple[str, ...]]:
+    """The sums that can answer, from wide to narrow, and the columns of requests that are asked for."""
+    named = _named(group_by)
+    if len(named) <= 1:
+        dimension = named[0] if named else ""
+        cells = [_Cells(dimension, step, step_ms) for step, step_ms in steps_of(dimension)]
+        return tuple(each for each in cells if "hour" not in group_by or each.step == "hour"), tuple(
+            DIMENSIONS[name] for name in named
+        )
+    levels: tuple[_Level, ...] = (_KEY_DAYS,) if "key" in named else (_DAYS, _HOURS)
+    if "hour" in group_by:
+        levels = () if "key" in named else (_HOURS,)
+    if "user" in named:
+        levels = ()
+    return levels, levels[0].places if levels else ("end_user", "key_id", *_PLACES)
+
+
+def _values(org: str | None, spans: Sequence[tuple[Any, int, int]]) -> list[Any]:
+    first = () if org is None else (org,)
+    return [value for _, start, end in spans for value in (*first, start, end)]
+
+
+def _cover(levels: Sequence[_Level], since_ms: int, until_ms: int) -> list[tuple[_Level | None, int, int]]:
     """The spans that make up [since, until): of the first of `levels` as far as whole ones go, of the next ones at the
     edges, and of requests (None) at theirs."""
     if since_ms >= until_ms:
@@ -122,7 +211,12 @@ def _cover(levels: Sequence[_Sums], since_ms: int, until_ms: int) -> list[tuple[
     return [*_cover(narrower, since_ms, first), (sums, first, last), *_cover(narrower, last, until_ms)]
 
 
-def _requests(places: Sequence[str]) -> str:
-    columns = ["opened_at_unix_ms AS at_unix_ms", *places, *(f"{value} AS {name}" for name, value in _ONE.items())]
+def _requests(where: str, places: Sequence[str], values: Mapping[str, str] = ONE) -> str:
+    columns = [
+        "org",
+        "opened_at_unix_ms AS at_unix_ms",
+        *places,
+        *(f"{each} AS {name}" for name, each in values.items()),
+    ]
     between = "opened_at_unix_ms >= ? AND opened_at_unix_ms < ?"
-    return f"SELECT {', '.join(columns)} FROM requests WHERE org = ? AND {between}"
+    return f"SELECT {', '.join(columns)} FROM requests WHERE {where}{between}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 
 import psycopg
 import pytest
+from pyarrow import parquet
 
+from cluster.usage_export import export
 from models.errors import InternalError, SwitchyardError
 from router.accounting.books import Books
 from router.accounting.budget import Budgets
@@ -17,6 +20,7 @@ from router.accounting.journal import Journal
 from router.accounting.registrar import Put
 from router.accounting.shipper import Shipper
 from router.accounting.store import PostgresStore
+from router.accounting.usage import UsageQuery
 from router.events import Actor
 from tests.contract.test_stores import AT, closed, opened, take
 from tests.postgres_server import Server
@@ -33,6 +37,7 @@ TABLES = (
     "usage_hours",
     "usage_days",
     "usage_plain_days",
+    "usage_by",
     "feedback",
 )
 
@@ -51,6 +56,23 @@ def test_a_query_that_forgets_to_ask_for_an_org_gets_nothing_of_another(postgres
     assert {name for (name,) in walled} == set(TABLES)
     owned = store._file.writer.execute("SELECT table_name FROM information_schema.columns WHERE column_name = 'org'")
     assert {name for (name,) in owned} <= set(TABLES)  # a new table needs the wall too
+    store.close()
+
+
+def test_the_books_can_be_taken_along_beside_the_ledger(postgres: Server, tmp_path: Path) -> None:
+    url = postgres.new_database()
+    store = PostgresStore(url)
+    take(store, *(closed(f"r{number}", ("acme", "other")[number % 2], at=AT + number) for number in range(50)))
+    out = tmp_path / "u.parquet"
+    assert export(tmp_path, out, "parquet", UsageQuery(AT, AT + 40), batch_rows=7, url=url) == 40
+    rows = parquet.read_table(out).to_pylist()
+    assert {row["org"] for row in rows} == {"acme", "other"} and len(rows) == 40
+    assert rows[0]["estimated"] is False and rows[0]["output_tokens"] == 5
+    assert json.loads(rows[0]["decision"])["strategy"] == "complexity" and rows[0]["feedback"] is None
+    assert export(tmp_path, tmp_path / "days", "days", UsageQuery(AT, AT + 40), batch_rows=7, url=url) == 40
+    with pytest.raises(InternalError, match="cannot be written") as refused:
+        export(tmp_path, out, "parquet", UsageQuery(AT, AT + 40), url="postgresql://u:sesame@127.0.0.1:1/x")
+    assert "sesame" not in str(refused.value)
     store.close()
 
 

@@ -218,6 +218,62 @@ def test_sums_by_hour_are_those_of_the_requests(store: SQLStore) -> None:
             assert sorted(found, key=str) == sorted(expected, key=str)
 
 
+def test_percentiles_are_those_of_the_requests(make_store: Callable[[], SQLStore]) -> None:
+    """By one thing at a time, whatever the edges are; and of all organisations together."""
+    store, times = make_store(), [1.5**n / 10 for n in range(30)]
+    for number, ms in enumerate(times):
+        changes = {"model": "mn"[number % 2], "org": ("acme", "other")[number % 3 == 0], "user": f"u{number % 4}"}
+        changes |= {"ttft_ms": None if number % 5 == 0 else ms / 2, "total_ms": ms}
+        take(store, closed(f"r{number}", at=AT + number * HOUR // 3, **changes))
+    take(store, opened("late"), closed("late", status="abandoned", total_ms=9e9))  # of which the time is not known
+    store = make_store()
+
+    def exact(chosen: list[float]) -> list[float]:
+        ordered = sorted(chosen)
+        return [ordered[max(0, -(-len(ordered) * percent // 100) - 1)] for percent in (50, 95, 99)]
+
+    for org, since, until in (
+        ("acme", 0, 2 * AT),
+        (None, AT + 5, AT + 8 * HOUR + 7),
+        ("other", AT + HOUR, AT + 2 * HOUR),
+    ):
+        for by in ((), ("model",), ("user",), ("model", "org")):
+            for row in store.usage(org, since, until, by, 100, True):
+                which = [
+                    ms
+                    for n, ms in enumerate(times)
+                    if since <= AT + n * HOUR // 3 < until
+                    and row.get("model", "mn"[n % 2]) == "mn"[n % 2]
+                    and row.get("user", f"u{n % 4}") == f"u{n % 4}"
+                    and (org or row.get("org") or ("acme", "other")[n % 3 == 0]) == ("acme", "other")[n % 3 == 0]
+                ]
+                if not which:
+                    continue
+                assert list(row["total_ms"].values()) == pytest.approx(exact(which), rel=0.0201)
+                assert list(row["total_ms"]) == ["p50", "p95", "p99"]
+
+
+def test_the_operator_sees_the_sums_of_every_organisation(store: Store) -> None:
+    take(store, closed("r", "acme", 1), closed("r", "other", 2), closed("s", "other", 4, team="ops"))
+    rows = store.usage(None, 0, 2 * AT, ["org"], 10)
+    assert [(row["org"], row["cost_microusd"]) for row in rows] == [("acme", 1), ("other", 6)]
+    by_two = store.usage(None, 0, 2 * AT, ["org", "team", "model"], 10)
+    assert [(row["org"], row["team"], row["requests"]) for row in by_two] == [
+        ("acme", "web", 1),
+        ("other", "ops", 1),
+        ("other", "web", 1),
+    ]
+
+
+def test_requests_from_before_there_were_such_sums_are_in_them(make_store: Callable[[], SQLStore]) -> None:
+    store = make_store()
+    take(store, closed("a", cost=3), closed("b", cost=4, model="n", ttft_ms=None))
+    before = store.usage("acme", 0, 2 * AT, ["model"], 10, True)
+    with store._file.transaction() as writer:
+        writer.execute("DELETE FROM usage_by")
+    assert make_store().usage("acme", 0, 2 * AT, ["model"], 10, True) == before
+
+
 @pytest.mark.parametrize("user", ["half \ud800", "zero \0", "Zoë 🚋", "'; DROP TABLE requests; --"])
 def test_a_caller_may_be_called_anything(store: Store, user: str) -> None:
     assert len(take(store, replace(opened("r"), user=user), closed("r", user=user))) == 2

@@ -43,6 +43,8 @@ class LocalLedger:
     def __init__(self, books: Books) -> None:
         self.administer, self.changes = books.registrar.do, books.registrar.changes
         self.standings, self.lease = books.standings, books.lease
+        self.usage, self.forecast, self.outlook = books.usage, books.forecast, books.outlook
+        self.anomalies, self.judged = books.anomalies, books.judged
         self.audit_page, self.audit_verdict = books.registrar.audit_page, books.registrar.audit_verdict
 
 

@@ -3,16 +3,18 @@ from __future__ import annotations
 import pytest
 
 from models.errors import InvalidRequest
-from router.accounting.store import SUMS
-from router.accounting.usage import MAX_ROWS, UsageQuery, parse_usage_query, usage_answer
+from router.accounting.usage import MAX_ROWS, UsageQuery, parse_usage_query, usage_answer, usage_csv
+from router.accounting.usage_sql import SUMS
 
 NOW = 1_780_000_000_123
 DAY_MS = 86_400_000
 
 
 def test_the_last_thirty_days_by_default() -> None:
-    query = parse_usage_query({}, NOW)
-    assert query == UsageQuery(NOW + 1 - 30 * DAY_MS, NOW + 1, ())
+    """Of which today is one: whole days, which sums answer."""
+    tomorrow = (NOW // DAY_MS + 1) * DAY_MS
+    assert parse_usage_query({}, NOW) == UsageQuery(tomorrow - 30 * DAY_MS, tomorrow, ())
+    assert parse_usage_query({"until": "1780000000"}, NOW).until_unix_ms == 1_780_000_000_000
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,9 @@ def test_times(text: str, unix_ms: int) -> None:
         ({"group_by": "model,model"}, "group_by"),
         ({"group_by": "model,team,user,key,hour"}, "group_by"),
         ({"org": "other"}, "org"),
+        ({"latency": "yes"}, "latency"),
+        ({"format": "xls"}, "format"),
+        ({"latency": "true", "group_by": "model,team"}, "group_by"),
     ],
 )
 def test_what_is_wrong_is_named(params: dict[str, str], param: str) -> None:
@@ -66,3 +71,17 @@ def test_too_many_rows_are_refused() -> None:
     rows = [{"model": "a", **dict.fromkeys(SUMS, 0)}] * (MAX_ROWS + 1)
     with pytest.raises(InvalidRequest, match="shorter"):
         usage_answer(UsageQuery(0, 1, ("model",)), rows)
+
+
+def test_a_csv_has_the_rows_and_no_formula() -> None:
+    query = parse_usage_query(
+        {"since": "2026-05-01", "until": "2026-05-03", "group_by": "user", "latency": "true"}, NOW
+    )
+    times = {"ttft_ms": {"p50": 1.5, "p95": 2.0, "p99": 3.0}, "total_ms": None}
+    rows = [{"user": name, **dict.fromkeys(SUMS, 1), **times} for name in ("=1+1", 'ann, "x"', None)]
+    head, first, second, third = usage_csv(query, rows).splitlines()
+    assert head.startswith("user,requests,errors,") and head.endswith(
+        "ttft_p50_ms,ttft_p95_ms,ttft_p99_ms,total_p50_ms,total_p95_ms,total_p99_ms"
+    )
+    assert first.startswith("'=1+1,1,") and first.endswith(",1.5,2.0,3.0,,,")
+    assert second.startswith('"ann, ""x""",1,') and third.startswith(",1,")

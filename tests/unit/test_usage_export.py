@@ -104,6 +104,21 @@ def test_a_csv_file_has_the_same_rows(store: SQLiteStore, tmp_path: Path) -> Non
     assert read.equals(table)
 
 
+def test_a_folder_by_day_is_one_table(store: SQLiteStore, tmp_path: Path) -> None:
+    day = 86_400_000
+    later = [replace(answered(n), request_id=f"d{n}", opened_at_unix_ms=AT + n * day // 10) for n in range(30)]
+    store.ingest("h", [as_json(record) for record in later])
+    for _ in range(2):  # a second time replaces the days
+        assert export(tmp_path, tmp_path / "days", "days", ALL, batch_rows=25) == 132
+    files = sorted(path.parent.name for path in (tmp_path / "days").rglob("*.parquet"))
+    assert files == ["day=2026-05-28", "day=2026-05-29", "day=2026-05-30", "day=2026-05-31"]
+    assert not list((tmp_path / "days").rglob("*.part"))
+    table = parquet.read_table(tmp_path / "days")
+    assert table.num_rows == 132
+    for row in table.select(["opened_at", "day"]).to_pylist():
+        assert str(row["opened_at"].date()) == str(row["day"])
+
+
 def test_only_what_was_opened_in_the_time_is_written(store: SQLiteStore, tmp_path: Path) -> None:
     assert export(tmp_path, tmp_path / "out", "parquet", UsageQuery(AT + 7, AT + 9)) == 3
     assert export(tmp_path, tmp_path / "out", "parquet", UsageQuery(0, AT)) == 0

@@ -1,0 +1,101 @@
+"""Sums of usage by one dimension at a time, by hour or day, with histograms of how long requests took.
+
+What is grouped by one thing, or by nothing, is answered by a few rows however many requests there were. What several
+requests of a batch add to the same cell is added up in memory first, and written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from router.accounting.latencies import bucket_of, packed, unpacked
+from router.accounting.usage_sql import DIMENSIONS, ONE, SUMS, steps_of
+
+_COLUMNS = tuple(column for column in DIMENSIONS.values() if column)
+_KEY = "dimension = ? AND step = ? AND org = ? AND at_unix_ms = ? AND value = ?"
+_NAMES = ("dimension", "step", "org", "at_unix_ms", "value", *SUMS, "ttft", "total")
+_MORE = ", ".join(
+    [
+        *(f"{name} = usage_by.{name} + excluded.{name}" for name in SUMS),
+        "ttft = excluded.ttft",
+        "total = excluded.total",
+    ]
+)
+_SAVE = (
+    f"INSERT INTO usage_by ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))}) "
+    f"ON CONFLICT (dimension, step, org, at_unix_ms, value) DO UPDATE SET {_MORE}"
+)
+ROW = (
+    f"SELECT org, opened_at_unix_ms, {', '.join(_COLUMNS)}, {', '.join(ONE.values())}, "
+    "CASE WHEN status <> 'abandoned' THEN ttft_ms END, CASE WHEN status <> 'abandoned' THEN total_ms END FROM requests"
+)
+"""What `Cells.add` takes."""
+
+_MAX_KEPT = 2_000
+
+Execute = Callable[..., Any]
+_Counts = dict[int, int]
+Key = tuple[str, str, str, int, str]
+
+
+class Cells:
+    """What is to be added to the table `usage_by`, by one writer. Nothing is written before `flush`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Key, list[int]] = {}
+        self._times: dict[Key, tuple[_Counts, _Counts]] = {}
+        self._kept: dict[Key, tuple[_Counts, _Counts]] = {}  # as they are in the database: this writer is the only one
+
+    def add(self, row: Sequence[Any], sign: int = 1) -> None:
+        """A request, as `ROW` selects it, or with -1 what was added of it before."""
+        org, at = row[0], row[1]
+        values = (*row[2 : 2 + len(_COLUMNS)],)
+        sums = row[2 + len(_COLUMNS) : -2]
+        buckets = [None if ms is None else bucket_of(ms) for ms in row[-2:]]
+        by_dimension = dict(zip(_COLUMNS, values, strict=True))
+        for dimension, column in DIMENSIONS.items():
+            value = (by_dimension[column] or "") if column else ""
+            for step, step_ms in steps_of(dimension):
+                self._add((dimension, step, org, at // step_ms * step_ms, value), sums, buckets, sign)
+
+    def _add(self, key: Key, sums: Sequence[int], buckets: Sequence[int | None], sign: int) -> None:
+        cell = self._sums.get(key)
+        if cell is None:
+            cell = self._sums[key] = [0] * len(SUMS)
+            self._times[key] = ({}, {})
+        for number, value in enumerate(sums):
+            if value:
+                cell[number] += sign * int(value)
+        for counts, bucket in zip(self._times[key], buckets, strict=True):
+            if bucket is not None:
+                counts[bucket] = counts.get(bucket, 0) + sign
+
+    def add_cell(self, key: Key, sums: Sequence[int], times: Sequence[bytes]) -> None:
+        """What is in one cell, to that of another key."""
+        self._add(key, sums, (None, None), 1)
+        for counts, data in zip(self._times[key], times, strict=True):
+            for bucket, count in unpacked(bytes(data)).items():
+                counts[bucket] = counts.get(bucket, 0) + count
+
+    def flush(self, execute: Execute) -> None:
+        """Write all that was added. Call it inside the transaction of what was added."""
+        if len(self._kept) > _MAX_KEPT:
+            self._kept.clear()
+        for key, sums in self._sums.items():
+            whole = self._kept.get(key)
+            if whole is None:
+                found = execute(f"SELECT ttft, total FROM usage_by WHERE {_KEY}", key).fetchone() or (b"", b"")
+                whole = self._kept[key] = (unpacked(bytes(found[0])), unpacked(bytes(found[1])))
+            for counts, new in zip(whole, self._times[key], strict=True):
+                for bucket, count in new.items():
+                    counts[bucket] = counts.get(bucket, 0) + count
+            execute(_SAVE, (*key, *sums, *map(packed, whole)))
+        self._sums.clear()
+        self._times.clear()
+
+    def forget(self) -> None:
+        """What was added and not written: its transaction was taken back."""
+        self._sums.clear()
+        self._times.clear()
+        self._kept.clear()

@@ -1,0 +1,99 @@
+"""Usage in a database: the sums that are kept up with each request, and what is read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from router.accounting.directory_store import Database
+from router.accounting.latencies import percentiles
+from router.accounting.postgres import EVERY_ORG
+from router.accounting.usage_cells import ROW, Cells
+from router.accounting.usage_sql import ADD, SUMS, TAKE_OFF, latency_sql, usage_sql
+
+_KEY = "WHERE org = ? AND request_id = ?"
+_BATCH_ROWS = 20_000
+
+
+class UsageStore:
+    """`read` belongs to the thread that reads, all else to the one that writes, in its transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database, self._cells = database, Cells()
+        self._add_earlier()
+
+    def add(self, org: str, request_id: str) -> None:
+        """Count a request that is in `requests`. `flush` must follow, or `forget`."""
+        self._count(org, request_id, ADD, 1)
+
+    def take_off(self, org: str, request_id: str) -> None:
+        """The opposite, before it is removed from there."""
+        self._count(org, request_id, TAKE_OFF, -1)
+
+    def flush(self) -> None:
+        self._cells.flush(self._database.writer.execute)
+
+    def forget(self) -> None:
+        """The transaction was taken back."""
+        self._cells.forget()
+
+    def read(
+        self,
+        org: str | None,
+        since_unix_ms: int,
+        until_unix_ms: int,
+        group_by: Sequence[str],
+        limit: int,
+        latency: bool = False,
+    ) -> list[dict[str, Any]]:
+        """See `Store.usage`."""
+        with self._database.reading(EVERY_ORG if org is None else org) as reader:
+            found = reader.execute(*usage_sql(org, since_unix_ms, until_unix_ms, group_by, limit))
+            rows = [dict(zip((*group_by, *SUMS), row, strict=True)) for row in found]
+            if latency:
+                _add_latencies(reader.execute, rows, latency_sql(org, since_unix_ms, until_unix_ms, group_by), group_by)
+        return rows
+
+    def _count(self, org: str, request_id: str, statements: Sequence[str], sign: int) -> None:
+        execute, key = self._database.writer.execute, (org, request_id)
+        self._cells.add(execute(f"{ROW} {_KEY}", key).fetchone(), sign)
+        for sql in statements:
+            execute(sql, key)
+
+    def _add_earlier(self) -> None:
+        """To the sums that a newer schema brought: the requests that were there before."""
+        execute = self._database.writer.execute
+        known, there = (execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in ("usage_by", "requests"))
+        if known or not there:
+            return
+        with self._database.transaction() as writer:
+            for batch in iter(partial(writer.execute(ROW).fetchmany, _BATCH_ROWS), []):
+                for row in batch:
+                    self._cells.add(row)
+            self._cells.flush(writer.execute)
+
+
+def _add_latencies(
+    execute: Callable[..., Any],
+    rows: list[dict[str, Any]],
+    queries: Iterable[tuple[bool, str, list[Any]]],
+    group_by: Sequence[str],
+) -> None:
+    """Percentiles to each of `rows`."""
+    numbers = {tuple(row[name] for name in group_by): number for number, row in enumerate(rows)}
+    names = ("ttft_ms", "total_ms")
+    kept: dict[str, list[tuple[int, bytes]]] = {name: [] for name in names}
+    single: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
+    for summed, sql, values in queries:
+        for *group, ttft, total in execute(sql, values):
+            if (number := numbers.get(tuple(group))) is None:
+                continue
+            for name, value in zip(names, (ttft, total), strict=True):
+                if summed:
+                    kept[name].append((number, bytes(value)))
+                elif value is not None:
+                    single[name].append((number, value))
+    for name in names:
+        for row, found in zip(rows, percentiles(len(rows), kept[name], single[name]), strict=True):
+            row[name] = found
