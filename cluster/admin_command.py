@@ -49,6 +49,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, run: Callable[[
     _add_keys(commands, command)
     _add_policies(commands, command)
     _add_audit(commands, command)
+    _add_experiments(commands, command)
 
 
 def _add_keys(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -106,6 +107,25 @@ def _add_audit(commands: Any, command: Callable[..., argparse.ArgumentParser]) -
     verify.add_argument("--head", help="a hash noted earlier, so that a log whose end was cut off is seen too")
 
 
+def _add_experiments(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    group = commands.add_parser("experiments", help="how experiments stand, and who wins them")
+    group = group.add_subparsers(required=True, metavar="WHAT")
+    command(group, "list", lambda a: _Ask("GET", "/v1/experiments"), "list them")
+    show = command(group, "show", lambda a: _Ask("GET", f"/v1/experiments/{_part(a.name)}"), "show one")
+    promote = command(
+        group,
+        "promote",
+        lambda a: _Ask("POST", f"/v1/experiments/{_part(a.name)}/promote", {"arm": a.arm}),
+        "give everybody one of its arms",
+    )
+    withdraw = command(
+        group, "withdraw", lambda a: _Ask("POST", f"/v1/experiments/{_part(a.name)}/withdraw"), "have one go on"
+    )
+    for parser in (show, promote, withdraw):
+        parser.add_argument("name")
+    promote.add_argument("arm")
+
+
 class _Ask:
     """One request: what a command line means."""
 
@@ -137,11 +157,15 @@ def run(arguments: argparse.Namespace, base_url: str, key: str) -> list[str]:
 def _told(told: dict[str, Any]) -> Iterable[str]:
     match told["object"]:
         case "list":
-            yield from (_line(entry) for entry in told["data"])
+            for entry in told["data"]:
+                yield from _told(entry) if entry.get("object") == "experiment" else (_line(entry),)
             if not told["data"]:
                 yield "none"
         case "audit.verdict":
             yield f"{told['entries']} entries, all in their place. Newest hash: {told['head']}"
+        case "experiment":
+            yield _line({name: value for name, value in told.items() if name != "arms"})
+            yield from (_arm(arm) for arm in told["arms"])
         case _:
             yield _line(told)
             if "key" in told:
@@ -169,6 +193,17 @@ def _line(entry: dict[str, Any]) -> str:
             columns.append(f"{name.removesuffix('_at_unix_ms')}={_when(value)}")
         else:
             columns.append(f"{name}={_plain(value)}")
+    return "  ".join(columns)
+
+
+def _arm(arm: dict[str, Any]) -> str:
+    """The measures that somebody has, each with its interval."""
+    columns = [f"  {arm['arm']}", arm["verdict"], *(["shadow"] if arm["shadow"] else [])]
+    columns += [f"{name}={arm[name]}" for name in ("units", "requests", "failed", "cost_microusd")]
+    for name, measure in arm["measures"].items():
+        if measure["mean"] is not None:
+            interval = f" ({measure['low']:g} to {measure['high']:g})" if measure["low"] is not None else ""
+            columns.append(f"{name}={measure['mean']:g}{interval}")
     return "  ".join(columns)
 
 

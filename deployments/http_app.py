@@ -18,6 +18,7 @@ from deployments.admin_api import AdminDoor
 from deployments.analytics_api import AnalyticsDoor
 from deployments.anthropic.messages import MessagesDoor
 from deployments.door import DENIALS, ErrorBody, Handler, Operation, error_response, note_denied, unexpected
+from deployments.experiments_api import ExperimentsDoor
 from deployments.feedback_api import FeedbackDoor
 from deployments.openai.batches import BatchesDoor
 from deployments.openai.chat import ChatDoor
@@ -44,6 +45,7 @@ DOORS = (
     ChatDoor,
     CompletionsDoor,
     EmbeddingsDoor,
+    ExperimentsDoor,
     FeedbackDoor,
     FilesDoor,
     MessagesDoor,

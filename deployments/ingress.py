@@ -29,7 +29,7 @@ from deployments.metrics import Metrics, exposition, summed
 from deployments.model import ModelHandle
 from deployments.openai.batch_lines import answer_line
 from deployments.openai.chat_schema import ParsedChat, parse_chat
-from deployments.part_metrics import PartMetrics, ingress_families, lost_responses
+from deployments.part_metrics import PartMetrics, ingress_families, lost_responses, router_families
 from deployments.peers import Peers
 from deployments.provider_metrics import ProviderMetrics
 from deployments.providers_api import Providers
@@ -43,7 +43,7 @@ from router.accounting.denials import Denials
 from router.accounting.feedback import Feedback
 from router.accounting.journal import Journal
 from router.accounting.jwt_login import JwtLogin, keep_fresh
-from router.accounting.registrar import Follower
+from router.accounting.registrar import Follower, Promote
 from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.tenants import Tenants
 from router.archive.lines import LineAnswer
@@ -53,6 +53,7 @@ from router.events import Actor, Principal, Stopwatch
 from router.fingerprint import partition
 from router.pipeline import Backend, Options, Pipeline, Stages
 from router.ports import Followed
+from router.promotion import Promoter
 from router.settings import ClassifierSettings, CloudModelSettings, IngressSettings, KeySettings
 from router.topology import Topology
 from router.validation import check_priority, check_request, size_chars
@@ -150,6 +151,7 @@ class Ingress:
             sinks=[self.shipper.sink, self.metrics],
             peers=self._peers if self._shared_cache is not None else None,
             forget_older=self._forget_everywhere,
+            promoted=self._promoted,
         )
 
     def reconfigure(self, config: dict[str, Any]) -> None:
@@ -261,7 +263,8 @@ class Ingress:
         unsent = (cache.stores_dropped, cache.stores_failed) if cache else (0, 0)
         exact, backlog = self.pipeline.exact.stats(), self.shipper.backlog_bytes
         held = ingress_families(self.pipeline.running, exact, backlog, *unsent, self._settings.rejected)
-        return exposition([*self.metrics.families(), *held, lost_responses(self.archive.responses_lost)])
+        router, lost = router_families(self.pipeline), lost_responses(self.archive.responses_lost)
+        return exposition([*self.metrics.families(), *held, *router, lost])
 
     async def inline_stats(self) -> dict[str, dict[str, dict[str, int]]]:
         """What `CloudModel.stats` says of each provider that runs in this replica, by its name."""
@@ -343,14 +346,22 @@ class Ingress:
         """Start what runs beside the requests. The HTTP app calls it once its event loop serves."""
         await self._peers.announce()
         loop = asyncio.get_running_loop()
+        promoter = Promoter(self.ledger, lambda: self.pipeline.settings.routing, self._promoted, self._promote)
         self._background = [
             loop.create_task(self.shipper.run()),
             loop.create_task(self.budgets.run()),
             loop.create_task(self.follower.run(self.tenants.forget)),
             loop.create_task(self.denials.run()),
+            loop.create_task(promoter.run()),
             loop.create_task(keep_fresh(lambda: self.tenants.login)),
         ]
         self._taking_in = loop.create_task(self._take_in_orphans())
+
+    def _promoted(self, experiment: str) -> str | None:
+        return self.follower.directory.promoted(experiment)
+
+    async def _promote(self, experiment: str, arm: str) -> None:
+        await self.ledger.administer(Promote(experiment, arm), Actor(user="automatic promotion"), {"arm": arm})
 
     async def _take_in_orphans(self) -> None:
         """Deliver what dead processes of this node left; the Ledger looks after its own node only."""

@@ -25,6 +25,7 @@ from router.accounting.audit import Verdict
 from router.accounting.balances import LeaseAnswer, LeaseAsk, Standing
 from router.accounting.books import Books
 from router.accounting.directory import Changes
+from router.accounting.experiment_store import ArmTally
 from router.accounting.feedback import Feedback
 from router.accounting.forecast import Forecast
 from router.accounting.limits import Limit
@@ -102,6 +103,9 @@ class Ledger:
     async def feedback(self, org: str, by: str) -> list[dict[str, Any]]:
         return await self._books.feedback(org, by)
 
+    async def experiment(self, name: str, version: str) -> list[ArmTally]:
+        return await self._books.experiment(name, version)
+
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return await self._books.lease(ask)
 
@@ -157,6 +161,7 @@ class LedgerHandle:
         self._judged = method(handle, "judged")
         self._keep_feedback = method(handle, "keep_feedback")
         self._feedback = method(handle, "feedback")
+        self._experiment = method(handle, "experiment")
         self._lease = method(handle, "lease")
         self._standings = method(handle, "standings")
         self._administer = method(handle, "administer")
@@ -195,6 +200,10 @@ class LedgerHandle:
 
     async def feedback(self, org: str, by: str) -> list[dict[str, Any]]:
         return await _within(READ_TIMEOUT_S, self._feedback, org, by)
+
+    async def experiment(self, name: str, version: str) -> list[ArmTally]:
+        found: list[ArmTally] = await _within(READ_TIMEOUT_S, self._experiment, name, version)
+        return found
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         return await _within(LEASE_TIMEOUT_S, self._lease, ask)

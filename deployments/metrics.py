@@ -71,6 +71,7 @@ class Metrics:
         self.discarded_tokens = _Counter("discarded_tokens", "Tokens made and given to nobody", "model", "kind")
         self.discarded_cost = _Counter("discarded_cost_microusd", "What they cost, a part of the cost", "model")
         self.gate = _Counter("gate", "Answers judged before they were given out", "model", "verdict", "reason")
+        self.experiments = _Counter("experiment_requests", "Requests that had a part in one", "experiment", "arm")
         self.stage = _Histogram("stage", "Time by stage; the stages sum to the whole", "stage")
         self.total = _Histogram("request", "Whole time", "cache")
         self.ttft = _Histogram("ttft", "Time to first token", "cache")
@@ -98,6 +99,8 @@ class Metrics:
             self.discarded_tokens[attempt.model, "input"] += attempt.input_tokens
             self.discarded_tokens[attempt.model, "output"] += attempt.output_tokens
             self.discarded_cost[attempt.model,] += attempt.cost_microusd
+        if part := (record.decision or {}).get("experiment"):
+            self.experiments[part["experiment"], part["arm"]] += 1
         for stage in record.degraded:
             self.degraded[stage,] += 1
         kind = "replayed" if record.cached_from else "output"

@@ -17,6 +17,7 @@ from deployments.metrics import exposition
 from models.errors import SwitchyardError
 from router.admission import BackendLoad
 from router.exact_cache import ExactCacheStats
+from router.pipeline import Pipeline
 
 PART_TIMEOUT_S = 1.0
 
@@ -163,6 +164,15 @@ def ingress_families(
     yield CounterMetricFamily("switchyard_semantic_cache_stores_dropped", what, value=dropped)
     what = "Answers that did not reach the shared cache"
     yield CounterMetricFamily("switchyard_semantic_cache_stores_failed", what, value=failed)
+
+
+def router_families(pipeline: Pipeline) -> Iterator[Metric]:
+    """What the choice of models remembers in one ingress, and had to forget; and its shadow traffic."""
+    held, evicted = pipeline.remembered()
+    yield _gauge("remembered", "What the choice of models goes by: entries held", "what", held)
+    yield _counter("remembered_evicted", "Entries that had to go, the longest unused first", "what", evicted)
+    shadows = {"asked": pipeline.shadows.asked, "left_out": pipeline.shadows.left_out}
+    yield _counter("shadows", "Copies of requests to shadows: asked, or left out for want of room", "outcome", shadows)
 
 
 def lost_responses(lost: int) -> Metric:

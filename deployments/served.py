@@ -31,8 +31,7 @@ def check_names(settings: IngressSettings, topology: Topology, jwt_key: SecretSt
         *settings.node_prices,
         *settings.spare_attempts,
         *(m for t in settings.tenants.values() for m in t.models or ()),
-        *settings.routing.gates,
-        *(m for model, after in settings.routing.fallbacks.items() for m in (model, *after)),
+        *(model for routing in settings.routing.variants() for model in routing.models_named()),
     }
     if unknown := named - places_of(topology).keys():
         raise ValueError(f"user_config of Ingress names models that are not served: {', '.join(sorted(unknown))}")

@@ -25,6 +25,7 @@ class Experience:
     ) -> None:
         self._clock, self._half_life_s, self._most = clock, half_life_s, most
         self._seen: OrderedDict[tuple[str, str, str], tuple[float, float, float]] = OrderedDict()
+        self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -47,6 +48,7 @@ class Experience:
         self._seen.move_to_end(key)
         if len(self._seen) > self._most:
             self._seen.popitem(last=False)
+            self.evicted += 1
 
     def of(self, org: str, work: str, models: Iterable[str]) -> dict[str, tuple[float, float]]:
         """Good and bad outcomes of each model that has any, as far as they still count."""

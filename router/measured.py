@@ -51,6 +51,7 @@ class Conversations:
     def __init__(self, most: int = MOST_CONVERSATIONS) -> None:
         self._last: OrderedDict[str, tuple[str, str | None]] = OrderedDict()
         self._most = most
+        self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._last)
@@ -72,3 +73,4 @@ class Conversations:
         self._last.move_to_end(conversation)
         if len(self._last) > self._most:
             self._last.popitem(last=False)
+            self.evicted += 1

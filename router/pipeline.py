@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from models.catalog import ModelEntry
@@ -43,8 +43,10 @@ from router.ports import (
 )
 from router.recall import Recall
 from router.run import Run
-from router.settings import IngressSettings, Strategy
+from router.settings import IngressSettings, RoutingSettings, Strategy
+from router.shadow import Shadows
 from router.tokens import PromptTokens, prompt_tokens
+from router.trials import Course, Courses, Promoted, Trial, marked, propensity_over, tighter
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class Options:
     `only-if-cached` reads and asks no model. max_age_s: how old a stored answer may be. delta: wrong answers from the
     cache per request that it puts up with; None: as configured. priority: lower goes first. strategy: how the model for
     `auto` is chosen, None: as configured. fallbacks: what is tried after the first model, in this order; None: as
-    configured.
+    configured. trial: of a shadow, which only Switchyard itself asks for.
     """
 
     cache: CacheMode = "on"
@@ -83,6 +85,7 @@ class Options:
     limits: Limits = NO_LIMITS
     max_age_s: float | None = None
     delta: float | None = None
+    trial: Trial | None = None
 
     @property
     def terms(self) -> Terms:
@@ -103,6 +106,7 @@ class Stages:
     peers: PeersPort | None = None
     forget_older: Callable[[str, str], Awaitable[object]] | None = None
     """Has every ingress drop its own copy of an answer (its exact key), unless it is the one with this id."""
+    promoted: Promoted = lambda _: None
 
 
 class Pipeline:
@@ -119,6 +123,7 @@ class Pipeline:
         self.latencies = Latencies()
         self.conversations = Conversations()
         self.experience = Experience()
+        self.shadows = Shadows(self)
         self._turn = 0
         self._background: set[asyncio.Task[Any]] = set()
         self._backend_of = {e.name: b for b in stages.backends.values() for e in b.entries}
@@ -127,6 +132,7 @@ class Pipeline:
     def reconfigure(self, settings: IngressSettings) -> None:
         self.settings = settings
         self.prices = PriceBook(self.entries.values(), settings.prices, settings.node_prices)
+        self.courses = Courses(settings.routing, self.stages.promoted)
         self.exact.reconfigure(settings.exact_cache)
         self.tenants.reconfigure(settings)
 
@@ -202,6 +208,13 @@ class Pipeline:
             return None
         return self._spawn(self.assess(request, options, degraded))
 
+    def course(self, request: ChatRequest, principal: Principal, options: Options) -> Course:
+        """Under which settings `decide` is to choose: by the time, and by the experiment that it takes part in."""
+        free = request.model == AUTO and options.strategy is None
+        conversation = conversation_of(request, principal) if self.settings.routing.experiments else None
+        course = self.courses.of(principal, request.user, conversation, free, time.time())
+        return course if options.trial is None else replace(course, trial=options.trial)
+
     def decide(
         self,
         request: ChatRequest,
@@ -209,33 +222,44 @@ class Pipeline:
         assessment: Assessment | None,
         tokens: PromptTokens,
         options: Options,
+        course: Course,
     ) -> Decision:
         """The model and its fallbacks. Raises what `policy.decide` raises."""
         last = self.conversations.last_model(conversation_of(request, principal))
-        candidates = [
-            Candidate(
-                entry,
-                self._backend_of[entry.name].name,
-                self._expected(entry, request, tokens),
-                self.latencies.first_token_ms(entry.name),
-                self._switch(entry, last, tokens),
-            )
-            for entry in self.entries.values()
-        ]
         allowed = self.tenants.allowed_models(principal)
-        wish = Wish(options.strategy, options.fallbacks, options.limits)
         work = assessment.outlook.work if assessment is not None and assessment.outlook else ""
         circumstances = Circumstances(self._turn, _lot(), self.experience.of(principal.org, work, self.entries))
-        routing = self.settings.routing
-        return decide(request, assessment, candidates, routing, allowed, tokens.at_least, wish, circumstances)
 
-    def _switch(self, entry: ModelEntry, last: str | None, tokens: PromptTokens) -> int:
+        def under(course: Course, circumstances: Circumstances) -> Decision:
+            routing = course.routing
+            candidates = [self._candidate(entry, request, tokens, last, routing) for entry in self.entries.values()]
+            limits = tighter(options.limits, routing.limits) if request.model == AUTO else options.limits
+            wish = Wish(options.strategy, options.fallbacks, limits, course.prefer)
+            return decide(request, assessment, candidates, routing, allowed, tokens.at_least, wish, circumstances)
+
+        decision = under(course, circumstances)
+        if course.trial is None or options.trial is not None:
+            return marked(decision, course, None)
+        sober = replace(circumstances, draw=1.0)
+        arms = self.courses.others(course)
+        return marked(decision, course, propensity_over(decision, arms, lambda arm: under(arm, sober)))
+
+    def _candidate(
+        self, entry: ModelEntry, request: ChatRequest, tokens: PromptTokens, last: str | None, routing: RoutingSettings
+    ) -> Candidate:
+        return Candidate(
+            entry,
+            self._backend_of[entry.name].name,
+            self._expected(entry, request, tokens),
+            self.latencies.first_token_ms(entry.name),
+            self._switch(entry, last, tokens, routing),
+        )
+
+    def _switch(self, entry: ModelEntry, last: str | None, tokens: PromptTokens, routing: RoutingSettings) -> int:
         """What `entry` has to read again that the conversation's model may still have in its cache."""
         if last is None or last == entry.name or last not in self.entries:
             return 0
-        return round(
-            self.settings.routing.switch_price * self.prices.worst_case_microusd(entry.name, tokens.expected, 0)
-        )
+        return round(routing.switch_price * self.prices.worst_case_microusd(entry.name, tokens.expected, 0))
 
     def _expected(self, entry: ModelEntry, request: ChatRequest, tokens: PromptTokens) -> int:
         longest = self.max_output_tokens(entry, request)
@@ -245,6 +269,12 @@ class Pipeline:
         """How long the answer may get: the caller's limit, else the operator's, within the model's own."""
         wanted = request.sampling.max_tokens or self.settings.default_max_output_tokens
         return min(wanted, entry.max_output_tokens or entry.context_tokens)
+
+    def remembered(self) -> tuple[dict[str, int], dict[str, int]]:
+        """What decisions go by besides the request, and what of it had to be forgotten; in entries, by what it is."""
+        each: dict[str, Conversations | Experience]
+        each = {"conversations": self.conversations, "experience": self.experience}
+        return {name: len(kept) for name, kept in each.items()}, {name: kept.evicted for name, kept in each.items()}
 
     def keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, refreshes: bool = False) -> None:
         """Store an answer here at once and in the shared cache in the background."""
@@ -301,7 +331,8 @@ class Pipeline:
         key = found.key(self.settings) if found else None
         cached = key is not None and options.cache not in ("off", "refresh") and self.exact.peek(key.exact)
         assessment = await self.assess(request, options, degraded)
-        decision = self.decide(request, principal, assessment, tokens, options)
+        course = self.course(request, principal, options)
+        decision = self.decide(request, principal, assessment, tokens, options, course)
         return {
             "decision": asdict(decision),
             "exact_cache": "bypass" if key is None else "hit" if cached else "miss",

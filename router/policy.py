@@ -40,11 +40,13 @@ class Wish:
     """What the caller says about the choice; None leaves it to the settings.
 
     fallbacks: the models to try after the first, in this order; empty: none. limits: whom they exclude is not chosen.
+    prefer: the model for `auto` if it may answer, whatever the strategy says (an arm of an experiment).
     """
 
     strategy: Strategy | None = None
     fallbacks: tuple[str, ...] | None = None
     limits: Limits = NO_LIMITS
+    prefer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Decision:
     loss: by eligible model what its choice is expected to cost in all and the chance of a good answer, where the
         strategy weighs that (`objective.Loss`). explored: the model was drawn by lot, not chosen as the best.
     basis: what a choice for `auto` went by (`router.basis`), so that it can be made again under other settings.
+    rule: the time rule that held. experiment: the part in one (`trials.Trial`); `propensity` is over its arms then.
     """
 
     model: str
@@ -95,6 +98,8 @@ class Decision:
     loss: dict[str, dict[str, float]] = field(default_factory=dict)
     explored: bool = False
     basis: dict[str, Any] | None = None
+    rule: str = ""
+    experiment: dict[str, str] | None = None
 
 
 def decide(
@@ -204,6 +209,8 @@ def _choose(
     circumstances: Circumstances,
 ) -> Decision:
     strategy = _strategy(assessment, routing, wish)
+    if any(candidate.entry.name == wish.prefer for candidate in candidates):
+        strategy = "preferred"
     chance = chances(strategy, assessment, candidates, circumstances.evidence, routing)
     if demand.limits.min_quality is not None:
         demand = replace(demand, chances=chance)
@@ -214,6 +221,7 @@ def _choose(
         raise _nobody(excluded)
     loss = losses(eligible, chance, routing) if strategy in WEIGHING else {}
     ranked = _order(strategy, eligible, assessment, routing, loss, circumstances.turn)
+    ranked.sort(key=lambda candidate: candidate.entry.name != wish.prefer)
     ranked, propensity, explored = _explored(ranked, routing.exploration, circumstances.draw)
     chosen, rest = ranked[0], _after(ranked, routing, wish)
     steps = _steps([chosen, *rest]) if strategy == "cascade" else ()

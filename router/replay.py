@@ -20,6 +20,7 @@ from router.offpolicy import Z_95, Array, Estimate, Log, Valuation, always, at_r
 from router.policy import AUTO, Circumstances, Decision, Wish, decide
 from router.ports import Assessment
 from router.settings import ClassifierSettings, RoutingSettings
+from router.trials import Courses
 
 LEAST_EFFECTIVE = 30.0
 """Requests that an estimate must really stand on."""
@@ -60,14 +61,16 @@ def action_of(decision: Mapping[str, Any]) -> str:
 
 
 def policy_of(routing: RoutingSettings, classifier: ClassifierSettings | None = None) -> Policy:
-    """`policy.decide` under these settings. classifier: weights of the four factors that stand in place of those of
-    then; its keywords are not counted again, for want of the prompts.
+    """`policy.decide` under these settings, those of the request's time; without experiments.
 
-    The policy raises KeyError for a decision without its basis.
+    classifier: weights of the four factors that stand in place of those of then; its keywords are not counted again,
+    for want of the prompts. The policy raises KeyError for a decision without its basis.
     """
-    quiet = routing.model_copy(update={"exploration": 0.0})
+    courses = Courses(routing.model_copy(update={"experiments": {}}), lambda _: None)
 
     def policy(logged: Logged) -> dict[str, float]:
+        routing = courses.at(logged.at_unix_ms / 1000).routing
+        quiet = routing.model_copy(update={"exploration": 0.0})
         assessment, candidates, evidence = rebuilt(logged.decision)
         wished = logged.decision["basis"].get("wished")
 

@@ -152,8 +152,9 @@ class Run:
         assessment = await (self._assessing or pipeline.assess(self.request, self.options, self._unsure))
         self.degraded += self._unsure
         self.watch.enter("decide")
-        self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens, self.options)
-        plan = Plan(self.decision, pipeline.entries, self.settings.routing)
+        course = pipeline.course(self.request, self.principal, self.options)
+        self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens, self.options, course)
+        plan = Plan(self.decision, pipeline.entries, course.routing)
         pipeline.emit(receipts.opened(self, self.decision.model, self._most_microusd(plan)))
         while True:
             model = plan.next()
@@ -243,6 +244,7 @@ class Run:
                 self.pipeline.release(self.recall)
         if status == "ok" and self.model is not None:
             self._remember(self.model)
+            self.pipeline.shadows.follow(self)
         self.watch.enter("end")
         self.pipeline.emit_close(receipts.closed(self, status, code, completion, usage, estimated, now_unix_ms))
 

@@ -6,12 +6,15 @@ Secrets are not here: they come from the environment, read once in `deployments/
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from models.catalog import NodePrice, Price
 from models.reliability.settings import ReliabilitySettings
 
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Strategy = Literal[
     "hybrid", "learned", "learning", "complexity", "custom", "cheapest", "fastest", "round_robin", "cascade"
 ]
@@ -87,6 +90,85 @@ class GateSettings(Strict):
     )
 
 
+class LimitSettings(Strict):
+    """What the operator demands of the model for `auto`, besides what the caller does; the tighter of both holds."""
+
+    min_quality: float | None = Field(None, ge=0, le=1, description="least chance of a good answer")
+    max_cost_microusd: int | None = Field(None, ge=0)
+    max_ttft_ms: float | None = Field(None, gt=0)
+    local_only: bool = False
+
+
+class TimeRule(Strict):
+    """Other settings of `routing` at some hours. The first rule of a list that matches the time holds."""
+
+    name: str = Field(min_length=1, max_length=64)
+    hours: str = Field(
+        "00:00-24:00",
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$",
+        description="from, and up to but without; '22:00-06:00' goes on into the next day",
+    )
+    days: tuple[Weekday, ...] = Field(WEEKDAYS, min_length=1, description="on which the hours begin")
+    timezone: str = Field("UTC", description="a name of the IANA database, as in Europe/Berlin")
+    routing: dict[str, Any] = Field(description="settings of `routing` in place of those outside the rule")
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"there is no time zone '{name}' on this machine: use UTC or install tzdata") from None
+        return name
+
+
+class ArmSettings(Strict):
+    """One of the ways that an experiment compares: `routing` holds settings in place of those outside, `model` answers
+    where it may. A shadow answers nobody: its model is asked the same once more, after the answer, at the operator's
+    cost."""
+
+    share: float = Field(
+        1.0,
+        gt=0,
+        description="of those who take part, in proportion to the other arms'; a shadow's is the share of requests "
+        "that it is asked too, 1 at most",
+    )
+    routing: dict[str, Any] = {}
+    model: str | None = None
+    shadow: bool = False
+
+    @model_validator(mode="after")
+    def _shadow_of_one(self) -> ArmSettings:
+        if self.shadow and (self.model is None or self.routing or self.share > 1):
+            raise ValueError("a shadow names a `model`, has no `routing`, and a `share` of 1 at most")
+        return self
+
+
+class ExperimentSettings(Strict):
+    """Who takes part in what. The first of `arms` is the one that the others are compared with.
+
+    by: what always gets the same arm: an organisation, a user of it (or a key, where no user is named), or a
+    conversation. With a new name, or other arms under it, an experiment begins anew.
+    """
+
+    arms: dict[Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")], ArmSettings] = Field(min_length=2, max_length=8)
+    by: Literal["tenant", "user", "session"] = "session"
+    share: float = Field(1.0, gt=0, le=1, description="of them that take part")
+    orgs: tuple[str, ...] | None = Field(None, description="whose requests; None: everybody's")
+    metric: Literal["cost", "latency", "quality", "escalation"] = Field("cost", description="what is to get better")
+    margin: float = Field(0.05, gt=0, lt=1, description="of quality that a winner may have lost")
+    alpha: float = Field(0.05, gt=0, lt=1, description="probability with which a verdict may ever be wrong")
+    least_units: int = Field(50, ge=10, description="of each arm, before which there is no verdict")
+    promote: Literal["hand", "automatic"] = "hand"
+    shadow_org: str = Field("shadow", min_length=1, max_length=64, description="whose money pays for shadows")
+
+    @model_validator(mode="after")
+    def _control_answers(self) -> ExperimentSettings:
+        if next(iter(self.arms.values())).shadow:
+            raise ValueError("the first arm is what the others are compared with, and cannot be a shadow")
+        return self
+
+
 class RoutingSettings(Strict):
     """How `auto` is answered, and what follows a model that cannot answer. docs/routing.md explains the strategies.
 
@@ -121,6 +203,11 @@ class RoutingSettings(Strict):
     content_filter_falls_back: bool = Field(
         False, description="whether a content filter that ends an answer before its first text counts as a failure"
     )
+    limits: LimitSettings = LimitSettings()
+    rules: tuple[TimeRule, ...] = Field((), max_length=64, description="what changes by the time of the day")
+    experiments: dict[Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")], ExperimentSettings] = Field(
+        {}, max_length=16, description="a request takes part in the first one that it is drawn for"
+    )
 
     def gate_of(self, model: str) -> GateSettings:
         own = self.gates.get(model)
@@ -130,7 +217,28 @@ class RoutingSettings(Strict):
     def _ordered(self) -> RoutingSettings:
         if self.medium_from > self.large_above:
             raise ValueError("medium_from must not be above large_above")
+        if len({rule.name for rule in self.rules}) < len(self.rules):
+            raise ValueError("two rules have the same name")
+        self.variants()
         return self
+
+    def models_named(self) -> set[str]:
+        arms = (arm for experiment in self.experiments.values() for arm in experiment.arms.values())
+        after = (name for model, others in self.fallbacks.items() for name in (model, *others))
+        return {*self.gates, *after, *(arm.model for arm in arms if arm.model is not None)}
+
+    def variants(self) -> list[RoutingSettings]:
+        """What may hold at some time for some request. Raises ValueError where a rule or an arm is wrong."""
+        by_time = [self, *(self.changed(rule.routing) for rule in self.rules)]
+        arms = [arm for experiment in self.experiments.values() for arm in experiment.arms.values()]
+        return by_time + [settings.changed(arm.routing) for settings in by_time for arm in arms]
+
+    def changed(self, changes: dict[str, Any]) -> RoutingSettings:
+        """With these settings in place of its own, and without rules and experiments. Raises ValueError."""
+        if both := {"rules", "experiments"} & changes.keys():
+            raise ValueError(f"`{min(both)}` cannot be set within a rule or an arm")
+        plain = self.model_dump(exclude={"rules", "experiments"}, exclude_unset=True)
+        return RoutingSettings.model_validate({**plain, **changes})
 
 
 class ClassifierSettings(Strict):
@@ -190,6 +298,19 @@ class IngressSettings(Strict):
         description="by name of a provider's model: attempts besides the first that a request sets money aside for, so "
         "that it may be hedged, or tried again after an attempt that did not begin in time",
     )
+
+    @model_validator(mode="after")
+    def _shadows_have_a_budget(self) -> IngressSettings:
+        for name, experiment in self.routing.experiments.items():
+            org = experiment.shadow_org
+            if any(arm.shadow for arm in experiment.arms.values()) and (
+                org not in self.tenants or self.tenants[org].monthly_budget_microusd is None
+            ):
+                raise ValueError(
+                    f"experiment '{name}' has a shadow, which needs a budget: tenants: {{{org}: "
+                    "{monthly_budget_microusd: ...}}"
+                )
+        return self
 
 
 class CacheSettings(Strict):

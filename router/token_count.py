@@ -44,7 +44,8 @@ async def count_tokens(pipeline: Pipeline, request: ChatRequest, principal: Prin
     estimate = TokenCount(tokens.expected, estimated=True)
     if request.model == "auto":
         return estimate
-    pipeline.decide(request, principal, None, replace(tokens, at_least=0), options)
+    course = pipeline.course(request, principal, options)
+    pipeline.decide(request, principal, None, replace(tokens, at_least=0), options, course)
     port = pipeline.backend_of(request.model).port
     if not isinstance(port, TokenCounter):
         return estimate

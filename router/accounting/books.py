@@ -22,6 +22,7 @@ from router.accounting.analyst import Analyst, Outlook
 from router.accounting.anomalies import Anomaly
 from router.accounting.balances import Balances, LeaseAnswer, LeaseAsk, Standing
 from router.accounting.budget import LEASE_VALID_S
+from router.accounting.experiment_store import ArmTally
 from router.accounting.feedback import Feedback
 from router.accounting.forecast import Forecast
 from router.accounting.limits import SLICE_MS, SLICES, Account, Limit, period_of, period_span_unix_ms, slice_name
@@ -178,6 +179,10 @@ class Books:
     async def feedback(self, org: str, by: str) -> list[dict[str, Any]]:
         """See `FeedbackStore.summary`."""
         return await self._read("usage", lambda: self._store.feedback.summary(org, by))
+
+    async def experiment(self, name: str, version: str) -> list[ArmTally]:
+        """See `ExperimentStore.tallies`."""
+        return await self._read("usage", lambda: self._store.experiments.tallies(name, version))
 
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """Decided in memory; what is granted is written down before it is told, so no crash can grant it twice."""

@@ -122,8 +122,23 @@ class Policy:
         return "/".join((self.org, self.team, self.key_id, self.model, self.unit, self.span))
 
 
-Entity = Org | Team | Key | Policy
-_KINDS: dict[str, type[Any]] = {entity.kind: entity for entity in (Org, Team, Key, Policy)}
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """An experiment is over: everybody who could take part gets this arm. arm None: it was taken back."""
+
+    kind: ClassVar[str] = "promotion"
+    experiment: str
+    arm: str | None
+    created_at_unix_ms: int
+    org: str = DEFAULT_ORG
+
+    @property
+    def id(self) -> str:
+        return self.experiment
+
+
+Entity = Org | Team | Key | Policy | Promotion
+_KINDS: dict[str, type[Any]] = {entity.kind: entity for entity in (Org, Team, Key, Policy, Promotion)}
 T = TypeVar("T")
 
 
@@ -219,6 +234,11 @@ class Directory:
     def policies_of(self, org: str) -> list[Policy]:
         """Those in force."""
         return [policy for policy in self._policies.get(org, {}).values() if policy.removed_at_unix_ms is None]
+
+    def promoted(self, experiment: str) -> str | None:
+        """The arm, if one was and still is."""
+        found = self.find(Promotion, experiment)
+        return found.arm if found is not None else None
 
     def shut(self, org: str, team: str) -> str | None:
         """What of the two is disabled, in words."""

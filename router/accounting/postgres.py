@@ -29,6 +29,7 @@ _WALLED = (
     "attempts",
     "receipts",
     "feedback",
+    "experiment_outcomes",
     "leases",
     "directory",
     "audit",

@@ -21,6 +21,7 @@ from router.accounting.directory import (
     Key,
     Org,
     Policy,
+    Promotion,
     Row,
     Team,
     ended_at,
@@ -129,6 +130,21 @@ class RevokeKey:
 
     def entities(self, directory: Directory, now_unix_ms: int) -> list[Entity]:
         return [ended_at(_own_key(directory, self.org, self.key_id), now_unix_ms)]
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Give everybody this arm of an experiment; None: have it go on."""
+
+    experiment: str
+    arm: str | None
+
+    @property
+    def name(self) -> str:
+        return "experiment.withdraw" if self.arm is None else "experiment.promote"
+
+    def entities(self, directory: Directory, now_unix_ms: int) -> list[Entity]:
+        return [Promotion(self.experiment, self.arm, now_unix_ms)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from router.accounting.balances import Lease, Spent
 from router.accounting.directory_store import Database, DirectoryStore
+from router.accounting.experiment_store import ExperimentStore
 from router.accounting.feedback import FeedbackStore
 from router.accounting.limits import Account
 from router.accounting.postgres import PostgresDatabase
@@ -59,12 +60,13 @@ class Store(Protocol):
     """Synchronous. Writes come from one thread at a time; `receipt` and `usage` from another one.
 
     `rejected`: how many records since it was opened were none and were set aside. `directory`: who there is, and the
-    audit log, in the same database. `feedback`: what callers said about answers, there too.
+    audit log, in the same database. `feedback`: what callers said about answers, there too, and `experiments`.
     """
 
     rejected: int
     directory: DirectoryStore
     feedback: FeedbackStore
+    experiments: ExperimentStore
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         """Take in records (as `events.as_json` makes them) in one transaction; those already known change nothing.
@@ -149,6 +151,7 @@ class SQLStore:
         self._bad_record: tuple[type[Exception], ...] = (*_BAD_RECORD, *database.bad_record)
         self.directory = DirectoryStore(self._file)
         self.feedback = FeedbackStore(self._file)
+        self.experiments = ExperimentStore(self._file)
         self.rejected = 0
         self._usage = UsageStore(self._file)
 
@@ -268,6 +271,7 @@ class SQLStore:
         self._usage.add(*key)
         for number, attempt in enumerate(record["attempts"]):
             self._writer.execute(_INSERT_ATTEMPT, (*key, number, *(attempt[name] for name in _ATTEMPT_COLUMNS)))
+        self.experiments.add(record)
         self._writer.execute(_INSERT_RECEIPT, (*key, json.dumps(record, separators=(",", ":"))))
         self._writer.execute(f"DELETE FROM open_requests {_KEY}", key)
         by_model = costs_by_model(record)

@@ -20,6 +20,7 @@ from models.messages import Usage
 from router.accounting.audit import verify
 from router.accounting.balances import Lease, Spent
 from router.accounting.directory import Org, Row
+from router.accounting.experiment_store import Tally
 from router.accounting.feedback import Feedback
 from router.accounting.journal import encode
 from router.accounting.limits import Account
@@ -451,3 +452,37 @@ def test_the_newest_word_of_a_key_counts_and_no_other_org_sees_it(make_store: Ca
     assert row["low"] < 0.5 < row["high"]
     assert [row["cached_from"] for row in store.feedback.summary("acme", "cached_from")] == ["r0"]
     assert store.feedback.summary("beta", "model") == []
+
+
+def test_an_experiment_counts_each_unit_once_with_the_mean_of_its_requests(make_store: Callable[[], SQLStore]) -> None:
+    def part(request_id: str, arm: str, unit: str, cost: int, version: str = "v1", **changes: Any) -> RequestClosed:
+        trial = {"experiment": "e", "version": version, "arm": arm, "unit": unit}
+        return closed(request_id, cost=cost, decision={"eligible": ("m",), "experiment": trial}, **changes)
+
+    store = make_store()
+    gated = (Attempt("m", "b", "escalated", 0.5, None, 9.0, 0), Attempt("n", "b", "ok", 0.5, 1.5, 9.0, 40))
+    take(
+        store,
+        *(part("a", "one", "u1", 10, ttft_ms=4.0), part("b", "one", "u1", 20, ttft_ms=None, total_ms=8.0)),
+        part("c", "one", "u2", 40, attempts=gated),
+        part("d", "two", "u3", 70, status="error", error_code="overloaded"),
+        *(part("e", "two", "u4", 5, version="v2"), closed("f")),
+    )
+    for key, score in (("k1", 1.0), ("k2", 0.5)):
+        store.feedback.save(Feedback("acme", "a", key, AT, "m", "math", "", score))
+    store = make_store()
+    one, two = store.experiments.tallies("e", "v1")
+    assert (one.arm, one.units, one.requests, one.failed, one.microusd) == ("one", 2, 3, 0, 70)
+    assert one.measures["cost"] == Tally(2, 55.0, 15.0**2 + 40.0**2)
+    assert one.measures["latency"] == Tally(2, 7.5, 36.0 + 2.25)
+    assert one.measures["quality"] == Tally(1, 0.75, 0.75**2) and one.measures["escalation"] == Tally(2, 1.0, 1.0)
+    assert (two.arm, two.failed, two.measures["quality"]) == ("two", 1, Tally(0, 0.0, 0.0))
+    assert store.experiments.tallies("other", "v1") == []
+
+
+def test_an_abandoned_request_that_was_closed_after_all_counts_once_in_its_experiment(store: SQLStore) -> None:
+    trial = {"experiment": "e", "version": "v1", "arm": "one", "unit": "u1"}
+    take(store, opened("a"), closed("a", status="abandoned", decision=None, attempts=()))
+    take(store, closed("a", cost=7, decision={"eligible": ("m",), "experiment": trial}))
+    (one,) = store.experiments.tallies("e", "v1")
+    assert (one.requests, one.microusd) == (1, 7)

@@ -29,6 +29,7 @@ from router.accounting.registrar import Follower
 from router.accounting.store import SQLiteStore
 from router.accounting.tenants import Place, Tenants
 from router.events import Actor, AuditEntry
+from router.pipeline import Pipeline
 from router.settings import IngressSettings, KeySettings
 from tests.unit.test_http_app import open_door
 from tests.unit.test_pipeline import make_world
@@ -45,6 +46,7 @@ class LocalLedger:
         self.standings, self.lease = books.standings, books.lease
         self.usage, self.forecast, self.outlook = books.usage, books.forecast, books.outlook
         self.anomalies, self.judged = books.anomalies, books.judged
+        self.experiment = books.experiment
         self.audit_page, self.audit_verdict = books.registrar.audit_page, books.registrar.audit_verdict
 
 
@@ -53,6 +55,7 @@ class Ingress:
     client: httpx.AsyncClient
     denials: Denials
     tenants: Tenants
+    pipeline: Pipeline
 
     async def ask(self, method: str, path: str, key: str = OPERATOR, **body: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {key}", "x-forwarded-for": "6.6.6.6, 10.1.2.3"}
@@ -94,6 +97,7 @@ async def ingress_of(books: Books, name: str, everywhere: list[Follower]) -> Asy
         assert all(await asyncio.gather(*(each.reached(version, 1) for each in everywhere)))
 
     world = make_world()
+    world.pipeline.stages.promoted = follower.directory.promoted
     door = open_door(world)
     world.pipeline.tenants = door.ingress.tenants = tenants
     denials = Denials(sink)
@@ -108,7 +112,7 @@ async def ingress_of(books: Books, name: str, everywhere: list[Follower]) -> Asy
     vars(door.ingress).update(more | {"catch_up_everywhere": catch_up_everywhere})
     door.client._transport.app._denials = denials
     try:
-        yield Ingress(door.client, denials, tenants)
+        yield Ingress(door.client, denials, tenants, world.pipeline)
     finally:
         task.cancel()
         await asyncio.wait({task})

@@ -8,16 +8,18 @@ import pytest
 
 from deployments import part_metrics
 from deployments.metrics import exposition, summed
-from deployments.part_metrics import PartMetrics, ingress_families
+from deployments.part_metrics import PartMetrics, ingress_families, router_families
 from models.errors import Overloaded, RateLimited
 from router.accounting.books import Counts
 from router.admission import Admission
 from router.exact_cache import ExactCacheStats
+from router.experience import Experience
 from router.ports import CacheKey, Ticket
 from router.semantic_cache import SemanticStore
 from router.settings import BatcherSettings, CacheSettings
 from tests.unit.test_cache import answer, unit
 from tests.unit.test_metrics import samples
+from tests.unit.test_pipeline import make_world
 
 
 class Part:
@@ -110,6 +112,22 @@ async def test_a_part_that_hangs_or_fails_is_left_out(monkeypatch: pytest.Monkey
         Part("Batcher", None), Part("Ledger", Overloaded("full")), [Part("C", RuntimeError())]
     ).text()
     assert samples(text) == {f"switchyard_part_up[('part', '{part}')]": 0 for part in ("Batcher", "Ledger", "C")}
+
+
+def test_what_the_choice_of_models_remembers_and_forgets() -> None:
+    pipeline = make_world().pipeline
+    pipeline.experience = Experience(most=1)
+    for model in ("a", "b", "c"):
+        pipeline.experience.learn("acme", "math", model, 1.0)
+    pipeline.shadows.left_out = 4
+    assert samples(exposition(router_families(pipeline))) == {
+        "switchyard_remembered[('what', 'conversations')]": 0,
+        "switchyard_remembered[('what', 'experience')]": 1,
+        "switchyard_remembered_evicted_total[('what', 'conversations')]": 0,
+        "switchyard_remembered_evicted_total[('what', 'experience')]": 2,
+        "switchyard_shadows_total[('outcome', 'asked')]": 0,
+        "switchyard_shadows_total[('outcome', 'left_out')]": 4,
+    }
 
 
 def test_what_each_ingress_holds_and_counts_is_summed_over_replicas() -> None:
