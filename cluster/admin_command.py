@@ -50,6 +50,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, run: Callable[[
     _add_policies(commands, command)
     _add_audit(commands, command)
     _add_experiments(commands, command)
+    alerts = commands.add_parser("alerts", help="what operators were told")
+    alerts = alerts.add_subparsers(required=True, metavar="WHAT")
+    listed = command(alerts, "list", lambda a: _Ask("GET", f"/v1/alerts?limit={a.limit}"), "the newest first")
+    listed.add_argument("--limit", type=int, default=20)
+    command(alerts, "test", lambda a: _Ask("POST", "/v1/alerts/test"), "send one to every channel")
 
 
 def _add_keys(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -161,6 +166,8 @@ def _told(told: dict[str, Any]) -> Iterable[str]:
                 yield from _told(entry) if entry.get("object") == "experiment" else (_line(entry),)
             if not told["data"]:
                 yield "none"
+        case "alert":
+            yield _alert_line(told)
         case "audit.verdict":
             yield f"{told['entries']} entries, all in their place. Newest hash: {told['head']}"
         case "experiment":
@@ -183,6 +190,8 @@ def _line(entry: dict[str, Any]) -> str:
         return (
             f"{entry['sequence']}  {when}  {entry['act']} {entry['outcome']}{times}  {entry['target']}  {who} {where}"
         )
+    if entry.get("object") == "alert":
+        return _alert_line(entry)
     columns = [entry["id"]]
     for name, value in entry.items():
         if name in ("object", "id", "key", "created_at_unix_ms") or value in (None, "", False):
@@ -205,6 +214,14 @@ def _arm(arm: dict[str, Any]) -> str:
             interval = f" ({measure['low']:g} to {measure['high']:g})" if measure["low"] is not None else ""
             columns.append(f"{name}={measure['mean']:g}{interval}")
     return "  ".join(columns)
+
+
+def _alert_line(alert: dict[str, Any]) -> str:
+    ways = "".join(
+        f"  {name}: {each['state']}" + (f" ({each['error']})" if each["error"] else "")
+        for name, each in alert.get("deliveries", {}).items()
+    )
+    return f"{alert['at']}  {alert['severity']}  {alert['org']}  {alert['title']}: {alert['text']}{ways}"
 
 
 def _plain(value: Any) -> str:

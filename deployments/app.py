@@ -25,6 +25,7 @@ from router.cloud import ProviderState, is_installed, keys_of, provider_states, 
 from router.settings import KeySettings
 from router.topology import CloudEndpoint, Topology
 
+ALERT_SECRETS = "SWITCHYARD_ALERT_"
 STREAMS_PER_INGRESS = 256
 """Requests under way from which another ingress is worth its memory."""
 
@@ -53,7 +54,7 @@ def build(args: dict[str, Any]) -> Application:
         backends={name: binding for name, (binding, _) in bindings.items()},
         inline=inline,
         batcher=batcher,
-        ledger=ledger_deployment(str(data_dir), SecretStr(_secret("SWITCHYARD_LEDGER_URL"))),
+        ledger=ledger_deployment(str(data_dir), SecretStr(_secret("SWITCHYARD_LEDGER_URL")), _alert_secrets()),
         archive=archive_deployment(str(data_dir), batcher, topology.max_body_bytes),
         caches=cache_deployments(topology),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
@@ -109,6 +110,11 @@ def _secret(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
+def _alert_secrets() -> dict[str, SecretStr]:
+    """For the channels of alerts, which name them."""
+    return {name: SecretStr(_secret(name)) for name in os.environ if name.startswith(ALERT_SECRETS)}
+
+
 def _bootstrap_key(topology: Topology, data_dir: Path) -> KeySettings | None:
     """The operator's key, as a digest: SWITCHYARD_API_KEY, else the data folder's, made at the first start."""
     if not topology.auth:
@@ -138,4 +144,5 @@ def _ingress_deployment(topology: Topology) -> Any:
 def _no_provider_keys(topology: Topology) -> dict[str, str]:
     """Ray's processes inherit the environment of their node. The public door's has no provider's key in it, nor
     the database's password, and its memory only the keys of providers that are placed inline."""
-    return {name: "" for name in (*secret_names(topology), "SWITCHYARD_LEDGER_URL") if os.environ.get(name)}
+    names = (*secret_names(topology), "SWITCHYARD_LEDGER_URL", *_alert_secrets())
+    return {name: "" for name in names if os.environ.get(name)}

@@ -7,7 +7,7 @@ folder, in `ray_actor_options`), and a journal on another node is delivered by t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from deployments.hop import call, method
+from deployments.live_settings import LiveSettings
 from models.errors import DeadlineExceeded, ModelUnavailable
+from router.accounting.alerts import Alert
 from router.accounting.analyst import Outlook
 from router.accounting.anomalies import Anomaly
 from router.accounting.audit import Verdict
@@ -32,6 +34,7 @@ from router.accounting.limits import Limit
 from router.accounting.registrar import Act, Done
 from router.accounting.store import LEDGER_FILE, PostgresStore, SQLiteStore
 from router.events import Actor
+from router.settings import LedgerSettings
 
 LOCK_WAIT_S = 120.0
 LEASE_TIMEOUT_S = 2.0
@@ -39,6 +42,7 @@ INGEST_TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 30.0
 AUDIT_TIMEOUT_S = 300.0
 NO_URL = SecretStr("")
+NONE: Mapping[str, SecretStr] = {}
 
 
 def journal_folder(data_dir: str | Path) -> Path:
@@ -49,6 +53,7 @@ def journal_folder(data_dir: str | Path) -> Path:
 @serve.deployment(
     name="Ledger",
     num_replicas=1,
+    user_config={},
     max_ongoing_requests=4096,  # receipts that wait; deliveries and leases must pass beside them
     max_queued_requests=4096,
     graceful_shutdown_timeout_s=15,
@@ -58,18 +63,25 @@ def journal_folder(data_dir: str | Path) -> Path:
     ray_actor_options={"num_cpus": 0.1},
 )
 class Ledger:
-    async def __init__(self, data_dir: str, url: SecretStr = NO_URL) -> None:
+    async def __init__(self, data_dir: str, url: SecretStr = NO_URL, secrets: Mapping[str, SecretStr] = NONE) -> None:
         """Waits for an older replica, which a roll-out lets run on for a while, to let go of the database: a file in
-        the data folder, or PostgreSQL at `url`."""
+        the data folder, or PostgreSQL at `url`. secrets: of alert channels."""
         folder = Path(data_dir)
+        self._settings = LiveSettings(LedgerSettings)
 
         def store() -> SQLiteStore | PostgresStore:
             where = url.get_secret_value()
             return PostgresStore(where, LOCK_WAIT_S) if where else SQLiteStore(folder / LEDGER_FILE, LOCK_WAIT_S)
 
-        self._books = await Books.open(store, journal_folder(folder))
+        known = {name: secret.get_secret_value() for name, secret in secrets.items()}
+        self._books = await Books.open(store, journal_folder(folder), known)
         await self._books.sweep()
         self._sweeper = asyncio.create_task(self._books.run())
+        self._watching = asyncio.create_task(self._books.watch.run())
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        if settings := self._settings.accept(user_config):
+            self._books.watch.settings = settings.alerts
 
     async def ingest(self, holder: str, chunk: bytes) -> int:
         return await self._books.ingest(holder, chunk)
@@ -96,6 +108,12 @@ class Ledger:
 
     async def judged(self, org: str) -> list[tuple[str, str, int, float]]:
         return await self._books.judged(org)
+
+    async def alerts(self, org: str | None, limit: int) -> list[dict[str, Any]]:
+        return await self._books.alerts(org, limit)
+
+    async def tell(self, alert: Alert) -> bool:
+        return await self._books.watch.tell(alert)
 
     async def keep_feedback(self, given: Feedback) -> None:
         await self._books.keep_feedback(given)
@@ -130,8 +148,8 @@ class Ledger:
 
     async def check_health(self) -> None:
         """Unhealthy when nothing gets written any more or nobody looks after orphaned journals any more."""
-        if self._sweeper.done():
-            raise ModelUnavailable("The ledger's sweeper has stopped; this replica is to be replaced.")
+        if self._sweeper.done() or self._watching.done():
+            raise ModelUnavailable("The ledger's sweeper or look-out has stopped; this replica is to be replaced.")
         async with asyncio.timeout(20):
             await self._books.check()
 
@@ -139,8 +157,10 @@ class Ledger:
         sweeper = getattr(self, "_sweeper", None)
         if sweeper is None:
             return
-        sweeper.cancel()
-        await asyncio.wait({sweeper})
+        tasks = {sweeper, self._watching}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         await self._books.close()
 
 
@@ -159,6 +179,8 @@ class LedgerHandle:
         self._forecast = method(handle, "forecast")
         self._anomalies = method(handle, "anomalies")
         self._judged = method(handle, "judged")
+        self._alerts = method(handle, "alerts")
+        self._tell = method(handle, "tell")
         self._keep_feedback = method(handle, "keep_feedback")
         self._feedback = method(handle, "feedback")
         self._experiment = method(handle, "experiment")
@@ -194,6 +216,12 @@ class LedgerHandle:
 
     async def judged(self, org: str) -> list[tuple[str, str, int, float]]:
         return await _within(READ_TIMEOUT_S, self._judged, org)
+
+    async def alerts(self, org: str | None, limit: int) -> list[dict[str, Any]]:
+        return await _within(READ_TIMEOUT_S, self._alerts, org, limit)
+
+    async def tell(self, alert: Alert) -> bool:
+        return await _within(READ_TIMEOUT_S, self._tell, alert)
 
     async def keep_feedback(self, given: Feedback) -> None:
         await _within(INGEST_TIMEOUT_S, self._keep_feedback, given)
@@ -234,7 +262,7 @@ async def _within(timeout_s: float, method: DeploymentHandle, *args: Any) -> Any
         raise DeadlineExceeded("The ledger did not answer in time; try again.", None, 1.0) from None
 
 
-def ledger_deployment(data_dir: str, url: SecretStr = NO_URL) -> Application:
+def ledger_deployment(data_dir: str, url: SecretStr = NO_URL, secrets: Mapping[str, SecretStr] = NONE) -> Application:
     """The bound app. `data_dir` is on the node that the Ledger runs on; `url` is of a PostgreSQL database, instead of a
-    file there."""
-    return Ledger.bind(data_dir, url)
+    file there. secrets: of alert channels, by the environment's names for them."""
+    return Ledger.bind(data_dir, url, secrets)

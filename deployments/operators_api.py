@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from deployments.door import Operation, admitted, authenticated
 from deployments.openai.pages import page_limit
-from models.errors import InvalidRequest
+from models.errors import InvalidRequest, PermissionDenied
+from router.accounting.alerts import MAX_PAGE, Alert
 from router.accounting.balances import Standing
 from router.accounting.directory import DEFAULT_ORG
 from router.accounting.limits import Limit, iso
@@ -30,6 +32,8 @@ class OperatorsDoor:
             Operation("GET", "/v1/receipts/{request_id}", self.receipt),
             Operation("GET", "/v1/budget", self.budget),
             Operation("GET", "/v1/cache/stats", self.cache_stats),
+            Operation("GET", "/v1/alerts", self.alerts),
+            Operation("POST", "/v1/alerts/test", self.test_alert),
             Operation("GET", "/v1/audit", self.audit),
             Operation("GET", "/v1/audit/verify", self.verify_audit),
             Operation("GET", "/health", self.health),
@@ -56,6 +60,25 @@ class OperatorsDoor:
         standings = await self.ingress.ledger.standings(limits)
         data = [budget_entry(*pair) for pair in zip(limits, standings, strict=True)]
         return JSONResponse({"object": "list", "data": data})
+
+    async def alerts(self, request: Request) -> Response:
+        """What operators were told of the caller's organisation, for the operator of all, the newest first."""
+        principal = await admitted(self.ingress, request, "usage")
+        org = None if principal.org == DEFAULT_ORG else principal.org
+        found = await self.ingress.ledger.alerts(org, page_limit(request.query_params, MAX_PAGE))
+        return JSONResponse({"object": "list", "data": found})
+
+    async def test_alert(self, request: Request) -> Response:
+        """Send one to every channel, so that the operator sees whether it arrives."""
+        principal = authenticated(self.ingress, request, "admin")
+        if principal.org != DEFAULT_ORG or principal.team:
+            raise PermissionDenied("Only the operator sends test alerts.")
+        now = int(time.time() * 1000)
+        text = "If you read this, alerts arrive here."
+        alert = Alert(DEFAULT_ORG, f"test {now}", now, "test", "info", "A test of Switchyard's alerts", text)
+        if not await self.ingress.ledger.tell(alert):
+            raise InvalidRequest("There is no channel to tell: set `alerts.channels` in the Ledger's user_config.")
+        return JSONResponse(alert.body(), 202)
 
     async def audit(self, request: Request) -> Response:
         """Entries after the number `after`, oldest first: of the caller's organisation, of all for the operator."""

@@ -51,6 +51,8 @@ _LEDGER_COUNTERS = {
     "abandoned": ("abandoned_requests", "Requests closed for processes that died"),
     "waits_refused": ("refused_waits", "Receipts not waited for since too many others were"),
     "reads_refused": ("refused_reads", "Receipts and sums refused since too many others waited"),
+    "alerts_sent": ("alerts_sent", "Alerts that a channel took"),
+    "alerts_failed": ("alerts_failed", "Alerts that no attempt could deliver to their channel"),
 }
 _ARCHIVE_COUNTERS = {
     "responses_evicted": ("evicted_responses", "Stored responses that had to go for others"),

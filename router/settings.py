@@ -21,6 +21,9 @@ Strategy = Literal[
 """How the model for `auto` is chosen; docs/routing.md says what each does."""
 
 
+_ALERT_VARIABLE = r"^SWITCHYARD_ALERT_[A-Z0-9_]{1,64}$"
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -342,6 +345,64 @@ class ArchiveSettings(Strict):
     max_batch_requests: int = Field(50_000, gt=0, description="lines of one batch")
     max_open_batches_per_org: int = Field(16, gt=0)
     batch_concurrency: int = Field(4, ge=1, description="lines that are worked on at once, of all batches")
+
+
+class AlertChannel(Strict):
+    """Who is told of alerts, and how. Secrets, and addresses that are secrets, are named by the environment's variables
+    that hold them; they begin with SWITCHYARD_ALERT_ and are read when Ray starts."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    kind: Literal["webhook", "slack", "discord", "email"] = "webhook"
+    url: str | None = Field(None, pattern=r"^https?://[^\s/@]+(/\S*)?$")
+    url_env: str | None = Field(None, pattern=_ALERT_VARIABLE)
+    secret_env: str = Field("SWITCHYARD_ALERT_SECRET", pattern=_ALERT_VARIABLE, description="that signs the body")
+    to: tuple[str, ...] = Field((), max_length=32)
+    sender: str = "switchyard@localhost"
+    host: str | None = Field(None, description="of the SMTP server")
+    port: int = Field(587, ge=1, le=65535)
+    tls: Literal["starttls", "implicit", "none"] = "starttls"
+    user: str = ""
+    password_env: str = Field("SWITCHYARD_ALERT_SMTP_PASSWORD", pattern=_ALERT_VARIABLE)
+    orgs: tuple[str, ...] | None = Field(None, description="of whose alerts; None: of all")
+    kinds: tuple[Literal["budget", "forecast", "anomaly", "database"], ...] | None = Field(
+        None, description="which alerts; None: all"
+    )
+
+    def takes(self, org: str, kind: str) -> bool:
+        return (self.orgs is None or org in self.orgs) and (self.kinds is None or kind == "test" or kind in self.kinds)
+
+    @model_validator(mode="after")
+    def _whole(self) -> AlertChannel:
+        if self.kind == "email":
+            if not (self.host and self.to):
+                raise ValueError(f"channel '{self.name}' sends mail and needs `host` and `to`")
+            if self.tls == "none" and self.user:
+                raise ValueError(f"channel '{self.name}' would send a password in the clear; set `tls`, or no `user`")
+        elif bool(self.url) == bool(self.url_env):
+            raise ValueError(f"channel '{self.name}' needs either `url` or `url_env`")
+        return self
+
+
+class AlertSettings(Strict):
+    channels: tuple[AlertChannel, ...] = Field((), max_length=32)
+    budget_thresholds: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field((0.5, 0.8, 1.0), max_length=10)
+    forecast: bool = Field(True, description="whether a month's budget that will not last is one")
+    anomalies: bool = Field(True, description="whether an hour unlike those before is one")
+    every_s: float = Field(30.0, ge=1, description="how often budgets are looked at")
+    database_down_s: float = Field(15.0, ge=0, description="after which a database that does not answer is one")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> AlertSettings:
+        names = [channel.name for channel in self.channels]
+        if len(set(names)) < len(names):
+            raise ValueError("two alert channels have the same name")
+        return self
+
+
+class LedgerSettings(Strict):
+    """Of Ledger."""
+
+    alerts: AlertSettings = AlertSettings()
 
 
 class BatcherSettings(Strict):

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from router.accounting.registrar import Registrar
 from router.accounting.shipper import take_in_orphans
 from router.accounting.store import Accepted, OpenRequest, Store
 from router.accounting.usage import MAX_ROWS
+from router.accounting.watch import Watch
 from router.events import as_json
 
 T = TypeVar("T")
@@ -56,6 +57,8 @@ class Counts:
     abandoned: int = 0
     waits_refused: int = 0
     reads_refused: int = 0
+    alerts_sent: int = 0
+    alerts_failed: int = 0
 
 
 class Books:
@@ -64,7 +67,9 @@ class Books:
     `ingest` and `retire` may come twice, out of order and from several shippers: the books end up the same.
     """
 
-    def __init__(self, store: Store, journals: Path, writer: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, store: Store, journals: Path, writer: ThreadPoolExecutor, secrets: Mapping[str, str] | None = None
+    ) -> None:
         self._store, self._journals, self._writer = store, journals, writer
         self._reader = ThreadPoolExecutor(1, "ledger-read")
         self._waiters: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
@@ -75,14 +80,19 @@ class Books:
         self._booking = asyncio.Lock()  # what is loaded from the database must not be booked again
         self._counts = Counts()
         self.analyst = Analyst(store.usage)
+        self.asked_for: dict[Account, int] = {}  # budgets that some ingress asked leases of -> their amount
+        self.watch = Watch(self, store.alerts, self._write, secrets or {})
         self.registrar = Registrar(store.directory, self._write, lambda work: self._read("audit", work))
 
     @classmethod
-    async def open(cls, make_store: Callable[[], Store], journals: Path) -> Books:
-        """Make the store (which may wait for its lock) and load the balances; off the event loop."""
+    async def open(
+        cls, make_store: Callable[[], Store], journals: Path, secrets: Mapping[str, str] | None = None
+    ) -> Books:
+        """Make the store (which may wait for its lock) and load the balances; off the event loop. secrets: of alert
+        channels, by the environment's names for them."""
         writer = ThreadPoolExecutor(1, "ledger-write")
         loop = asyncio.get_running_loop()
-        books = cls(await loop.run_in_executor(writer, make_store), journals, writer)
+        books = cls(await loop.run_in_executor(writer, make_store), journals, writer, secrets)
         await books._load()
         await books.registrar.load()
         return books
@@ -160,8 +170,8 @@ class Books:
             "usage", lambda: self._store.usage(org, since_unix_ms, until_unix_ms, group_by, MAX_ROWS + 1, latency)
         )
 
-    async def outlook(self, org: str | None) -> Outlook:
-        return await self._read("usage", lambda: self.analyst.outlook(org, _now_unix_ms()))
+    async def outlook(self, org: str | None, groups: tuple[tuple[str, str], ...] = ()) -> Outlook:
+        return await self._read("usage", lambda: self.analyst.outlook(org, _now_unix_ms(), groups))
 
     async def forecast(self, org: str | None, days: int) -> Forecast | None:
         return await self._read("usage", lambda: self.analyst.forecast(org, days, _now_unix_ms()))
@@ -172,6 +182,10 @@ class Books:
     async def judged(self, org: str) -> list[tuple[str, str, int, float]]:
         """See `FeedbackStore.by_work`."""
         return await self._read("usage", lambda: self._store.feedback.by_work(org))
+
+    async def alerts(self, org: str | None, limit: int) -> list[dict[str, Any]]:
+        """See `AlertStore.page`."""
+        return await self._read("usage", lambda: self._store.alerts.page(org, limit))
 
     async def keep_feedback(self, given: Feedback) -> None:
         await self._write(lambda: self._store.feedback.save(given))
@@ -187,6 +201,8 @@ class Books:
     async def lease(self, ask: LeaseAsk) -> LeaseAnswer:
         """Decided in memory; what is granted is written down before it is told, so no crash can grant it twice."""
         self._heard_s[ask.holder] = time.monotonic()
+        if ask.account.unit == "microusd" and (ask.account in self.asked_for or len(self.asked_for) < _MAX_WAITERS):
+            self.asked_for[ask.account] = ask.limit
         await self._know(ask.account, ask.period)
         lease, answer = self._balances.lease(ask)
         if lease is not None:
@@ -204,7 +220,7 @@ class Books:
 
     @property
     def counts(self) -> Counts:
-        return replace(self._counts, rejected=self._store.rejected)
+        return replace(self._counts, rejected=self._store.rejected, **self.watch.counts)
 
     async def check(self) -> None:
         """Returns once the thread that writes has. The other may be busy with somebody's sums; a new process would not

@@ -37,6 +37,7 @@ _WALLED = (
     "usage_days",
     "usage_plain_days",
     "usage_by",
+    "alerts",
 )
 _POLICY = (
     "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; ALTER TABLE {table} FORCE ROW LEVEL SECURITY; "

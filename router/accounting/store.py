@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from router.accounting.alerts import AlertStore
 from router.accounting.balances import Lease, Spent
 from router.accounting.directory_store import Database, DirectoryStore
 from router.accounting.experiment_store import ExperimentStore
@@ -60,13 +61,15 @@ class Store(Protocol):
     """Synchronous. Writes come from one thread at a time; `receipt` and `usage` from another one.
 
     `rejected`: how many records since it was opened were none and were set aside. `directory`: who there is, and the
-    audit log, in the same database. `feedback`: what callers said about answers, there too, and `experiments`.
+    audit log, in the same database. `feedback`: what callers said about answers. `alerts`: what operators were told.
+    And `experiments`.
     """
 
     rejected: int
     directory: DirectoryStore
     feedback: FeedbackStore
     experiments: ExperimentStore
+    alerts: AlertStore
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         """Take in records (as `events.as_json` makes them) in one transaction; those already known change nothing.
@@ -152,6 +155,7 @@ class SQLStore:
         self.directory = DirectoryStore(self._file)
         self.feedback = FeedbackStore(self._file)
         self.experiments = ExperimentStore(self._file)
+        self.alerts = AlertStore(self._file)
         self.rejected = 0
         self._usage = UsageStore(self._file)
 

@@ -38,6 +38,7 @@ TABLES = (
     "usage_days",
     "usage_plain_days",
     "usage_by",
+    "alerts",
     "feedback",
     "experiment_outcomes",
 )

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from models.errors import InternalError
 from models.messages import Usage
+from router.accounting.alerts import Alert, Delivery, Told
 from router.accounting.audit import verify
 from router.accounting.balances import Lease, Spent
 from router.accounting.directory import Org, Row
@@ -486,3 +487,17 @@ def test_an_abandoned_request_that_was_closed_after_all_counts_once_in_its_exper
     take(store, closed("a", cost=7, decision={"eligible": ("m",), "experiment": trial}))
     (one,) = store.experiments.tallies("e", "v1")
     assert (one.requests, one.microusd) == (1, 7)
+
+
+def test_an_alert_is_kept_once_with_how_far_it_is(make_store: Callable[[], SQLStore]) -> None:
+    store = make_store()
+    told = Told(Alert("acme", "k", AT, "budget", "warning", "t", "é", {"a": 1}), {"ops": Delivery(due_unix_ms=AT)})
+    assert store.alerts.add(told) and not store.alerts.add(told)
+    store = make_store()
+    assert store.alerts.due(9) == [told]
+    told.deliveries["ops"] = Delivery("sent", 2, AT, "")
+    store.alerts.save(told)
+    assert store.alerts.due(9) == [] and store.alerts.page("other", 9) == []
+    (shown,) = store.alerts.page("acme", 9)
+    assert shown["deliveries"]["ops"]["attempts"] == 2 and shown["text"] == "é"
+    assert store.alerts.drop(AT) == 0 and store.alerts.drop(AT + 1) == 1 and store.alerts.page(None, 9) == []

@@ -47,6 +47,7 @@ class LocalLedger:
         self.usage, self.forecast, self.outlook = books.usage, books.forecast, books.outlook
         self.anomalies, self.judged = books.anomalies, books.judged
         self.experiment = books.experiment
+        self.alerts, self.tell = books.alerts, books.watch.tell
         self.audit_page, self.audit_verdict = books.registrar.audit_page, books.registrar.audit_verdict
 
 
