@@ -1,4 +1,4 @@
-"""`switchyard orgs`, `teams`, `keys`, `policies` and `audit`: the admin API of a running cluster from a shell."""
+"""`switchyard orgs`, `teams`, `keys`, `policies`, `audit`, `cache`: the admin API of a running cluster from a shell."""
 
 from __future__ import annotations
 
@@ -55,6 +55,32 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, run: Callable[[
     listed = command(alerts, "list", lambda a: _Ask("GET", f"/v1/alerts?limit={a.limit}"), "the newest first")
     listed.add_argument("--limit", type=int, default=20)
     command(alerts, "test", lambda a: _Ask("POST", "/v1/alerts/test"), "send one to every channel")
+    _add_cache(commands, command)
+
+
+def _add_cache(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    cache = commands.add_parser("cache", help="stored answers").add_subparsers(required=True, metavar="WHAT")
+    forget = command(
+        cache,
+        "forget",
+        lambda a: _Ask("POST", "/v1/cache/invalidate", _forgotten(a)),
+        "say which answers are meant and, with --yes, drop them in all replicas",
+    )
+    forget.add_argument("--org", help="default: that of the key that asks")
+    forget.add_argument("--namespace")
+    forget.add_argument("--id", help="the request that the answer was made for")
+    forget.add_argument("--model")
+    forget.add_argument("--tag")
+    forget.add_argument("--question", help="answers to questions like this one")
+    forget.add_argument("--similarity", type=float, default=0.9, help="how like it: a cosine (0.9)")
+    forget.add_argument("--all", action="store_true", help="every answer of the organisation")
+    forget.add_argument("--yes", action="store_true", help="drop them; without it nothing is dropped")
+
+
+def _forgotten(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("org", "namespace", "id", "model", "tag", "question", "similarity")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    return {**given, "all": arguments.all, "dry_run": not arguments.yes}
 
 
 def _add_keys(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -168,6 +194,9 @@ def _told(told: dict[str, Any]) -> Iterable[str]:
                 yield "none"
         case "alert":
             yield _alert_line(told)
+        case "cache.invalidation":
+            yield f"{told['count']} answers {'would be' if told['dry_run'] else 'were'} dropped"
+            yield from (_line(entry) for entry in told["data"])
         case "audit.verdict":
             yield f"{told['entries']} entries, all in their place. Newest hash: {told['head']}"
         case "experiment":

@@ -34,6 +34,7 @@ from models.errors import (
     SwitchyardError,
     UnsupportedFeature,
 )
+from router.invalidation import Forgotten, Selection
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings
@@ -117,6 +118,16 @@ class SemanticCache:
     async def release(self, key: CacheKey, claimant: str) -> None:
         """See `SemanticStore.release`."""
         self._store.release(key, claimant)
+
+    async def invalidate(self, selection: Selection, dry_run: bool) -> Forgotten:
+        """Drop the answers that are meant, or only say which. Raises `InvalidRequest` for a question that cannot be
+        compared by meaning."""
+        embedding = None
+        if selection.question is not None:
+            embedding = (await self._encoded(selection.question)).vector
+            if embedding is None:
+                raise InvalidRequest("'question' cannot be encoded, or is too long; give a shorter one.", "question")
+        return Forgotten.of(self._store.invalidate(selection, embedding, dry_run))
 
     async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         """The vectors of `texts` (float32, little-endian, unit length) and how many tokens these have.
@@ -214,6 +225,7 @@ class CacheHandle:
         self._lookups = {shard.deployment_name: method(shard, "lookup") for shard in shards}
         self._releases = {shard.deployment_name: method(shard, "release") for shard in shards}
         self._audits = {shard.deployment_name: method(shard, "audit") for shard in shards}
+        self._invalidations = [method(shard, "invalidate") for shard in shards]
         self._outboxes = {shard.deployment_name: _Outbox(method(shard, "store")) for shard in shards}
         self._embedders = itertools.cycle([method(shard, "embed") for shard in shards])
 
@@ -244,6 +256,14 @@ class CacheHandle:
         """See `SemanticStore.audit`. Raises `SwitchyardError` when the shard is down or overloaded."""
         found: dict[str, float | int] = await call(self._audits[self._shard(tenant)], tenant)
         return found
+
+    async def invalidate(self, selection: Selection, dry_run: bool) -> Forgotten:
+        """Of all shards, since namespaces of an organisation lie on several. Raises `SwitchyardError` when one of them
+        is down: what the others have dropped stays dropped."""
+        async with asyncio.timeout(STORE_TIMEOUT_S):
+            return Forgotten.together(
+                await asyncio.gather(*(call(shard, selection, dry_run) for shard in self._invalidations))
+            )
 
     @property
     def stores_dropped(self) -> int:

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocketClose
 from deployments.admin_api import AdminDoor
 from deployments.analytics_api import AnalyticsDoor
 from deployments.anthropic.messages import MessagesDoor
+from deployments.cache_api import CacheDoor
 from deployments.door import DENIALS, ErrorBody, Handler, Operation, error_response, note_denied, unexpected
 from deployments.experiments_api import ExperimentsDoor
 from deployments.feedback_api import FeedbackDoor
@@ -42,6 +43,7 @@ DOORS = (
     AdminDoor,
     AnalyticsDoor,
     BatchesDoor,
+    CacheDoor,
     ChatDoor,
     CompletionsDoor,
     EmbeddingsDoor,

@@ -50,7 +50,7 @@ from router.archive.lines import LineAnswer
 from router.cloud import ProviderState
 from router.embeddings import Embedders, encoder_entry
 from router.events import Actor, Principal, Stopwatch
-from router.fingerprint import partition
+from router.invalidation import Forgotten, Selection
 from router.pipeline import Backend, Options, Pipeline, Stages
 from router.ports import Followed
 from router.promotion import Promoter
@@ -226,11 +226,12 @@ class Ingress:
 
     # ---- what operators ask ----------------------------------------------------------------------------------------
 
-    async def cache_audit(self, org: str, namespace: str) -> dict[str, float | int]:
-        """What the audits of the shared cache say. Raises `NotFound` where that is off."""
+    @property
+    def shared_cache(self) -> CacheHandle:
+        """Raises `NotFound` where that is off."""
         if self._shared_cache is None:
             raise NotFound("There is no semantic cache in this cluster; set 'semantic_cache: deployment' in its args.")
-        return await self._shared_cache.audit(partition(org, namespace))
+        return self._shared_cache
 
     async def receipt(self, org: str, request_id: str) -> dict[str, Any]:
         """The receipt of a request of `org`, whichever replica served it. Raises `NotFound`.
@@ -296,6 +297,17 @@ class Ingress:
     async def _forget_everywhere(self, exact: str, newest_id: str) -> None:
         """A copy that a replica which hangs still has ends with its time to live."""
         await self._ask_all("forget", exact, newest_id)
+
+    async def invalidate(self, selection: Selection, exacts: Sequence[str] = ()) -> None:
+        """Drop this replica's own copies of the answers that are meant."""
+        self.pipeline.exact.invalidate(selection, exacts)
+
+    async def invalidate_everywhere(self, selection: Selection, dry_run: bool) -> Forgotten:
+        """The shared cache first, since replicas fill their own from there. Raises `SwitchyardError` when it is down."""
+        found = await self.shared_cache.invalidate(selection, dry_run)
+        if not dry_run:
+            await self._ask_all("invalidate", selection, found.exacts)
+        return found
 
     async def catch_up(self, version: int) -> bool:
         """Whether this replica knows, within a second, what administrators have done up to `version`."""

@@ -31,7 +31,6 @@ class OperatorsDoor:
         return (
             Operation("GET", "/v1/receipts/{request_id}", self.receipt),
             Operation("GET", "/v1/budget", self.budget),
-            Operation("GET", "/v1/cache/stats", self.cache_stats),
             Operation("GET", "/v1/alerts", self.alerts),
             Operation("POST", "/v1/alerts/test", self.test_alert),
             Operation("GET", "/v1/audit", self.audit),
@@ -44,13 +43,6 @@ class OperatorsDoor:
     async def receipt(self, request: Request) -> Response:
         principal = await admitted(self.ingress, request)
         return JSONResponse(await self.ingress.receipt(principal.org, request.path_params["request_id"]))
-
-    async def cache_stats(self, request: Request) -> Response:
-        """How often the cache may be wrong for the caller's organisation, in the `namespace` that is given."""
-        principal = await admitted(self.ingress, request, "usage")
-        namespace = request.query_params.get("namespace", "")
-        found = await self.ingress.cache_audit(principal.org, namespace)
-        return JSONResponse({"object": "cache.stats", "namespace": namespace, **found})
 
     async def budget(self, request: Request) -> Response:
         """Every budget and limit that the caller's requests may count for, and how it stands."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
 from models.messages import Finish, TextDelta, ToolCallDelta
-from router.ports import CachedAnswer
+from router.invalidation import Selection
+from router.ports import CachedAnswer, CacheKey
 from router.settings import ExactCacheSettings
 
 ENTRY_BYTES = 512
@@ -70,7 +71,7 @@ class ExactCache:
     def __init__(self, settings: ExactCacheSettings, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
-        self._entries: OrderedDict[str, tuple[CachedAnswer, int]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[CachedAnswer, int, str]] = OrderedDict()
         self._stats = ExactCacheStats()
 
     def get(self, exact: str) -> CachedAnswer | None:
@@ -83,14 +84,14 @@ class ExactCache:
         """Whether `get` would find an answer; keeps the order."""
         return self._fresh(exact) is not None
 
-    def put(self, exact: str, answer: CachedAnswer) -> None:
+    def put(self, key: CacheKey, answer: CachedAnswer) -> None:
         """Keep `answer`, unless it is incomplete or larger than the whole cache."""
         size = answer_bytes(answer)
         if not self._settings.enabled or size > self._settings.max_bytes or not is_complete(answer):
             self._stats.refused += 1
             return
-        self._drop(exact)
-        self._entries[exact] = (answer, size)
+        self._drop(key.exact)
+        self._entries[key.exact] = (answer, size, key.tenant)
         self._stats.used_bytes += size
         self._shrink()
 
@@ -99,6 +100,15 @@ class ExactCache:
         found = self._entries.get(exact)
         if found is not None and found[0].answer_id != newest_id:
             self._drop(exact)
+
+    def invalidate(self, selection: Selection, exacts: Sequence[str]) -> None:
+        """Drop the answers that are meant: those under `exacts`, which the shared cache found, and those that it may
+        have had once. Which question was near another one only the shared cache knows."""
+        for exact in exacts:
+            self._drop(exact)
+        if selection.question is None:
+            for exact in [e for e, (answer, _, tenant) in self._entries.items() if selection.means(tenant, answer)]:
+                self._drop(exact)
 
     def reconfigure(self, settings: ExactCacheSettings) -> None:
         self._settings = settings
@@ -129,6 +139,6 @@ class ExactCache:
 
     def _shrink(self) -> None:
         while self._stats.used_bytes > self._settings.max_bytes:
-            _, (_, size) = self._entries.popitem(last=False)
+            _, (_, size, _) = self._entries.popitem(last=False)
             self._stats.used_bytes -= size
             self._stats.evicted += 1

@@ -70,9 +70,10 @@ class Options:
 
     cache: `off` neither reads nor stores; `refresh` stores without reading; `no-store` reads without storing;
     `only-if-cached` reads and asks no model. max_age_s: how old a stored answer may be. delta: wrong answers from the
-    cache per request that it puts up with; None: as configured. priority: lower goes first. strategy: how the model for
-    `auto` is chosen, None: as configured. fallbacks: what is tried after the first model, in this order; None: as
-    configured. trial: of a shadow, which only Switchyard itself asks for.
+    cache per request that it puts up with; None: as configured. tags: of the answer, should it be stored, by which it
+    can be forgotten. priority: lower goes first. strategy: how the model for `auto` is chosen, None: as configured.
+    fallbacks: what is tried after the first model, in this order; None: as configured. trial: of a
+    shadow, which only Switchyard itself asks for.
     """
 
     cache: CacheMode = "on"
@@ -85,6 +86,7 @@ class Options:
     limits: Limits = NO_LIMITS
     max_age_s: float | None = None
     delta: float | None = None
+    tags: tuple[str, ...] = ()
     trial: Trial | None = None
 
     @property
@@ -278,7 +280,7 @@ class Pipeline:
 
     def keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, refreshes: bool = False) -> None:
         """Store an answer here at once and in the shared cache in the background."""
-        self.exact.put(key.exact, answer)
+        self.exact.put(key, answer)
         self._spawn(self._share(key, answer, embedding, refreshes))
 
     async def _share(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, refreshes: bool) -> None:

@@ -58,7 +58,7 @@ ANY_TERMS = Terms()
 
 @dataclass(frozen=True)
 class CachedAnswer:
-    """A complete answer, as the events it came in, so that a replay is the same stream."""
+    """A complete answer, as the events it came in, so that a replay is the same stream. `tags` are its caller's."""
 
     answer_id: str
     model: str
@@ -67,6 +67,7 @@ class CachedAnswer:
     cost_microusd: int
     created_at_unix_s: float
     ttl_s: float
+    tags: tuple[str, ...] = ()
 
     @cached_property
     def completion(self) -> Completion:

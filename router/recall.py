@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from models.errors import NotCached
 from models.messages import Completion, Event, Usage
 from router.events import Verdict
-from router.fingerprint import Fingerprint
+from router.fingerprint import Fingerprint, time_sensitive
 from router.policy import AUTO
 from router.ports import CachedAnswer, CacheKey, Lookup
 
@@ -75,7 +75,7 @@ class Recall:
         if not self._replay(found):
             return False
         if found.kind == "hit-exact" and found.answer is not None:
-            pipeline.exact.put(self.key.exact, found.answer)
+            pipeline.exact.put(self.key, found.answer)
         return True
 
     @property
@@ -119,7 +119,8 @@ class Recall:
         at_limit = reason == "length" and run.request.sampling.max_tokens is not None
         if key is None or not (reason in ("stop", "tool_calls") or at_limit):
             return False
-        if not (completion.text or completion.tool_calls):
+        ttl_s = self._ttl_s()
+        if not (completion.text or completion.tool_calls) or not ttl_s:
             return False
         answer = CachedAnswer(
             run.request_id,
@@ -128,8 +129,18 @@ class Recall:
             usage,
             run.cost_microusd,
             now_unix_ms / 1000,
-            run.settings.exact_cache.ttl_s,
+            ttl_s,
+            run.options.tags,
         )
         refreshes = run.options.cache == "refresh"
         run.pipeline.keep(key if not at_limit else key.exact_only(), answer, self._embedding, refreshes)
         return True
+
+    def _ttl_s(self) -> float:
+        """How long an answer to this may be given again: the caches' own limits hold besides."""
+        run, settings = self._run, self._run.settings
+        mine = settings.tenants.get(run.principal.org, settings.default_tenant).cache_ttl_s
+        ttl_s = settings.exact_cache.ttl_s if mine is None else mine
+        if run.request.messages and time_sensitive(run.request.messages[-1].text):
+            ttl_s = min(ttl_s, settings.exact_cache.time_sensitive_ttl_s)
+        return ttl_s

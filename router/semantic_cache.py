@@ -1,116 +1,39 @@
 """The shared cache of one shard: exact answers and, per tenant, a search by meaning.
 
 It lives in memory and starts empty after a restart: a lost shard is a miss, not an error.
-
-Nothing is ever compared across tenants, nor across scopes (`router.fingerprint`), so there is one index per tenant and
-scope, and most are tiny: every conversation has a scope of its own. An HNSW index takes 50 KB before its first vector,
-hence a scope starts as a plain matrix, which is searched exactly in microseconds, and becomes a usearch index when it
-has `PROMOTE_AT` vectors. usearch because it removes single vectors and uses their room again (of 5,000 vectors, after
-15,000 replacements, recall@1 was still .999), keeps vectors as 16-bit floats, and is one small native module.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from router.agreement import agree
 from router.audits import Audits, Pending
 from router.coalescing import Claims
 from router.exact_cache import answer_bytes, is_complete
+from router.invalidation import Match, Selection
+from router.keeping import GreedyDual
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
+from router.scope_index import ScopeIndex, Vector
 from router.settings import CacheSettings
 from router.verifier import Judgement, packaged
 
-PROMOTE_AT = 256
 TIGHTER = 0.01
 """By how much the score of a wrong candidate has to be exceeded by the next that the same entry answers."""
-
-CANDIDATES = 8
-"""How many near questions are looked at; the verifier may rule out the first ones."""
 
 _ENTRY_BYTES = 256
 """What an entry takes besides its answer and the texts of its key: the objects themselves, slots of four tables."""
 
 _PARTITION_BYTES = 448
-_INDEX_BYTES = 384
-_GRAPH_BYTES, _GRAPH_NODE_BYTES = 50_000, 256
-"""A usearch index, and each of its vectors besides its numbers. Measured: `memory_usage` says 16 MB from the first."""
 
-Vector = NDArray[np.float32]
 Agree = Callable[[CachedAnswer, CachedAnswer], bool | None]
 Judge = Callable[[str, Sequence[tuple[float, str]]], list[Judgement]]
-
-
-class ScopeIndex:
-    """Vectors of unit length by entry number, of one tenant and one scope."""
-
-    __slots__ = ("_graph", "_ids", "_nodes", "_rows")
-
-    def __init__(self, dimensions: int) -> None:
-        self._ids: list[int] = []
-        self._rows: Vector = np.empty((1, dimensions), dtype=np.float32)
-        self._graph: Any = None  # a usearch Index, once there are many
-        self._nodes = 0  # of the graph at its largest: it uses room again, but gives none back
-
-    @property
-    def size_bytes(self) -> int:
-        """About what it takes in memory."""
-        if self._graph is None:
-            return _INDEX_BYTES + self._rows.nbytes
-        dimensions: int = self._rows.shape[1]
-        return _INDEX_BYTES + _GRAPH_BYTES + self._nodes * (2 * dimensions + _GRAPH_NODE_BYTES)
-
-    def __len__(self) -> int:
-        return len(self._ids) if self._graph is None else len(self._graph)
-
-    def add(self, entry_id: int, vector: Vector) -> None:
-        if self._graph is not None:
-            self._graph.add(entry_id, vector, threads=1)
-            self._nodes = max(self._nodes, len(self._graph))
-            return
-        count = len(self._ids)
-        if count == len(self._rows):
-            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
-        self._rows[count] = vector
-        self._ids.append(entry_id)
-        if len(self._ids) == PROMOTE_AT:
-            self._promote()
-
-    def remove(self, entry_id: int) -> None:
-        if self._graph is not None:
-            self._graph.remove(entry_id)
-            return
-        row, last = self._ids.index(entry_id), len(self._ids) - 1
-        self._ids[row] = self._ids[last]
-        self._rows[row] = self._rows[last]
-        self._ids.pop()
-
-    def nearest(self, vector: Vector, threshold: float) -> list[tuple[float, int]]:
-        """Cosine similarity and entry number of up to `CANDIDATES` vectors from `threshold` up, nearest first."""
-        if self._graph is None:
-            similarities = self._rows[: len(self._ids)] @ vector
-            pairs = [(float(similarities[row]), self._ids[row]) for row in np.flatnonzero(similarities >= threshold)]
-        else:
-            found = self._graph.search(vector, CANDIDATES, threads=1)
-            pairs = [(1.0 - float(d), int(key)) for d, key in zip(found.distances, found.keys, strict=True)]
-            pairs = [pair for pair in pairs if pair[0] >= threshold]
-        return sorted(pairs, reverse=True)[:CANDIDATES]
-
-    def _promote(self) -> None:
-        from usearch.index import Index
-
-        self._graph = Index(ndim=self._rows.shape[1], metric="cos", dtype="f16")
-        self._graph.add(np.array(self._ids, dtype=np.uint64), self._rows[: len(self._ids)], threads=1)
-        self._nodes = len(self._ids)
-        self._ids, self._rows = [], np.empty((0, self._rows.shape[1]), dtype=np.float32)  # a slice would hold it all
 
 
 @dataclass(slots=True)
@@ -132,7 +55,8 @@ class _Partition:
 
 
 class SemanticStore:
-    """Least recently used answers leave first, over all tenants, when `max_bytes` are full. Not for several threads.
+    """The answers that are worth least (`router.keeping`) leave first, over all tenants, when `max_bytes` are full. Not
+    for several threads.
 
     An embedding is float32, little-endian, of unit length. `clock` gives Unix seconds. `judge` compares a text with
     stored ones; None: the packaged verifier. `agree` compares an answer with the one that could have
@@ -152,7 +76,9 @@ class SemanticStore:
         self._agree = agree
         self._audits = Audits(settings)
         self._claims = Claims()
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._entries: dict[int, _Entry] = {}
+        self._keeping = GreedyDual()
+        self._by_answer: dict[str, int] = {}
         self._partitions: dict[str, _Partition] = {}
         self._used_bytes = 0
         self._next_id = 0
@@ -254,6 +180,8 @@ class SemanticStore:
         partition = self._partition(key.tenant)
         entry_id, self._next_id = self._next_id, self._next_id + 1
         self._entries[entry_id] = _Entry(key, answer, size, vector is not None)
+        self._keeping.add(entry_id, answer.cost_microusd, size + len(embedding or b""))
+        self._by_answer[answer.answer_id] = entry_id
         partition.by_exact[key.exact] = entry_id
         if key.surface:
             partition.by_surface[key.surface] = entry_id
@@ -269,6 +197,33 @@ class SemanticStore:
             self._audits.wait(key.exact, pending)
             other = self._entries.get(pending.entry_id)
             self.compared(key, self._agree(other.answer, answer) if other is not None else None)
+
+    def invalidate(self, selection: Selection, embedding: bytes | None = None, dry_run: bool = True) -> list[Match]:
+        """The answers that `selection` means, which are dropped unless `dry_run`. `embedding`: of its question."""
+        found = list(self._selected(selection, embedding))
+        matches = [Match.of(entry.key, entry.answer, similarity) for similarity, _, entry in found]
+        if not dry_run:
+            for _, entry_id, _ in found:
+                self._remove(entry_id)
+            self._counts["invalidated"] += len(found)
+        return matches
+
+    def _selected(self, selection: Selection, embedding: bytes | None) -> Iterator[tuple[float | None, int, _Entry]]:
+        if selection.answer_id is not None:
+            named = self._by_answer.get(selection.answer_id)
+            ids: Iterable[tuple[float | None, int]] = [] if named is None else [(None, named)]
+        else:
+            mine = [part for name, part in self._partitions.items() if selection.covers(name)]
+            if selection.question is None:
+                ids = [(None, entry_id) for part in mine for entry_id in part.by_exact.values()]
+            else:
+                near = np.frombuffer(embedding or b"", dtype="<f4")
+                indexes = [index for part in mine for index in part.by_scope.values()] if len(near) else []
+                ids = [pair for index in indexes for pair in index.within(near, selection.similarity)]
+        for similarity, entry_id in ids:
+            entry = self._entries[entry_id]
+            if selection.means(entry.key.tenant, entry.answer):
+                yield similarity, entry_id, entry
 
     def reconfigure(self, settings: CacheSettings) -> None:
         self._settings = settings
@@ -287,6 +242,8 @@ class SemanticStore:
             "refused",
             "evicted",
             "expired",
+            "invalidated",
+            "disliked",
         )
         return {
             **{name: self._counts[name] for name in names},
@@ -298,7 +255,7 @@ class SemanticStore:
         }
 
     def _entry(self, entry_id: int | None) -> _Entry | None:
-        """The entry, now the most recently used one; an outlived one is removed."""
+        """The entry, now used once more; an outlived one is removed."""
         if entry_id is None:
             return None
         entry = self._entries[entry_id]
@@ -306,7 +263,7 @@ class SemanticStore:
             self._remove(entry_id)
             self._counts["expired"] += 1
             return None
-        self._entries.move_to_end(entry_id)
+        self._keeping.use(entry_id)
         return entry
 
     def _partition(self, tenant: str) -> _Partition:
@@ -326,12 +283,15 @@ class SemanticStore:
 
     def _shrink(self) -> None:
         while self._used_bytes > self._settings.max_bytes:
-            self._remove(next(iter(self._entries)))
+            self._remove(self._keeping.least())
             self._counts["evicted"] += 1
 
     def _remove(self, entry_id: int) -> None:
         entry = self._entries.pop(entry_id)
+        self._keeping.drop(entry_id)
         self._used_bytes -= entry.size_bytes
+        if self._by_answer.get(entry.answer.answer_id) == entry_id:
+            del self._by_answer[entry.answer.answer_id]
         partition = self._partitions[entry.key.tenant]
         del partition.by_exact[entry.key.exact]
         if entry.key.surface and partition.by_surface.get(entry.key.surface) == entry_id:

@@ -65,12 +65,16 @@ class TenantSettings(Strict):
     tokens_per_minute: int | None = Field(None, ge=1, description="of questions and answers, in every 60 s")
     concurrent_requests: int | None = Field(None, ge=1, description="at models at a time")
     models: tuple[str, ...] | None = Field(None, description="allow-list of catalogue names")
+    cache_ttl_s: float | None = Field(None, ge=0, description="of its stored answers, instead of that of all; 0: none")
 
 
 class ExactCacheSettings(Strict):
     enabled: bool = True
     max_bytes: int = Field(64 * 1024**2, ge=0)
     ttl_s: float = Field(3600.0, gt=0)
+    time_sensitive_ttl_s: float = Field(
+        300.0, ge=0, description="of answers to wording that depends on when it is asked, at most; 0: not kept"
+    )
     max_temperature: float = Field(1.0, ge=0, description="an explicit temperature above this is not cached at all")
 
 

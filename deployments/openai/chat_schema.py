@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from deployments.openai.body import explained
 from deployments.openai.chat_reasons import reason
@@ -125,6 +125,9 @@ class SwitchyardBody(_Body):
     max_age_s: float | None = Field(None, ge=0, description="how old a stored answer may be")
     delta: float | None = Field(None, gt=0, lt=1, description="wrong answers from the cache per request, at most")
     namespace: str = Field("", max_length=128)
+    tags: list[Annotated[str, StringConstraints(min_length=1, max_length=64)]] = Field(
+        [], max_length=16, description="of the answer in the cache, by which it can be invalidated"
+    )
     priority: int = Field(0, ge=-100, le=100, description="lower goes first")
     deadline_s: float | None = Field(None, gt=0)
     domain: str | None = Field(None, max_length=64)
@@ -148,6 +151,7 @@ class SwitchyardBody(_Body):
             limits,
             self.max_age_s,
             self.delta,
+            tuple(self.tags),
         )
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from models.messages import Event, Finish, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
 from router.exact_cache import ExactCache, answer_bytes, is_complete
 from router.ports import CachedAnswer, CacheKey
-from router.semantic_cache import PROMOTE_AT, ScopeIndex, SemanticStore
+from router.scope_index import PROMOTE_AT, ScopeIndex
+from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings, ExactCacheSettings
 
 NOW_S = 1_000_000.0
@@ -61,7 +62,7 @@ def test_an_answer_comes_back_as_it_was_put(clock: Clock) -> None:
     cache = ExactCache(ExactCacheSettings(), clock)
     kept = answer()
     assert cache.get("k") is None
-    cache.put("k", kept)
+    cache.put(CacheKey("t", "k"), kept)
     assert cache.get("k") is kept
     assert cache.peek("k") and not cache.peek("other")
     assert (cache.stats().entries, cache.stats().used_bytes) == (1, answer_bytes(kept))
@@ -69,14 +70,14 @@ def test_an_answer_comes_back_as_it_was_put(clock: Clock) -> None:
 
 def test_an_answer_ends_with_its_own_ttl_or_the_settings(clock: Clock) -> None:
     cache = ExactCache(ExactCacheSettings(ttl_s=100), clock)
-    cache.put("short", answer(ttl_s=10))
-    cache.put("long", answer(ttl_s=1000))
+    cache.put(CacheKey("t", "short"), answer(ttl_s=10))
+    cache.put(CacheKey("t", "long"), answer(ttl_s=1000))
     clock.now_s += 10
     assert cache.get("short") is None and cache.get("long") is not None
     clock.now_s += 90
     assert cache.get("long") is None
     assert cache.stats().expired == 2 and cache.stats().used_bytes == 0
-    cache.put("long", answer(ttl_s=1000))
+    cache.put(CacheKey("t", "long"), answer(ttl_s=1000))
     cache.reconfigure(ExactCacheSettings(ttl_s=500))
     assert cache.get("long") is not None
 
@@ -85,22 +86,22 @@ def test_the_least_recently_used_leave_when_it_is_full(clock: Clock) -> None:
     size = answer_bytes(answer())
     cache = ExactCache(ExactCacheSettings(max_bytes=3 * size), clock)
     for name in "abc":
-        cache.put(name, answer())
+        cache.put(CacheKey("t", name), answer())
     cache.get("a")
-    cache.put("d", answer())
+    cache.put(CacheKey("t", "d"), answer())
     assert [cache.peek(name) for name in "abcd"] == [True, False, True, True]
     assert cache.stats().evicted == 1
     cache.reconfigure(ExactCacheSettings(max_bytes=size))
     assert [cache.peek(name) for name in "abcd"] == [False, False, False, True]
     cache.reconfigure(ExactCacheSettings(enabled=False))
-    cache.put("e", answer())
+    cache.put(CacheKey("t", "e"), answer())
     assert cache.stats().entries == 0 and cache.stats().used_bytes == 0
 
 
 def test_what_is_larger_than_the_cache_is_refused(clock: Clock) -> None:
     cache = ExactCache(ExactCacheSettings(max_bytes=10_000), clock)
-    cache.put("small", answer())
-    cache.put("big", answer(text="x" * 20_000))
+    cache.put(CacheKey("t", "small"), answer())
+    cache.put(CacheKey("t", "big"), answer(text="x" * 20_000))
     assert cache.peek("small") and not cache.peek("big") and cache.stats().refused == 1
 
 
@@ -108,7 +109,7 @@ def test_what_is_larger_than_the_cache_is_refused(clock: Clock) -> None:
 def test_its_bytes_are_always_accounted_for(steps: list[tuple[int, int, bool]]) -> None:
     cache = ExactCache(ExactCacheSettings(max_bytes=8000), lambda: NOW_S)
     for name, size, put in steps:
-        cache.put(str(name), answer(text="x" * (size + 1))) if put else cache.get(str(name))
+        cache.put(CacheKey("t", str(name)), answer(text="x" * (size + 1))) if put else cache.get(str(name))
         held = [cache._entries[name][0] for name in cache._entries]
         assert cache.stats().used_bytes == sum(map(answer_bytes, held)) <= 8000
 
@@ -127,7 +128,7 @@ def test_its_bytes_are_always_accounted_for(steps: list[tuple[int, int, bool]]) 
 def test_incomplete_answers_are_never_kept(events: tuple[Event, ...], clock: Clock) -> None:
     broken = CachedAnswer("x", "m", events, Usage(), 0, NOW_S, 10)
     exact, shared = ExactCache(ExactCacheSettings(), clock), SemanticStore(CacheSettings(audit=0), clock)
-    exact.put("k", broken)
+    exact.put(CacheKey("t", "k"), broken)
     shared.store(key("k"), broken)
     assert not is_complete(broken)
     assert exact.get("k") is None and shared.lookup(key("k")).kind == "miss"
@@ -161,7 +162,7 @@ def test_a_hit_takes_under_a_tenth_of_a_millisecond() -> None:
     cache = ExactCache(ExactCacheSettings())
     kept = CachedAnswer("a", "m", answer().events, Usage(), 0, time.time(), 100)
     for number in range(10_000):
-        cache.put(str(number), kept)
+        cache.put(CacheKey("t", str(number)), kept)
 
     def once(name: str) -> float:
         began_s = time.perf_counter()

@@ -273,6 +273,25 @@ async def test_an_answer_may_be_too_old_for_a_caller():
     assert (await unary(world, ask(), Options(max_age_s=0)))[0].verdict == "miss"
 
 
+@pytest.mark.parametrize(
+    ("text", "org", "ttl_s"),
+    [
+        ("Who wrote Faust?", "acme", 3600.0),
+        ("What is the latest news?", "acme", 300.0),
+        ("Who wrote Faust?", "brief", 60.0),
+        ("What is the latest news?", "brief", 60.0),
+        ("Who wrote Faust?", "never", None),
+    ],
+)
+async def test_how_long_an_answer_is_kept_depends_on_whose_and_what_it_is(text, org, ttl_s):
+    tenants = {"brief": TenantSettings(cache_ttl_s=60.0), "never": TenantSettings(cache_ttl_s=0)}
+    world = make_world(IngressSettings(tenants=tenants))
+    who = Principal(org)
+    await unary(world, ask(text), who=who)
+    kept = world.pipeline.exact.get(world.pipeline.fingerprint(ask(text), who, PLAIN).exact.exact)
+    assert (kept and kept.ttl_s) == ttl_s
+
+
 async def test_an_answer_cut_by_the_operators_limit_is_not_kept_one_cut_by_the_callers_is():
     world = make_world(IngressSettings(default_max_output_tokens=8))
     await unary(world, ask())

@@ -1,0 +1,84 @@
+"""Which stored answers are meant when somebody has them forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from router.fingerprint import partition
+from router.ports import CachedAnswer, CacheKey
+
+MAX_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Answers of one organisation to which all holds that is not None.
+
+    answer_id: the request that it was made for. question: those to questions with a cosine similarity of at least
+    `similarity` to this text, in whatever context they were asked.
+    """
+
+    org: str
+    namespace: str | None = None
+    answer_id: str | None = None
+    model: str | None = None
+    tag: str | None = None
+    question: str | None = None
+    similarity: float = 0.9
+
+    def covers(self, tenant: str) -> bool:
+        """Whether answers of this partition of the cache may be meant."""
+        if self.namespace is not None:
+            return tenant == partition(self.org, self.namespace)
+        return tenant.startswith(partition(self.org, ""))
+
+    def means(self, tenant: str, answer: CachedAnswer) -> bool:
+        """Without looking at the question."""
+        return (
+            self.covers(tenant)
+            and self.answer_id in (None, answer.answer_id)
+            and self.model in (None, answer.model)
+            and (self.tag is None or self.tag in answer.tags)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A stored answer that was meant."""
+
+    tenant: str
+    exact: str
+    answer_id: str
+    model: str
+    created_at_unix_s: float
+    similarity: float | None = None
+
+    @classmethod
+    def of(cls, key: CacheKey, answer: CachedAnswer, similarity: float | None) -> Match:
+        return cls(key.tenant, key.exact, answer.answer_id, answer.model, answer.created_at_unix_s, similarity)
+
+    @property
+    def namespace(self) -> str:
+        length, _, rest = self.tenant.partition(":")
+        return rest[int(length) + 1 :]
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What came of a selection: `shown` are the first of `count`, newest first; `exacts` the keys of all."""
+
+    count: int
+    shown: tuple[Match, ...]
+    exacts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, matches: Sequence[Match]) -> Forgotten:
+        newest = sorted(matches, key=lambda match: -match.created_at_unix_s)[:MAX_SHOWN]
+        return cls(len(matches), tuple(newest), tuple(match.exact for match in matches))
+
+    @classmethod
+    def together(cls, parts: Sequence[Forgotten]) -> Forgotten:
+        shown = sorted((match for part in parts for match in part.shown), key=lambda match: -match.created_at_unix_s)
+        exacts = tuple(exact for part in parts for exact in part.exacts)
+        return cls(sum(part.count for part in parts), tuple(shown[:MAX_SHOWN]), exacts)
