@@ -303,7 +303,7 @@ class Ingress:
         self.pipeline.exact.invalidate(selection, exacts)
 
     async def invalidate_everywhere(self, selection: Selection, dry_run: bool) -> Forgotten:
-        """The shared cache first, since replicas fill their own from there. Raises `SwitchyardError` when it is down."""
+        """The shared cache first: replicas fill their own from there. Raises `SwitchyardError` when it is down."""
         found = await self.shared_cache.invalidate(selection, dry_run)
         if not dry_run:
             await self._ask_all("invalidate", selection, found.exacts)
