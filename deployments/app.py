@@ -22,6 +22,7 @@ from deployments.llm_server import llm_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
 from router.accounting.keys import KEY_FILE, PEPPER_FILE, hash_key, kept_secret, new_key, new_secret
 from router.cloud import ProviderState, is_installed, keys_of, provider_states, resolved, secret_names, with_settings
+from router.sealing import KEY_VARIABLE
 from router.settings import KeySettings
 from router.topology import CloudEndpoint, Topology
 
@@ -55,7 +56,7 @@ def build(args: dict[str, Any]) -> Application:
         inline=inline,
         batcher=batcher,
         ledger=ledger_deployment(str(data_dir), SecretStr(_secret("SWITCHYARD_LEDGER_URL")), _alert_secrets()),
-        archive=archive_deployment(str(data_dir), batcher, topology.max_body_bytes),
+        archive=archive_deployment(str(data_dir), batcher, topology.max_body_bytes, SecretStr(_secret(KEY_VARIABLE))),
         caches=cache_deployments(topology),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
         providers=providers,
@@ -144,5 +145,5 @@ def _ingress_deployment(topology: Topology) -> Any:
 def _no_provider_keys(topology: Topology) -> dict[str, str]:
     """Ray's processes inherit the environment of their node. The public door's has no provider's key in it, nor
     the database's password, and its memory only the keys of providers that are placed inline."""
-    names = (*secret_names(topology), "SWITCHYARD_LEDGER_URL", *_alert_secrets())
+    names = (*secret_names(topology), "SWITCHYARD_LEDGER_URL", KEY_VARIABLE, *_alert_secrets())
     return {name: "" for name in names if os.environ.get(name)}

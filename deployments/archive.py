@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
@@ -25,9 +26,11 @@ from router.archive.files import StoredFile
 from router.archive.lines import LineAnswer
 from router.archive.responses import StoredResponse
 from router.events import Principal
+from router.sealing import Sealer
 from router.settings import ArchiveSettings
 
 LOCK_WAIT_S = 120.0
+NO_KEY = SecretStr("")
 CALL_TIMEOUT_S = 30.0
 ARRIVAL_S = 2.0
 """How long who asks for a response waits for one that is on its way to the archive."""
@@ -61,13 +64,18 @@ MAX_UNSENT = 256
     ray_actor_options={"num_cpus": 0.1},
 )
 class Archive:
-    async def __init__(self, data_dir: str, batcher: DeploymentHandle, max_line_bytes: int) -> None:
-        """Waits for an older replica, which a roll-out lets run on for a while, to let go of the files."""
+    async def __init__(
+        self, data_dir: str, batcher: DeploymentHandle, max_line_bytes: int, encryption: SecretStr = NO_KEY
+    ) -> None:
+        """Waits for an older replica, which a roll-out lets run on for a while, to let go of the files. encryption: the
+        keys that what is stored is sealed with, as `Sealer.of` takes them."""
         self._settings = LiveSettings(ArchiveSettings)
         self._loads = method(batcher, "snapshot")
         self._line: DeploymentHandle | None = None
         self._is_idle, self._asked_s = False, 0.0
-        self._keeper = await Keeper.open(Path(data_dir) / "archive", LOCK_WAIT_S)
+        self._keeper = await Keeper.open(
+            Path(data_dir) / "archive", LOCK_WAIT_S, Sealer.of(encryption.get_secret_value())
+        )
         runner = self._keeper.runner(self._answer, self._idle, max_line_bytes)
         self._working = [asyncio.create_task(self._keeper.run()), asyncio.create_task(runner.run())]
 
@@ -268,6 +276,10 @@ class ArchiveHandle:
             raise DeadlineExceeded("The archive did not answer in time; try again.", None, 1.0) from None
 
 
-def archive_deployment(data_dir: str, batcher: Application, max_line_bytes: int) -> Application:
-    """The bound app. `data_dir` is on the node that the archive runs on; `max_line_bytes` is of a batch's file."""
-    return Archive.bind(data_dir, batcher, max_line_bytes)
+def archive_deployment(
+    data_dir: str, batcher: Application, max_line_bytes: int, encryption: SecretStr = NO_KEY
+) -> Application:
+    """The bound app. `data_dir` is on the node that the archive runs on; `max_line_bytes` is of a batch's file.
+    encryption: see `Sealer.of`, which raises ValueError here for keys that are none."""
+    Sealer.of(encryption.get_secret_value())
+    return Archive.bind(data_dir, batcher, max_line_bytes, encryption)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import io
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -103,6 +105,18 @@ class Sealer:
         head = MAGIC + self._first + os.urandom(_SALT_BYTES)
         return SealingWriter(head, self._cipher(head), context)
 
+    def prefix(self) -> bytes:
+        """What everything that `seal` makes now begins with."""
+        return MAGIC + self._first if self._first is not None else b""
+
+    def open_file(self, path: Path, context: str) -> BinaryIO:
+        """What the file holds, to be read from its beginning on. Raises OSError; reading raises as `open` does."""
+        raw = path.open("rb")
+        if not is_sealed(raw.read(len(MAGIC))):
+            raw.seek(0)
+            return raw
+        return io.BufferedReader(SealedFile(self, raw, context), PIECE_BYTES)
+
     def read(self, file: BinaryIO, offset: int, limit: int, context: str) -> bytes:
         """Up to `limit` bytes from `offset` of what a file holds, sealed or not. Raises as `open` does."""
         head = file.read(HEAD_BYTES)
@@ -131,6 +145,34 @@ class Sealer:
             )
         salt = head[len(MAGIC) + _ID_BYTES : HEAD_BYTES]
         return AESGCM(HKDF(SHA256(), KEY_BYTES, salt, b"switchyard sealing 1").derive(key))
+
+
+NO_SEALER = Sealer()
+"""Leaves everything as it is."""
+
+
+class SealedFile(io.RawIOBase):
+    """What a file holds, sealed or not, to be read from its beginning on. Put an `io.BufferedReader` around it."""
+
+    def __init__(self, sealer: Sealer, file: BinaryIO, context: str) -> None:
+        super().__init__()
+        self._sealer, self._file, self._context, self._position = sealer, file, context, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(0)
+        # Up to the end of a piece, so that none is opened twice by a reader whose buffer is a piece.
+        size = min(len(buffer), PIECE_BYTES - self._position % PIECE_BYTES)
+        found = self._sealer.read(self._file, self._position, size, self._context)
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 class SealingWriter:

@@ -53,6 +53,10 @@ class SQLiteFile:
         """The reader. That rows are of `org` is for the query to say: SQLite has no wall of its own."""
         yield self.reader
 
+    def scrub(self) -> None:
+        """Leave nothing in the log of what was deleted or replaced, as far as no reader still needs it."""
+        self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
     bad_record = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
     """What a record that no table takes raises."""
 
@@ -83,6 +87,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA busy_timeout = 5000")
+    connection.execute("PRAGMA secure_delete = ON")  # what is deleted is not left in free pages
     return connection
 
 

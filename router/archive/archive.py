@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 from models.errors import NotFound, Overloaded
 from router.archive.batches import Batch, BatchStore
 from router.archive.files import FileStore, StoredFile
+from router.archive.lines import Results
 from router.archive.responses import ResponseStore, StoredResponse
 from router.archive.runner import Answerer, BatchRunner
+from router.sealing import NO_SEALER, Sealer
 from router.settings import ArchiveSettings
 from router.sqlite_file import SQLiteFile
 
@@ -31,6 +33,7 @@ FRESH_S = 30.0
 waiting."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_RESEALED_ROWS = 50
 _MAX_READS = 512
 _MAX_WAITERS = 1024
 
@@ -38,24 +41,24 @@ _MAX_WAITERS = 1024
 class Archive:
     """Use `await Archive.open(...)`. `folder` is its own."""
 
-    def __init__(self, file: SQLiteFile, folder: Path, writer: ThreadPoolExecutor) -> None:
-        self.settings, self.folder = ArchiveSettings(), folder
+    def __init__(self, file: SQLiteFile, folder: Path, writer: ThreadPoolExecutor, sealer: Sealer = NO_SEALER) -> None:
+        self.settings, self.folder, self.sealer = ArchiveSettings(), folder, sealer
         self._file, self._writer = file, writer
         self._reader = ThreadPoolExecutor(1, "archive-read")
-        self._responses, self.batches = ResponseStore(file), BatchStore(file)
-        self.files = FileStore(file, folder / "files")
+        self._responses, self.batches = ResponseStore(file, sealer=sealer), BatchStore(file)
+        self.files = FileStore(file, folder / "files", sealer=sealer)
         self._runner: BatchRunner | None = None
         self._arrivals: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
         self._waiting = self._reading = 0
 
     @classmethod
-    async def open(cls, folder: Path, lock_wait_s: float = 0.0) -> Archive:
+    async def open(cls, folder: Path, lock_wait_s: float = 0.0, sealer: Sealer = NO_SEALER) -> Archive:
         """Raises what `SQLiteFile` raises."""
         writer = ThreadPoolExecutor(1, "archive-write")
 
         def make() -> Archive:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return cls(SQLiteFile(folder / ARCHIVE_FILE, _MIGRATIONS, lock_wait_s), folder, writer)
+            return cls(SQLiteFile(folder / ARCHIVE_FILE, _MIGRATIONS, lock_wait_s), folder, writer, sealer)
 
         return await asyncio.get_running_loop().run_in_executor(writer, make)
 
@@ -153,6 +156,7 @@ class Archive:
             answer,
             idle,
             max_line_bytes,
+            Results(self.sealer),
         )
         return self._runner
 
@@ -183,11 +187,23 @@ class Archive:
             if removed:
                 logger.info("%d entries of %s have had their time", removed, type(store).__name__)
 
+    async def reseal(self) -> int:
+        """Seal what is not sealed by the key that seals now, a little at a time. Returns how many there were."""
+        total = 0
+        for reseal, at_once in ((self._responses.reseal, _RESEALED_ROWS), (self.files.reseal, 1)):
+            while done := await self._write(partial(reseal, at_once)):
+                total += done
+        if total:
+            await self._write(self._file.scrub)
+            logger.info("%d stored responses and files are sealed with the newest key now", total)
+        return total
+
     async def run(self) -> None:
         """Sweep for ever."""
         while True:
             try:
                 await self.sweep()
+                await self.reseal()
             except Exception:
                 logger.exception("the archive could not remove what has had its time; it tries again")
             await asyncio.sleep(SWEEP_EVERY_S)

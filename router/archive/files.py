@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from models.errors import BodyTooLarge, InvalidRequest, NotFound
+from router.sealing import HEAD_BYTES, NO_SEALER, PIECE_BYTES, Sealer, SealingWriter
 from router.settings import ArchiveSettings
 from router.sqlite_file import SQLiteFile
 
@@ -37,6 +40,7 @@ class _Upload:
     org: str
     descriptor: int
     began_s: float
+    sealing: SealingWriter | None
     size_bytes: int = 0
 
 
@@ -47,8 +51,14 @@ class FileStore:
     """Synchronous. Everything that writes comes from one thread at a time, the rest from another. All of it raises
     `NotFound` for a file that is another's, as for one that is nobody's."""
 
-    def __init__(self, file: SQLiteFile, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        self._file, self._folder, self._clock = file, folder, clock
+    def __init__(
+        self,
+        file: SQLiteFile,
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+        sealer: Sealer = NO_SEALER,
+    ) -> None:
+        self._file, self._folder, self._clock, self._sealer = file, folder, clock, sealer
         self._uploads: dict[str, _Upload] = {}
         folder.mkdir(exist_ok=True, mode=0o700)
         known = {name for (name,) in file.writer.execute("SELECT file_id FROM files")}
@@ -68,7 +78,10 @@ class FileStore:
         file_id = f"file-{secrets.token_hex(12)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(self._part(file_id), flags, 0o600)
-        self._uploads[file_id] = _Upload(org, descriptor, self._clock())
+        sealing = self._sealer.writer(_context(org, file_id)) if self._sealer.on else None
+        self._uploads[file_id] = _Upload(org, descriptor, self._clock(), sealing)
+        if sealing:
+            _write(descriptor, sealing.head)
         return file_id
 
     def append(self, file_id: str, chunk: bytes, settings: ArchiveSettings) -> None:
@@ -83,15 +96,15 @@ class FileStore:
         if self._held(upload.org) + others + len(chunk) > settings.max_file_bytes_per_org:
             self.abort(file_id)
             raise BodyTooLarge("Your organisation's files would take more room than it has; delete some first.")
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(upload.descriptor, view) :]
+        _write(upload.descriptor, b"".join(upload.sealing.feed(chunk)) if upload.sealing else chunk)
         upload.size_bytes += len(chunk)
 
     def finish(self, file_id: str, filename: str, purpose: str) -> StoredFile:
         upload = self._uploads.pop(file_id, None)
         if upload is None:
             raise _no_file()
+        if upload.sealing:
+            _write(upload.descriptor, upload.sealing.end())
         os.close(upload.descriptor)
         stored = StoredFile(file_id, int(self._clock()), filename, purpose, upload.size_bytes)
         self._part(file_id).rename(self._folder / file_id)
@@ -104,16 +117,50 @@ class FileStore:
             os.close(upload.descriptor)
             self._part(file_id).unlink(missing_ok=True)
 
-    def adopt(self, org: str, path: Path, file_id: str, filename: str, purpose: str) -> bool:
-        """Make a file of ours that lies at `path` one of the caller's, once. False: there is none and there was none.
+    def adopt(self, org: str, path: Path, parts: Iterable[bytes], file_id: str, filename: str, purpose: str) -> bool:
+        """Make `parts`, which are what lies at `path`, a file of the caller's, once. False: there is none and was none.
 
-        The row comes first: of a crash in between the row is left, and the second time the file follows.
+        `path` goes last: of a crash before, all of it is done again.
         """
-        if path.exists():
-            self._insert(org, StoredFile(file_id, int(self._clock()), filename, purpose, path.stat().st_size))
-            path.rename(self._folder / file_id)
-            return True
-        return (self._folder / file_id).exists()
+        if not path.exists():
+            return (self._folder / file_id).exists()
+        size_bytes = self._write_whole(org, file_id, parts)
+        self._insert(org, StoredFile(file_id, int(self._clock()), filename, purpose, size_bytes))
+        self._part(file_id).rename(self._folder / file_id)
+        path.unlink()
+        return True
+
+    def _write_whole(self, org: str, file_id: str, parts: Iterable[bytes]) -> int:
+        """Under the name of a file that is to come. Returns how large it is to its reader."""
+        sealing, size_bytes = self._sealer.writer(_context(org, file_id)) if self._sealer.on else None, 0
+        descriptor = os.open(self._part(file_id), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write(descriptor, sealing.head if sealing else b"")
+            for part in parts:
+                size_bytes += len(part)
+                _write(descriptor, b"".join(sealing.feed(part)) if sealing else part)
+            _write(descriptor, sealing.end() if sealing else b"")
+        finally:
+            os.close(descriptor)
+        return size_bytes
+
+    def reseal(self, limit: int) -> int:
+        """Seal up to so many files that are not sealed by the key that seals now. Returns how many there were."""
+        done = 0
+        if not self._sealer.on:
+            return done
+        for org, file_id in self._file.writer.execute("SELECT org, file_id FROM files").fetchall():
+            path = self._folder / file_id
+            if done >= limit or not path.exists() or file_id in self._uploads:
+                continue
+            with path.open("rb") as file:
+                if self._sealer.is_current(file.read(HEAD_BYTES)):
+                    continue
+            with self._sealer.open_file(path, _context(org, file_id)) as file:
+                self._write_whole(org, file_id, iter(partial(file.read, PIECE_BYTES), b""))
+            self._part(file_id).rename(path)
+            done += 1
+        return done
 
     def _insert(self, org: str, stored: StoredFile) -> None:
         row = (stored.file_id, stored.created_at_unix_s, stored.filename, stored.purpose, stored.size_bytes)
@@ -149,14 +196,15 @@ class FileStore:
         )
         return [StoredFile(*row) for row in rows]
 
-    def path(self, org: str, file_id: str) -> Path:
-        """Where its bytes are."""
-        return self._folder / self.get(org, file_id).file_id
+    def opener(self, org: str, file_id: str) -> Callable[[], BinaryIO]:
+        """What opens it, for its bytes to be read from the first on, in any thread."""
+        found = self.get(org, file_id).file_id
+        return lambda: self._sealer.open_file(self._folder / found, _context(org, found))
 
     def read(self, org: str, file_id: str, offset: int, limit: int) -> bytes:
-        with self.path(org, file_id).open("rb") as file:
-            file.seek(offset)
-            return file.read(limit)
+        found = self.get(org, file_id).file_id
+        with (self._folder / found).open("rb") as file:
+            return self._sealer.read(file, offset, limit, _context(org, found))
 
     def delete(self, org: str, file_id: str) -> None:
         path = self._folder / file_id
@@ -177,6 +225,16 @@ class FileStore:
     def close(self) -> None:
         for file_id in list(self._uploads):
             self.abort(file_id)
+
+
+def _context(org: str, file_id: str) -> str:
+    return f"file/{org}/{file_id}"
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _no_file() -> NotFound:

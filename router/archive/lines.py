@@ -5,14 +5,17 @@ Source: https://platform.openai.com/docs/api-reference/batch/request-input, /req
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from router.sealing import Sealer
 
 BATCH_DOOR = "openai-batch"
 """By which a line comes to the pipeline."""
@@ -47,7 +50,10 @@ class LineAnswer:
     retry_after_s: float | None = None
 
 
-def check_lines(path: Path, endpoint: str, max_lines: int, max_line_bytes: int) -> tuple[int, list[dict[str, Any]]]:
+Opener = Callable[[], BinaryIO]
+
+
+def check_lines(opener: Opener, endpoint: str, max_lines: int, max_line_bytes: int) -> tuple[int, list[dict[str, Any]]]:
     """How many lines there are, and what is wrong with the first wrong ones, as OpenAI's batch errors."""
     errors: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -56,7 +62,7 @@ def check_lines(path: Path, endpoint: str, max_lines: int, max_line_bytes: int) 
     def wrong(code: str, message: str, param: str | None = None) -> None:
         errors.append({"code": code, "line": number, "message": message, "param": param})
 
-    with path.open("rb") as file:
+    with opener() as file:
         while (raw := file.readline(max_line_bytes + 1)) and len(errors) < MAX_ERRORS:
             number += 1
             if len(raw) > max_line_bytes:
@@ -86,9 +92,9 @@ def check_lines(path: Path, endpoint: str, max_lines: int, max_line_bytes: int) 
     return len(seen), errors
 
 
-def read_lines(path: Path, done: set[str]) -> Iterator[Line]:
+def read_lines(opener: Opener, done: set[str]) -> Iterator[Line]:
     """Those of a checked file that are not `done`."""
-    with path.open("rb") as file:
+    with opener() as file:
         for raw in file:
             if raw.strip():
                 line = json.loads(raw)
@@ -117,17 +123,38 @@ def _written(line: Line, response: dict[str, Any] | None, error: dict[str, str] 
     return json.dumps(fields).encode() + b"\n"
 
 
-def written_ids(path: Path) -> set[str]:
-    """The `custom_id`s in a file of results. What a crash left of a last line is cut off."""
-    done: set[str] = set()
-    if not path.exists():
+class Results:
+    """The files of results: a line each, sealed one by one where that is on, since they come one by one."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    def line(self, path: Path, written: bytes) -> bytes:
+        """As it is appended to the file."""
+        if not self._sealer.on:
+            return written
+        return base64.b64encode(self._sealer.seal(written, f"result/{path.name}")) + b"\n"
+
+    def read(self, path: Path) -> Iterator[bytes]:
+        """Its lines, as they were written."""
+        with path.open("rb") as file:
+            for raw in file:
+                yield self._plain(path, raw)
+
+    def written_ids(self, path: Path) -> set[str]:
+        """The `custom_id`s in it. What a crash left of a last line is cut off."""
+        done: set[str] = set()
+        if not path.exists():
+            return done
+        whole = 0
+        with path.open("rb+") as file:
+            for raw in file:
+                if not raw.endswith(b"\n"):
+                    break
+                whole += len(raw)
+                done.add(json.loads(self._plain(path, raw))["custom_id"])
+            file.truncate(whole)
         return done
-    whole = 0
-    with path.open("rb+") as file:
-        for raw in file:
-            if not raw.endswith(b"\n"):
-                break
-            whole += len(raw)
-            done.add(json.loads(raw)["custom_id"])
-        file.truncate(whole)
-    return done
+
+    def _plain(self, path: Path, raw: bytes) -> bytes:
+        return raw if raw.startswith(b"{") else self._sealer.open(base64.b64decode(raw), f"result/{path.name}")

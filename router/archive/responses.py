@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from router.sealing import NO_SEALER, Sealer
 from router.settings import ArchiveSettings
 from router.sqlite_file import SQLiteFile
 
@@ -42,8 +43,8 @@ class ResponseStore:
     `evicted` counts responses that had to go before their time, since there were too many.
     """
 
-    def __init__(self, file: SQLiteFile, clock: Callable[[], float] = time.time) -> None:
-        self._file, self._clock = file, clock
+    def __init__(self, file: SQLiteFile, clock: Callable[[], float] = time.time, sealer: Sealer = NO_SEALER) -> None:
+        self._file, self._clock, self._sealer = file, clock, sealer
         self._sizes: Counter[str] = Counter(
             dict(file.writer.execute("SELECT org, SUM(size_bytes) FROM responses GROUP BY org"))
         )
@@ -60,8 +61,7 @@ class ResponseStore:
                     response.response_id,
                     response.previous_response_id,
                     response.created_at_unix_s,
-                    response.body,
-                    response.input,
+                    *self._sealed(org, response),
                 ),
             ).rowcount
         if added:
@@ -76,7 +76,7 @@ class ResponseStore:
             f"SELECT {_COLUMNS} FROM responses WHERE org = ? AND response_id = ? AND created_at_unix_s > ?",
             (org, response_id, self._clock() - settings.response_ttl_s),
         ).fetchone()
-        return StoredResponse(*row) if row else None
+        return self._opened(org, row) if row else None
 
     def conversation(self, org: str, response_id: str, settings: ArchiveSettings) -> list[StoredResponse] | None:
         """All that led to a response and itself, oldest first. None when a part of it is not there (any more)."""
@@ -108,6 +108,45 @@ class ResponseStore:
             removed += self._remove(rows)
         return removed
 
+    def reseal(self, limit: int) -> int:
+        """Seal up to so many that are not sealed by the key that seals now. Returns how many there were.
+
+        Raises `InternalError` for one whose key is not there any more.
+        """
+        if not self._sealer.on:
+            return 0
+        old = self._file.writer.execute(
+            f"SELECT org, {_COLUMNS} FROM responses WHERE substr(CAST(body AS BLOB), 1, ?) <> ? LIMIT ?",
+            (len(self._sealer.prefix()), self._sealer.prefix(), limit),
+        ).fetchall()
+        with self._file.transaction() as writer:
+            for org, *row in old:
+                response = self._opened(org, row)
+                writer.execute(
+                    "UPDATE responses SET body = ?, input = ? WHERE org = ? AND response_id = ?",
+                    (*self._sealed(org, response), org, response.response_id),
+                )
+        return len(old)
+
+    def _sealed(self, org: str, response: StoredResponse) -> tuple[bytes | str, bytes | str]:
+        if not self._sealer.on:
+            return response.body, response.input
+        body, items = (
+            self._sealer.seal(text.encode("utf-8", "surrogatepass"), _context(org, response.response_id, part))
+            for part, text in (("body", response.body), ("input", response.input))
+        )
+        return body, items
+
+    def _opened(self, org: str, row: Sequence[Any]) -> StoredResponse:
+        response_id, previous, created_at, *texts = row
+        body, items = (
+            text
+            if isinstance(text, str)
+            else self._sealer.open(text, _context(org, response_id, part)).decode("utf-8", "surrogatepass")
+            for part, text in zip(("body", "input"), texts, strict=True)
+        )
+        return StoredResponse(response_id, previous, created_at, body, items)
+
     def _evict(self, org: str | None) -> int:
         """Remove the oldest, of one org or of all."""
         where, values = ("WHERE org = ?", (org,)) if org is not None else ("", ())
@@ -122,6 +161,10 @@ class ResponseStore:
                 self._sizes[org] -= size_bytes
         self._sizes += Counter()  # those with nothing left go
         return len(rows)
+
+
+def _context(org: str, response_id: str, part: str) -> str:
+    return f"response/{org}/{response_id}/{part}"
 
 
 def _delete(writer: sqlite3.Connection, org: str, response_id: str) -> None:

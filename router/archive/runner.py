@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from models.errors import NotFound, SwitchyardError
 from router.archive.batches import Batch, BatchStore
 from router.archive.files import FileStore
-from router.archive.lines import Line, LineAnswer, check_lines, failure, read_lines, result, written_ids
+from router.archive.lines import Line, LineAnswer, Opener, Results, check_lines, failure, read_lines, result
 from router.events import Principal
 from router.settings import ArchiveSettings
 
@@ -54,7 +54,9 @@ class BatchRunner:
         answer: Answerer,
         idle: Callable[[], Awaitable[bool]],
         max_line_bytes: int,
+        results: Results,
     ) -> None:
+        self._lines = results
         self._folder, self._batches, self._files = folder, batches, files
         self._write, self._read, self._settings = write, read, settings
         self._answer, self._idle, self._max_line_bytes = answer, idle, max_line_bytes
@@ -139,9 +141,9 @@ class BatchRunner:
 
     async def _validate(self, batch: Batch) -> None:
         settings, endpoint = self._settings(), batch.body["endpoint"]
-        path = await self._input(batch)
+        opener = await self._input(batch)
         total, errors = await asyncio.to_thread(
-            check_lines, path, endpoint, settings.max_batch_requests, self._max_line_bytes
+            check_lines, opener, endpoint, settings.max_batch_requests, self._max_line_bytes
         )
         if batch.status != "validating":  # cancelled meanwhile
             return
@@ -153,11 +155,11 @@ class BatchRunner:
         await self._save(batch)
 
     async def _ask_all(self, batch: Batch) -> None:
-        counts, path = batch.body["request_counts"], await self._input(batch)
-        completed = await asyncio.to_thread(written_ids, self._results(batch, "output"))
-        failed = await asyncio.to_thread(written_ids, self._results(batch, "error"))
+        counts, opener = batch.body["request_counts"], await self._input(batch)
+        completed = await asyncio.to_thread(self._lines.written_ids, self._results(batch, "output"))
+        failed = await asyncio.to_thread(self._lines.written_ids, self._results(batch, "error"))
         counts |= {"completed": len(completed), "failed": len(failed)}
-        lines = read_lines(path, completed | failed)
+        lines = read_lines(opener, completed | failed)
         tasks: set[asyncio.Task[None]] = set()
         try:
             while (line := await asyncio.to_thread(next, lines, None)) is not None:
@@ -219,7 +221,7 @@ class BatchRunner:
 
     async def _record(self, batch: Batch, kind: str, written: bytes) -> None:
         path = self._results(batch, kind)
-        await self._write(lambda: _append(path, written))
+        await self._write(lambda: _append(path, self._lines.line(path, written)))
         batch.body["request_counts"]["completed" if kind == "output" else "failed"] += 1
         self.counts["lines_answered" if kind == "output" else "lines_failed"] += 1
         if time.monotonic() - self._saved_s.get(batch.batch_id, 0.0) > SAVE_EVERY_S:
@@ -241,7 +243,9 @@ class BatchRunner:
     async def _hand_over(self, batch: Batch, kind: str) -> str | None:
         path, digits = self._results(batch, kind), batch.batch_id.removeprefix("batch_")
         file_id, name = f"file-{digits}-{kind}", f"{batch.batch_id}_{kind}.jsonl"
-        adopted: bool = await self._write(lambda: self._files.adopt(batch.org, path, file_id, name, "batch_output"))
+        adopted: bool = await self._write(
+            lambda: self._files.adopt(batch.org, path, self._lines.read(path), file_id, name, "batch_output")
+        )
         return file_id if adopted else None
 
     async def _fail(self, batch: Batch, errors: list[dict[str, Any]]) -> None:
@@ -249,9 +253,9 @@ class BatchRunner:
         batch.enter("failed")
         await self._save(batch)
 
-    async def _input(self, batch: Batch) -> Path:
-        path: Path = await self._read(lambda: self._files.path(batch.org, batch.body["input_file_id"]))
-        return path
+    async def _input(self, batch: Batch) -> Opener:
+        opener: Opener = await self._read(lambda: self._files.opener(batch.org, batch.body["input_file_id"]))
+        return opener
 
     async def _save(self, batch: Batch) -> None:
         await self._write(lambda: self._batches.save(batch))
