@@ -119,6 +119,10 @@ class SemanticCache:
         """See `SemanticStore.release`."""
         self._store.release(key, claimant)
 
+    async def judge(self, org: str, answer_id: str, voice: str, score: float) -> str | None:
+        """See `SemanticStore.judge`."""
+        return self._store.judge(org, answer_id, voice, score)
+
     async def invalidate(self, selection: Selection, dry_run: bool) -> Forgotten:
         """Drop the answers that are meant, or only say which. Raises `InvalidRequest` for a question that cannot be
         compared by meaning."""
@@ -225,6 +229,7 @@ class CacheHandle:
         self._lookups = {shard.deployment_name: method(shard, "lookup") for shard in shards}
         self._releases = {shard.deployment_name: method(shard, "release") for shard in shards}
         self._audits = {shard.deployment_name: method(shard, "audit") for shard in shards}
+        self._judges = [method(shard, "judge") for shard in shards]
         self._invalidations = [method(shard, "invalidate") for shard in shards]
         self._outboxes = {shard.deployment_name: _Outbox(method(shard, "store")) for shard in shards}
         self._embedders = itertools.cycle([method(shard, "embed") for shard in shards])
@@ -243,9 +248,13 @@ class CacheHandle:
 
     async def release(self, key: CacheKey, claimant: str) -> None:
         """One that does not arrive costs whoever asks this next a look at a process that has nothing."""
+        await self._asked(self._releases[self._shard(key.tenant)], key, claimant)
+
+    async def _asked(self, method: DeploymentHandle, *args: Any) -> Any:
+        """None where nothing comes."""
         with suppress(SwitchyardError, TimeoutError):
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                await call(self._releases[self._shard(key.tenant)], key, claimant)
+                return await call(method, *args)
 
     async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         """See `SemanticCache.embed`. Every shard has the same encoder, so they take turns."""
@@ -256,6 +265,11 @@ class CacheHandle:
         """See `SemanticStore.audit`. Raises `SwitchyardError` when the shard is down or overloaded."""
         found: dict[str, float | int] = await call(self._audits[self._shard(tenant)], tenant)
         return found
+
+    async def judge(self, org: str, answer_id: str, voice: str, score: float) -> str | None:
+        """Asks all shards, since an answer's id does not say which has it; one that is down has lost it anyway."""
+        asked = (self._asked(shard, org, answer_id, voice, score) for shard in self._judges)
+        return next((exact for exact in await asyncio.gather(*asked) if exact is not None), None)
 
     async def invalidate(self, selection: Selection, dry_run: bool) -> Forgotten:
         """Of all shards, since namespaces of an organisation lie on several. Raises `SwitchyardError` when one of them

@@ -250,6 +250,10 @@ class Ingress:
     async def feedback(self, given: Feedback) -> None:
         """Keep what a caller says about an answer, and have every replica learn from it."""
         await self.ledger.keep_feedback(given)
+        if self._shared_cache is not None:
+            name, voice = given.cached_from or given.request_id, f"{given.key_id}/{given.request_id}"
+            if exact := await self._shared_cache.judge(given.org, name, voice, given.score):
+                await self._ask_all("invalidate", Selection(given.org, answer_id=name), (exact,))
         if given.cached_from or not given.model:
             return  # a replayed answer is judged as one; it says nothing about what the model does now
         await self._ask_all("learn", given.org, given.task, given.model, given.score)

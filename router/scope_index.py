@@ -70,6 +70,11 @@ class ScopeIndex:
         self._rows[row] = self._rows[last]
         self._ids.pop()
 
+    def vector(self, entry_id: int) -> Vector:
+        if self._graph is not None:
+            return np.asarray(self._graph.get(entry_id), dtype=np.float32)
+        return np.array(self._rows[self._ids.index(entry_id)], dtype=np.float32)
+
     def nearest(self, vector: Vector, threshold: float) -> list[tuple[float, int]]:
         """Cosine similarity and entry number of up to `CANDIDATES` vectors from `threshold` up, nearest first."""
         if self._graph is None:

@@ -23,6 +23,7 @@ from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
 from router.scope_index import ScopeIndex, Vector
 from router.settings import CacheSettings
 from router.verifier import Judgement, packaged
+from router.wariness import NEIGHBOURHOOD, WARY_SCORE, Voices, Wariness
 
 TIGHTER = 0.01
 """By how much the score of a wrong candidate has to be exceeded by the next that the same entry answers."""
@@ -43,6 +44,7 @@ class _Entry:
     size_bytes: int
     indexed: bool
     least_score: float = 0.0  # of a question that it may answer: raised above each that turned out another one
+    voices: Voices | None = None
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class SemanticStore:
         self._agree = agree
         self._audits = Audits(settings)
         self._claims = Claims()
+        self._wariness = Wariness()
         self._entries: dict[int, _Entry] = {}
         self._keeping = GreedyDual()
         self._by_answer: dict[str, int] = {}
@@ -179,7 +182,9 @@ class SemanticStore:
             self._remove(partition.by_exact[key.exact])
         partition = self._partition(key.tenant)
         entry_id, self._next_id = self._next_id, self._next_id + 1
-        self._entries[entry_id] = _Entry(key, answer, size, vector is not None)
+        entry = self._entries[entry_id] = _Entry(key, answer, size, vector is not None)
+        if vector is not None and key.scope:
+            entry.least_score = self._wariness.least_score(key.tenant, key.scope, vector)
         self._keeping.add(entry_id, answer.cost_microusd, size + len(embedding or b""))
         self._by_answer[answer.answer_id] = entry_id
         partition.by_exact[key.exact] = entry_id
@@ -197,6 +202,27 @@ class SemanticStore:
             self._audits.wait(key.exact, pending)
             other = self._entries.get(pending.entry_id)
             self.compared(key, self._agree(other.answer, answer) if other is not None else None)
+
+    def judge(self, org: str, answer_id: str, voice: str, score: float) -> str | None:
+        """What somebody of `org` says of a stored answer, from 0 for bad to 1. Returns its exact key when it had to go:
+        then those to questions near it are given only to what is surely the same."""
+        entry_id = self._by_answer.get(answer_id)
+        if entry_id is None or not Selection(org).covers(self._entries[entry_id].key.tenant):
+            return None
+        entry = self._entries[entry_id]
+        entry.voices = entry.voices or Voices()
+        if not entry.voices.hear(voice, score):
+            return None
+        key = entry.key
+        if entry.indexed and key.scope:
+            index = self._partitions[key.tenant].by_scope[key.scope]
+            vector = index.vector(entry_id)
+            self._wariness.mark(key.tenant, key.scope, vector)
+            for _, near in index.within(vector, NEIGHBOURHOOD):
+                self._entries[near].least_score = max(self._entries[near].least_score, WARY_SCORE)
+        self._remove(entry_id)
+        self._counts["disliked"] += 1
+        return key.exact
 
     def invalidate(self, selection: Selection, embedding: bytes | None = None, dry_run: bool = True) -> list[Match]:
         """The answers that `selection` means, which are dropped unless `dry_run`. `embedding`: of its question."""

@@ -33,3 +33,14 @@ def test_a_forgotten_answer_is_gone_everywhere_within_a_second(product: Product)
     assert {product.chat(text, **body).status_code for _ in range(6)} == {504}
     entries = door.get("/v1/audit", params={"limit": 1000}).json()["data"]
     assert sum(entry["act"] == "cache.invalidate" for entry in entries) == 2
+
+
+def test_an_answer_that_a_caller_finds_bad_goes_everywhere(product: Product) -> None:
+    text = "Which answer is no good?"
+    verdicts(product, text)
+    until(lambda: verdicts(product, text) == {"hit-exact"}, 10.0)
+    replayed = product.chat(text).headers["x-switchyard-request-id"]
+    told = product.http().post("/v1/feedback", json={"request_id": replayed, "label": "bad"})
+    assert told.status_code == 200, told.text
+    body = {"switchyard": {"cache": "only-if-cached"}}
+    assert {product.chat(text, **body).status_code for _ in range(6)} == {504}
