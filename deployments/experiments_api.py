@@ -14,7 +14,7 @@ from deployments.openai.body import Body, read_json
 from models.errors import InvalidRequest, NotFound, PermissionDenied
 from router.accounting.registrar import Promote
 from router.experiment_report import as_json, report
-from router.settings import ExperimentSettings
+from router.trial_settings import ExperimentSettings
 from router.trials import version_of
 
 if TYPE_CHECKING:

@@ -152,6 +152,7 @@ class Ingress:
             peers=self._peers if self._shared_cache is not None else None,
             forget_older=self._forget_everywhere,
             promoted=self._promoted,
+            embed=self._embed if self._shared_cache is not None else None,
         )
 
     def reconfigure(self, config: dict[str, Any]) -> None:
@@ -372,6 +373,10 @@ class Ingress:
             loop.create_task(keep_fresh(lambda: self.tenants.login)),
         ]
         self._taking_in = loop.create_task(self._take_in_orphans())
+
+    async def _embed(self, texts: Sequence[str]) -> list[bytes]:
+        assert self._shared_cache is not None
+        return (await self._shared_cache.embed(texts, None))[0]
 
     def _promoted(self, experiment: str) -> str | None:
         return self.follower.directory.promoted(experiment)

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from router.settings import Strict
+from router.strict import Strict
 
 T = TypeVar("T", bound=Strict)
 logger = logging.getLogger("ray.serve")

@@ -194,7 +194,7 @@ class LiveAttempt:
 
     def _question(self) -> ChatRequest:
         """As the model gets it: never with more output than was reserved for it, and with what the gate needs."""
-        request = self.run.request
+        request = self.run.question
         sampling = replace(
             request.sampling, max_tokens=self.run.pipeline.max_output_tokens(self.entry, self.run.request)
         )

@@ -70,6 +70,7 @@ class RequestClosed:
     `usage` is that of the answer; what was generated and not given out is in the `attempts` before the last, and in the
     cost. `usage` of a cache hit is what the replayed answer once took; it cost nothing now and saved `saved_microusd`.
     So with a coalesced one: the request that asked the model pays for it.
+    `changes` is what was done to the prompt (`router.prompting`), none of its words.
     `decision` is `policy.Decision` as plain JSON values. `degraded` names stages that failed and were done without.
     """
 
@@ -103,6 +104,7 @@ class RequestClosed:
     total_ms: float
     overhead_ms: float
     degraded: tuple[str, ...] = ()
+    changes: tuple[dict[str, Any], ...] = ()
     kind: Literal["close"] = "close"
 
 

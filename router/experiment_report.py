@@ -14,7 +14,7 @@ from typing import Any
 
 from router.accounting.experiment_store import MEASURES, ArmTally, Tally
 from router.sequences import Interval, of_any, of_bounded
-from router.settings import ExperimentSettings
+from router.trial_settings import ExperimentSettings
 
 BOUNDED = frozenset({"quality", "escalation"})
 LEAST = {"cost": True, "latency": True, "escalation": True, "quality": False}

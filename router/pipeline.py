@@ -23,6 +23,7 @@ from router.coalescing import Flights
 from router.events import Principal, Record, Sink, Stopwatch
 from router.exact_cache import ExactCache
 from router.experience import Experience
+from router.few_shot import Embed
 from router.fingerprint import Fingerprint, fingerprint
 from router.measured import Conversations, Latencies, conversation_of
 from router.policy import AUTO, NO_LIMITS, Candidate, Circumstances, Decision, Limits, Wish, decide
@@ -41,6 +42,7 @@ from router.ports import (
     PeersPort,
     Terms,
 )
+from router.prompting import Prompting
 from router.recall import Recall
 from router.run import Run
 from router.settings import IngressSettings, RoutingSettings, Strategy
@@ -109,6 +111,8 @@ class Stages:
     forget_older: Callable[[str, str], Awaitable[object]] | None = None
     """Has every ingress drop its own copy of an answer (its exact key), unless it is the one with this id."""
     promoted: Promoted = lambda _: None
+    embed: Embed | None = None
+    """Vectors of texts, of the cluster's encoder."""
 
 
 class Pipeline:
@@ -126,6 +130,7 @@ class Pipeline:
         self.conversations = Conversations()
         self.experience = Experience()
         self.shadows = Shadows(self)
+        self._prompting = Prompting(stages.embed, settings.cache_timeout_s)
         self._turn = 0
         self._background: set[asyncio.Task[Any]] = set()
         self._backend_of = {e.name: b for b in stages.backends.values() for e in b.entries}
@@ -209,6 +214,13 @@ class Pipeline:
         if request.model != AUTO or self.stages.semantic_cache is None or not self.settings.semantic_cache:
             return None
         return self._spawn(self.assess(request, options, degraded))
+
+    async def question(
+        self, request: ChatRequest, principal: Principal
+    ) -> tuple[ChatRequest, tuple[dict[str, Any], ...]]:
+        """As it is put to models, and what of it the tenant's settings have changed."""
+        settings = self.settings.tenants.get(principal.org, self.settings.default_tenant).prompt
+        return await self._prompting.changed(request, settings) if settings.changes else (request, ())
 
     def course(self, request: ChatRequest, principal: Principal, options: Options) -> Course:
         """Under which settings `decide` is to choose: by the time, and by the experiment that it takes part in."""
@@ -328,7 +340,8 @@ class Pipeline:
     async def explain(self, request: ChatRequest, principal: Principal, options: Options) -> dict[str, object]:
         """What would happen to this request, as plain JSON values. Nothing is executed, stored or charged."""
         degraded: list[str] = []
-        tokens = prompt_tokens(request)
+        question, changes = await self.question(request, principal)
+        tokens = prompt_tokens(question)
         found = self.fingerprint(request, principal, options)
         key = found.key(self.settings) if found else None
         cached = key is not None and options.cache not in ("off", "refresh") and self.exact.peek(key.exact)
@@ -343,6 +356,7 @@ class Pipeline:
             "expected_cost_microusd": {
                 name: self._expected(self.entries[name], request, tokens) for name in decision.eligible
             },
+            "prompt_changes": list(changes),
             "degraded": degraded,
         }
 

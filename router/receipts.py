@@ -69,6 +69,7 @@ def closed(
         total_ms=round(run.watch.entered_ms, 3),
         overhead_ms=round(run.overhead_ms, 3),
         degraded=tuple(run.degraded),
+        changes=run.changes,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from models.errors import DeadlineExceeded, StreamInterrupted, SwitchyardError
 from models.messages import ChatRequest, Completion, Event, Usage, fold
@@ -64,6 +64,8 @@ class Run:
     ) -> None:
         self.request_id = new_request_id()
         self.pipeline, self.request, self.principal = pipeline, request, principal
+        self.question = request  # as models get it
+        self.changes: tuple[dict[str, Any], ...] = ()
         self.options, self.door = options, door
         self.settings, self.prices = pipeline.settings, pipeline.prices
         self.watch = watch
@@ -147,7 +149,9 @@ class Run:
     async def generate(self, stream: bool) -> LiveAttempt:
         """Have a model answer: returns when its answer may be given out."""
         pipeline = self.pipeline
-        self.tokens = prompt_tokens(self.request)
+        self.watch.enter("prompt")
+        self.question, self.changes = await pipeline.question(self.request, self.principal)
+        self.tokens = prompt_tokens(self.question)
         self.watch.enter("classify")
         assessment = await (self._assessing or pipeline.assess(self.request, self.options, self._unsure))
         self.degraded += self._unsure
@@ -272,7 +276,7 @@ class Run:
         if self._live is not None:
             return self._live.usage()
         if self.boarding.follows:
-            return usage_of(self.events, prompt_tokens(self.request).expected)
+            return usage_of(self.events, prompt_tokens(self.question).expected)
         return Usage(), True
 
     async def stop(self) -> None:

@@ -57,7 +57,7 @@ class Shadows:
     async def _ask(self, run: Run, model: str, who: Principal, trial: Trial) -> None:
         left_alone = replace(run.options, cache="off", limits=NO_LIMITS, deadline_s=None, strategy=None)
         options = replace(left_alone, priority=LAST, fallbacks=(), trial=trial)
-        request = replace(run.request, model=model, user=None)
+        request = replace(run.question, model=model, user=None)
         try:
             async with self._pipeline.run(request, who, options, DOOR) as shadow:
                 await shadow.begin(stream=False)

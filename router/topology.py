@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from models.catalog import BUILT_IN, ENGINE_CAPABILITIES, ModelEntry, Tier
 from models.providers import ENGINES, PROVIDERS, Dialect, Platform, Quirks, known_provider
-from router.settings import Strict
+from router.strict import Strict
 
 
 class Scale(Strict):

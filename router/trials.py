@@ -16,7 +16,8 @@ from models.errors import SwitchyardError
 from router.constraints import Limits
 from router.events import Principal
 from router.policy import Decision
-from router.settings import WEEKDAYS, ArmSettings, ExperimentSettings, LimitSettings, RoutingSettings, TimeRule
+from router.settings import RoutingSettings
+from router.trial_settings import WEEKDAYS, ArmSettings, ExperimentSettings, LimitSettings, TimeRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tests.serve.product import Product, key_of
 
-
 # What a made-up `deadline_s` asks for is 504, and `only-if-cached` too.
 CONFIG = """
 [checks.not_a_server_error]

@@ -19,7 +19,8 @@ from router.accounting.store import SQLiteStore
 from router.events import Actor, RequestClosed
 from router.experiment_report import report, winner
 from router.promotion import Promoter
-from router.settings import ExperimentSettings, IngressSettings, RoutingSettings
+from router.settings import IngressSettings, RoutingSettings
+from router.trial_settings import ExperimentSettings
 from router.trials import version_of
 from tests.contract.test_stores import closed
 from tests.unit.test_admin_api import Ingress, ingress_of

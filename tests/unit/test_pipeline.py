@@ -73,9 +73,11 @@ class Local:
     calls: int = 0
     closed: int = 0
     failures: list[SwitchyardError] = field(default_factory=list)
+    asked: list[ChatRequest] = field(default_factory=list)
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Sequence[Event]]:
         self.calls += 1
+        self.asked.append(request)
         if self.failures:
             raise self.failures.pop(0)
         try:

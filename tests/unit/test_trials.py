@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from router.constraints import Limits
 from router.events import Principal
 from router.pipeline import Options
-from router.settings import ExperimentSettings, IngressSettings, LimitSettings, RoutingSettings, TimeRule
+from router.settings import IngressSettings, RoutingSettings
+from router.trial_settings import ExperimentSettings, LimitSettings, TimeRule
 from router.trials import Courses, arm_of, holds, tighter, unit_of, version_of
 from tests.unit.test_pipeline import ask, make_world, unary
 
