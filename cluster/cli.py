@@ -84,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--strategy", help="only requests that this strategy decided")
     again.add_argument("--org", help="only requests of this organisation")
     again.set_defaults(command=_replay)
+    place = commands.add_parser("place", help="where a new model stands, from a few dozen labelled outcomes")
+    place.add_argument("model")
+    place.add_argument(
+        "--tier", choices=("small", "medium", "large"), default="medium", help="what it is thought to be"
+    )
+    place.add_argument("--labels", type=Path, help='JSON lines, each {"prompt": "...", "good": 1}')
+    place.add_argument("--log", type=Path, help="made by `switchyard usage export`: what callers said of its answers")
+    place.set_defaults(command=_place)
     return parser
 
 
@@ -214,6 +222,13 @@ def _replay(arguments: argparse.Namespace) -> int:
     from cluster.replay_command import replay
 
     print(replay(arguments.file, arguments.policy, arguments.set, arguments.strategy, arguments.org))
+    return 0
+
+
+def _place(arguments: argparse.Namespace) -> int:
+    from cluster.place_command import place_model
+
+    print(place_model(arguments.model, arguments.tier, arguments.labels, arguments.log))
     return 0
 
 

@@ -10,7 +10,17 @@ from typing import Any
 from models.errors import InvalidRequest
 from router.replay import Line, Logged
 
-_COLUMNS = ("decision", "propensity", "cost_microusd", "feedback", "opened_at", "strategy", "status", "cache_verdict")
+_COLUMNS = (
+    "decision",
+    "model",
+    "propensity",
+    "cost_microusd",
+    "feedback",
+    "opened_at",
+    "strategy",
+    "status",
+    "cache_verdict",
+)
 
 
 def logged(path: Path, strategy: str | None = None, org: str | None = None) -> list[Logged]:
@@ -52,7 +62,9 @@ def _counts(row: dict[str, Any], strategy: str | None, org: str | None) -> bool:
 
 def _logged(row: dict[str, Any]) -> Logged:
     opened_at_unix_ms = int(row["opened_at"].timestamp() * 1000)
-    return Logged(json.loads(row["decision"]), float(row["cost_microusd"]), row["feedback"], opened_at_unix_ms)
+    return Logged(
+        json.loads(row["decision"]), float(row["cost_microusd"]), row["feedback"], opened_at_unix_ms, row["model"] or ""
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,10 @@ class Loss:
         return {name: round(value, 4) for name, value in parts.items()}
 
 
-def quality_of(entry: ModelEntry) -> float:
+def quality_of(entry: ModelEntry, routing: RoutingSettings | None = None) -> float:
     """Where a model stands between the small (0) and the large (1) one that the classifier was trained on."""
+    if routing is not None and entry.name in routing.quality:
+        return routing.quality[entry.name]
     return entry.quality if entry.quality is not None else TIERS.index(entry.tier) / (len(TIERS) - 1)
 
 
@@ -90,7 +92,7 @@ def chances(
         if outlook is None or strategy == "learning":
             chance = BY_TIER[entry.tier]
         else:
-            chance = chance_of(outlook, quality_of(entry))
+            chance = chance_of(outlook, quality_of(entry, routing))
         if strategy != "learned":
             good, bad = evidence.get(entry.name, (0.0, 0.0))
             chance = (PRIOR_STRENGTH * chance + good) / (PRIOR_STRENGTH + good + bad)

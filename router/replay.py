@@ -32,12 +32,18 @@ _FACTORS = {"length": "length_weight", "keywords": "keyword_weight", "code": "co
 @dataclass(frozen=True, slots=True)
 class Logged:
     """A request that `auto` decided and a model answered. quality: what its callers said of it, in [0, 1]; None:
-    nothing."""
+    nothing. model: who answered in the end."""
 
     decision: Mapping[str, Any]
     cost_microusd: float
     quality: float | None
     at_unix_ms: int
+    model: str = ""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the model that was chosen answered itself."""
+        return bool(self.model == self.decision["model"])
 
     @property
     def action(self) -> str:

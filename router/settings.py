@@ -117,6 +117,9 @@ class RoutingSettings(Strict):
     exploration: float = Field(
         0.0, ge=0, le=1, description="share of requests whose model is drawn by lot from those that may answer"
     )
+    quality: dict[str, Annotated[float, Field(ge=-1, le=2)]] = Field(
+        {}, description="by model name, stands before the catalogue's; `switchyard place` finds it from labels"
+    )
     medium_from: float = Field(0.3, ge=0, le=1)
     large_above: float = Field(0.6, ge=0, le=1)
     gate: GateSettings = GateSettings()
@@ -149,7 +152,7 @@ class RoutingSettings(Strict):
     def models_named(self) -> set[str]:
         arms = (arm for experiment in self.experiments.values() for arm in experiment.arms.values())
         after = (name for model, others in self.fallbacks.items() for name in (model, *others))
-        return {*self.gates, *after, *(arm.model for arm in arms if arm.model is not None)}
+        return {*self.gates, *self.quality, *after, *(arm.model for arm in arms if arm.model is not None)}
 
     def variants(self) -> list[RoutingSettings]:
         """What may hold at some time for some request. Raises ValueError where a rule or an arm is wrong."""

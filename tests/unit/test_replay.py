@@ -169,6 +169,7 @@ def test_estimates_cover_what_the_other_policy_would_have_cost_and_been_worth() 
 def export(path: Path, log: list[Logged]) -> Path:
     rows = [
         {
+            "model": row.decision["model"],
             "org": "acme" if i % 2 else "other",
             "opened_at": datetime.fromtimestamp(1_780_000_000 + i, UTC),
             "decision": json.dumps(row.decision),

@@ -29,6 +29,7 @@ def export(path: Path, exploration: float, requests: int = 4_000, rated: float =
         rows.append(
             {
                 "org": "acme",
+                "model": model,
                 "opened_at": datetime.fromtimestamp(1_780_000_000, UTC),
                 "decision": json.dumps({"model": model, "eligible": ["cheap", "strong"], "propensity": propensity}),
                 "propensity": propensity,

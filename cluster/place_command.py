@@ -1,0 +1,70 @@
+"""`switchyard place`: where a new model stands, from labelled outcomes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cluster.logged import logged
+from models.catalog import TIERS
+from models.errors import InvalidRequest
+from models.messages import Message, TextPart
+from router.placing import place
+from router.ports import Outlook
+
+LEAST_OUTCOMES = 24
+
+
+def place_model(model: str, tier: str, labels: Path | None, log: Path | None) -> str:
+    """From JSON lines `{"prompt", "good"}` (good in [0, 1], or true and false), and from an export of the books, of
+    what callers said about answers of `model`. Raises `InvalidRequest` for files that cannot be used."""
+    outcomes = [*(_labelled(labels) if labels else ()), *(_rated(log, model) if log else ())]
+    if len(outcomes) < LEAST_OUTCOMES:
+        raise InvalidRequest(
+            f"{len(outcomes)} outcomes are too few to place a model: give {LEAST_OUTCOMES} or more, with --labels or "
+            "--log."
+        )
+    found = place(outcomes, TIERS.index(tier) / (len(TIERS) - 1))  # type: ignore[arg-type]
+    return "\n".join(
+        (
+            f"{found.outcomes} outcomes, {found.good:.0%} good (expected there: {found.expected:.0%}); "
+            f"{found.informative} of them tell a small model from a large one",
+            f"quality {found.quality:g} (95 %: {found.low:g} to {found.high:g}; 0 is a small model, 1 a large one)",
+            "For the user_config of Ingress:",
+            f"routing: {{quality: {{{json.dumps(model)}: {found.quality:g}}}}}",
+        )
+    )
+
+
+def _labelled(path: Path) -> list[tuple[Outlook, float]]:
+    from router.learned.strategy import LearnedStrategy
+    from router.settings import ClassifierSettings
+
+    strategy = LearnedStrategy(ClassifierSettings())
+    found, number = [], 0
+    try:
+        for line in path.read_text().splitlines():
+            number += 1
+            if not line.strip():
+                continue
+            entry = json.loads(line)
+            prompt, good = entry["prompt"], float(entry["good"])
+            if not isinstance(prompt, str) or not 0 <= good <= 1:
+                raise ValueError
+            found.append((strategy.outlook([Message("user", (TextPart(prompt),))]), good))
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read ({error.strerror}).") from None
+    except (ValueError, KeyError, TypeError):
+        raise InvalidRequest(
+            f'Line {number} of {path} is not like {{"prompt": "...", "good": 1}}, with \'good\' from 0 to 1.'
+        ) from None
+    return found
+
+
+def _rated(path: Path, model: str) -> list[tuple[Outlook, float]]:
+    found = []
+    for row in logged(path):
+        outlook = ((row.decision.get("basis") or {}).get("assessment") or {}).get("outlook")
+        if outlook and row.quality is not None and row.action == model and row.answered:
+            found.append((Outlook(**outlook), row.quality))
+    return found
