@@ -50,6 +50,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, run: Callable[[
     _add_policies(commands, command)
     _add_audit(commands, command)
     _add_experiments(commands, command)
+    erase = command(commands, "erase", _erasure, "forget an organisation, or one of its users; this cannot be undone")
+    erase.add_argument("--org", required=True)
+    erase.add_argument("--user")
+    erase.add_argument("--yes", action="store_true", required=True, help="that it is meant")
+    command(commands, "compliance", lambda a: _Ask("GET", "/v1/admin/compliance"), "say what is stored, where and how")
     alerts = commands.add_parser("alerts", help="what operators were told")
     alerts = alerts.add_subparsers(required=True, metavar="WHAT")
     listed = command(alerts, "list", lambda a: _Ask("GET", f"/v1/alerts?limit={a.limit}"), "the newest first")
@@ -192,6 +197,12 @@ def _told(told: dict[str, Any]) -> Iterable[str]:
                 yield from _told(entry) if entry.get("object") == "experiment" else (_line(entry),)
             if not told["data"]:
                 yield "none"
+        case "compliance":
+            yield from (_store_line(store) for store in told["stores"])
+        case "erasure":
+            counts = ", ".join(f"{count} {what}" for what, count in told["erased"].items())
+            yield f"erased: {counts}"
+            yield from (f"kept: {what}" for what in told["kept"])
         case "alert":
             yield _alert_line(told)
         case "cache.invalidation":
@@ -243,6 +254,17 @@ def _arm(arm: dict[str, Any]) -> str:
             interval = f" ({measure['low']:g} to {measure['high']:g})" if measure["low"] is not None else ""
             columns.append(f"{name}={measure['mean']:g}{interval}")
     return "  ".join(columns)
+
+
+def _store_line(store: dict[str, Any]) -> str:
+    amount = "" if store["entries"] is None else f"  {store['entries']} entries"
+    told = {"where": store["where"], "how long": store["kept"], "encrypted": store["encrypted"]}
+    return "\n".join([f"{store['what']}{amount}", *(f"  {name}: {value}" for name, value in told.items())])
+
+
+def _erasure(arguments: argparse.Namespace) -> _Ask:
+    body = {"org": arguments.org} | ({"user": arguments.user} if arguments.user else {})
+    return _Ask("POST", "/v1/admin/erasures", body)
 
 
 def _alert_line(alert: dict[str, Any]) -> str:

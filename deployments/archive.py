@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ _METHODS = (
     *("put_response", "response", "conversation", "delete_response"),
     *("begin_file", "append_file", "finish_file", "abort_file", "list_files", "file", "read_file", "delete_file"),
     *("create_batch", "batch", "list_batches", "cancel_batch"),
+    *("erase", "facts"),
 )
 
 MAX_UNSENT = 256
@@ -162,6 +164,12 @@ class Archive:
 
     # ---- all of it -------------------------------------------------------------------------------------------------
 
+    async def erase(self, org: str, user: str | None, response_ids: Sequence[str]) -> dict[str, int]:
+        return await self._keeper.erase(org, user, response_ids)
+
+    async def facts(self) -> dict[str, Any]:
+        return await self._keeper.facts()
+
     async def counts(self) -> dict[str, int]:
         return self._keeper.counts
 
@@ -261,6 +269,15 @@ class ArchiveHandle:
 
     async def cancel_batch(self, org: str, batch_id: str) -> dict[str, Any]:
         found: dict[str, Any] = await self._call("cancel_batch", org, batch_id)
+        return found
+
+    async def erase(self, org: str, user: str | None, response_ids: Sequence[str]) -> dict[str, int]:
+        """See `router.archive.archive.Archive.erase`."""
+        erased: dict[str, int] = await self._call("erase", org, user, response_ids)
+        return erased
+
+    async def facts(self) -> dict[str, Any]:
+        found: dict[str, Any] = await self._call("facts")
         return found
 
     async def close(self, timeout_s: float) -> None:

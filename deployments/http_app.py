@@ -18,6 +18,7 @@ from deployments.admin_api import AdminDoor
 from deployments.analytics_api import AnalyticsDoor
 from deployments.anthropic.messages import MessagesDoor
 from deployments.cache_api import CacheDoor
+from deployments.data_api import DataDoor
 from deployments.door import DENIALS, ErrorBody, Handler, Operation, error_response, note_denied, unexpected
 from deployments.experiments_api import ExperimentsDoor
 from deployments.feedback_api import FeedbackDoor
@@ -46,6 +47,7 @@ DOORS = (
     CacheDoor,
     ChatDoor,
     CompletionsDoor,
+    DataDoor,
     EmbeddingsDoor,
     ExperimentsDoor,
     FeedbackDoor,

@@ -314,6 +314,10 @@ class Ingress:
             await self._ask_all("invalidate", selection, found.exacts)
         return found
 
+    async def forget_org_everywhere(self, org: str) -> None:
+        """Where there is no shared cache: what the replicas have of an organisation."""
+        await self._ask_all("invalidate", Selection(org))
+
     async def catch_up(self, version: int) -> bool:
         """Whether this replica knows, within a second, what administrators have done up to `version`."""
         return await self.follower.reached(version, CATCH_UP_S)

@@ -68,6 +68,7 @@ class Ledger:
         the data folder, or PostgreSQL at `url`. secrets: of alert channels."""
         folder = Path(data_dir)
         self._settings = LiveSettings(LedgerSettings)
+        self._where = "PostgreSQL" if url.get_secret_value() else str(folder / LEDGER_FILE)
 
         def store() -> SQLiteStore | PostgresStore:
             where = url.get_secret_value()
@@ -82,6 +83,7 @@ class Ledger:
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         if settings := self._settings.accept(user_config):
             self._books.watch.settings = settings.alerts
+            self._books.retention = settings.retention
 
     async def ingest(self, holder: str, chunk: bytes) -> int:
         return await self._books.ingest(holder, chunk)
@@ -114,6 +116,15 @@ class Ledger:
 
     async def tell(self, alert: Alert) -> bool:
         return await self._books.watch.tell(alert)
+
+    async def forget_user(self, org: str, user: str) -> list[str]:
+        return await self._books.forget_user(org, user)
+
+    async def forget_org(self, org: str) -> int:
+        return await self._books.forget_org(org)
+
+    async def facts(self) -> dict[str, Any]:
+        return {**await self._books.facts(), "where": self._where}
 
     async def keep_feedback(self, given: Feedback) -> None:
         await self._books.keep_feedback(given)
@@ -181,6 +192,8 @@ class LedgerHandle:
         self._judged = method(handle, "judged")
         self._alerts = method(handle, "alerts")
         self._tell = method(handle, "tell")
+        self._forget_user, self._forget_org = method(handle, "forget_user"), method(handle, "forget_org")
+        self._facts = method(handle, "facts")
         self._keep_feedback = method(handle, "keep_feedback")
         self._feedback = method(handle, "feedback")
         self._experiment = method(handle, "experiment")
@@ -222,6 +235,15 @@ class LedgerHandle:
 
     async def tell(self, alert: Alert) -> bool:
         return await _within(READ_TIMEOUT_S, self._tell, alert)
+
+    async def forget_user(self, org: str, user: str) -> list[str]:
+        return await _within(AUDIT_TIMEOUT_S, self._forget_user, org, user)
+
+    async def forget_org(self, org: str) -> int:
+        return await _within(AUDIT_TIMEOUT_S, self._forget_org, org)
+
+    async def facts(self) -> dict[str, Any]:
+        return await _within(READ_TIMEOUT_S, self._facts)
 
     async def keep_feedback(self, given: Feedback) -> None:
         await _within(INGEST_TIMEOUT_S, self._keep_feedback, given)

@@ -264,6 +264,9 @@ class ArchiveSettings(Strict):
     max_response_bytes: int = Field(1024**3, ge=0, description="of all stored responses; the oldest go first")
     max_response_bytes_per_org: int = Field(256 * 1024**2, ge=0)
     file_ttl_s: float = Field(30 * 86_400.0, gt=0)
+    ttl_s_by_org: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="of responses and files of these organisations, instead of the two above"
+    )
     max_file_bytes: int = Field(200 * 1024**2, gt=0)
     max_file_bytes_per_org: int = Field(2 * 1024**3, gt=0)
     max_batch_requests: int = Field(50_000, gt=0, description="lines of one batch")
@@ -323,10 +326,25 @@ class AlertSettings(Strict):
         return self
 
 
+RetentionDays = Annotated[int, Field(ge=35, le=3660)]
+"""More than a month, so that what a budget counts is there until its period is over."""
+
+
+class RetentionSettings(Strict):
+    """How long requests, with their receipts and what was said about them, stay in the books. Their sums stay."""
+
+    days: RetentionDays | None = Field(None, description="None: for ever")
+    days_by_org: dict[str, RetentionDays] = Field({}, description="instead of `days`")
+
+    def days_of(self, org: str) -> int | None:
+        return self.days_by_org.get(org, self.days)
+
+
 class LedgerSettings(Strict):
     """Of Ledger."""
 
     alerts: AlertSettings = AlertSettings()
+    retention: RetentionSettings = RetentionSettings()
 
 
 class BatcherSettings(Strict):

@@ -16,6 +16,8 @@ from router.accounting.postgres import EVERY_ORG
 
 AlertKind = Literal["budget", "forecast", "anomaly", "database", "test"]
 MAX_PAGE = 200
+ALERT_DAYS = 400
+"""For so long they are kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from models.errors import Overloaded
 from router import receipts
 from router.accounting import journal
+from router.accounting.alerts import ALERT_DAYS
 from router.accounting.analyst import Analyst, Outlook
 from router.accounting.anomalies import Anomaly
 from router.accounting.balances import Balances, LeaseAnswer, LeaseAsk, Standing
@@ -30,8 +32,10 @@ from router.accounting.registrar import Registrar
 from router.accounting.shipper import take_in_orphans
 from router.accounting.store import Accepted, OpenRequest, Store
 from router.accounting.usage import MAX_ROWS
+from router.accounting.usage_sql import DAY_MS
 from router.accounting.watch import Watch
 from router.events import as_json
+from router.settings import RetentionSettings
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -40,6 +44,9 @@ SWEEP_EVERY_S = 3.0
 ABANDONED_AFTER_S = 3600.0
 """An open request of a process that cannot be seen from here (another node's) counts as abandoned after this long."""
 _SILENT_HOLDER_S = 3 * LEASE_VALID_S
+RETAIN_EVERY_S = 3600.0
+_DROPPED_AT_ONCE, _FORGOTTEN_AT_ONCE = 500, 10_000
+_NEVER_UNIX_MS = 2**62
 _MAX_WAITERS = 1024
 _MAX_READS = {"receipt": 2 * _MAX_WAITERS, "usage": 16, "audit": 16}
 """How many of each may wait for the thread that reads. A sum may take seconds, a receipt takes microseconds."""
@@ -80,6 +87,8 @@ class Books:
         self._booking = asyncio.Lock()  # what is loaded from the database must not be booked again
         self._counts = Counts()
         self.analyst = Analyst(store.usage)
+        self.retention = RetentionSettings()
+        self._retained_s = -RETAIN_EVERY_S
         self.asked_for: dict[Account, int] = {}  # budgets that some ingress asked leases of -> their amount
         self.watch = Watch(self, store.alerts, self._write, secrets or {})
         self.registrar = Registrar(store.directory, self._write, lambda work: self._read("audit", work))
@@ -123,7 +132,50 @@ class Books:
         stale = await self._write(lambda: self._store.open_requests(before_unix_ms=before))
         await self._abandon([request for request in stale if request.holder not in here])
         self._balances.advance(_now_unix_ms())
+        if now_s - self._retained_s >= RETAIN_EVERY_S:
+            self._retained_s = now_s
+            await self.retain(_now_unix_ms())
         await self._write(lambda: self._store.drop_minutes(slice_name(_now_unix_ms() // SLICE_MS - 2 * SLICES)))
+
+    async def retain(self, now_unix_ms: int) -> int:
+        """Drop the requests that have had their time, a few at a time, and old alerts. Returns how many requests."""
+        dropped, keeping = 0, self._store.retention
+        await self._write(partial(self._store.alerts.drop, now_unix_ms - ALERT_DAYS * DAY_MS))
+        for org in await self._write(keeping.orgs) if self.retention != RetentionSettings() else ():
+            if (days := self.retention.days_of(org)) is None:
+                continue
+            before = now_unix_ms - days * DAY_MS
+            while count := await self._write(partial(keeping.drop_requests, org, before, _DROPPED_AT_ONCE)):
+                dropped += count
+        return dropped
+
+    async def forget_user(self, org: str, user: str) -> list[str]:
+        """What the books have of one user's requests that came in so far; their ids."""
+        forgotten: list[str] = []
+        while ids := await self._write(partial(self._store.retention.requests_of, org, user, _FORGOTTEN_AT_ONCE)):
+            await self._write(partial(self._store.retention.forget_user, org, user, ids))
+            forgotten += ids
+        await self._write(partial(self._store.retention.forget_user, org, user, ()))
+        await self._write(self._store.retention.scrub)
+        return forgotten
+
+    async def forget_org(self, org: str) -> int:
+        """All requests of an org that came in so far, and how many they were. What was spent stays known."""
+        count = 0
+        while done := await self._write(
+            partial(self._store.retention.drop_requests, org, _NEVER_UNIX_MS, _DROPPED_AT_ONCE)
+        ):
+            count += done
+        await self._write(partial(self._store.retention.forget_users, org))
+        await self._write(self._store.retention.scrub)
+        async with self._booking:
+            self._balances.forget()
+        return count
+
+    async def facts(self) -> dict[str, Any]:
+        """See `RetentionStore.facts`; and for how long requests stay."""
+        found = await self._write(self._store.retention.facts)
+        return {**found, "retention": self.retention.model_dump()}
 
     async def run(self) -> None:
         """Sweep for ever."""

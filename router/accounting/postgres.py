@@ -38,6 +38,7 @@ _WALLED = (
     "usage_plain_days",
     "usage_by",
     "alerts",
+    "dropped_costs",
 )
 _POLICY = (
     "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; ALTER TABLE {table} FORCE ROW LEVEL SECURITY; "
@@ -163,6 +164,9 @@ class PostgresDatabase:
         finally:
             with suppress(self._psycopg.Error):
                 self.reader.execute("SELECT set_config('switchyard.org', '', false)")
+
+    def scrub(self) -> None:
+        """What was deleted leaves PostgreSQL's files when it vacuums, and its log when that is recycled."""
 
     def close(self) -> None:
         self.reader.close()

@@ -148,6 +148,29 @@ class Promote:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """End the keys of an org, which is disabled, or of one of its users; whose they were is not known any more."""
+
+    org: str
+    user: str | None
+
+    @property
+    def name(self) -> str:
+        return "erase.org" if self.user is None else "erase.user"
+
+    def entities(self, directory: Directory, now_unix_ms: int) -> list[Entity]:
+        if self.user is None and self.org == DEFAULT_ORG:
+            raise InvalidRequest(f"'{DEFAULT_ORG}' is the operator's own organisation and stays.", "org")
+        org = directory.find(Org, self.org) or Org(self.org, now_unix_ms)
+        keys = [
+            replace(ended_at(key, now_unix_ms), user="", name="")
+            for key in directory.all(Key)
+            if key.org == self.org and self.user in (None, key.user)
+        ]
+        return [replace(org, disabled=org.disabled or self.user is None), *keys]
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """What an act made of what it acted on, and the version from which every ingress knows it."""
 

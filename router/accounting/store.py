@@ -16,6 +16,7 @@ from router.accounting.experiment_store import ExperimentStore
 from router.accounting.feedback import FeedbackStore
 from router.accounting.limits import Account
 from router.accounting.postgres import PostgresDatabase
+from router.accounting.retention import RetentionStore
 from router.accounting.usage_sql import TOKENS
 from router.accounting.usage_store import UsageStore
 from router.sqlite_file import SQLiteFile
@@ -62,7 +63,7 @@ class Store(Protocol):
 
     `rejected`: how many records since it was opened were none and were set aside. `directory`: who there is, and the
     audit log, in the same database. `feedback`: what callers said about answers. `alerts`: what operators were told.
-    And `experiments`.
+    And `experiments`. `retention`: what goes again.
     """
 
     rejected: int
@@ -70,6 +71,7 @@ class Store(Protocol):
     feedback: FeedbackStore
     experiments: ExperimentStore
     alerts: AlertStore
+    retention: RetentionStore
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         """Take in records (as `events.as_json` makes them) in one transaction; those already known change nothing.
@@ -156,6 +158,7 @@ class SQLStore:
         self.feedback = FeedbackStore(self._file)
         self.experiments = ExperimentStore(self._file)
         self.alerts = AlertStore(self._file)
+        self.retention = RetentionStore(self._file)
         self.rejected = 0
         self._usage = UsageStore(self._file)
 
@@ -226,7 +229,8 @@ class SQLStore:
             f"SELECT holder, CAST(SUM(cost) AS BIGINT) FROM ({source}) AS costs GROUP BY holder HAVING SUM(cost) > 0",
             values,
         )
-        return [Spent(*row) for row in rows]
+        spent = [Spent(*row) for row in rows]
+        return spent + [Spent(*row) for row in self.retention.spent_before(account)] if since_unix_ms == 0 else spent
 
     def leases(self, account: Account, period: str) -> list[Lease]:
         where = " AND ".join(f"{column} = ?" for column in (*Account.__slots__, "period"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from models.errors import NotFound, Overloaded
-from router.archive.batches import Batch, BatchStore
+from router.archive.batches import OPEN, Batch, BatchStore
 from router.archive.files import FileStore, StoredFile
 from router.archive.lines import Results
 from router.archive.responses import ResponseStore, StoredResponse
@@ -33,6 +33,7 @@ FRESH_S = 30.0
 waiting."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+ERASE_WAIT_S = 15.0
 _RESEALED_ROWS = 50
 _MAX_READS = 512
 _MAX_WAITERS = 1024
@@ -177,6 +178,41 @@ class Archive:
     async def cancel_batch(self, org: str, batch_id: str) -> dict[str, Any]:
         assert self._runner is not None
         return await self._runner.cancel(org, batch_id)
+
+    # ---- what is to be forgotten -----------------------------------------------------------------------------------
+
+    async def erase(self, org: str, user: str | None, response_ids: Sequence[str]) -> dict[str, int]:
+        """Everything of an org, or of one of its users these responses, their batches and the files of those.
+
+        Batches under way are cancelled first. Raises `Overloaded` while one has not ended.
+        """
+        batches = await self._write(lambda: self.batches.of(org, user))
+        for batch in batches:
+            if batch.status in OPEN and self._runner is not None:
+                await self._runner.cancel(org, batch.batch_id)
+        until_s = time.monotonic() + ERASE_WAIT_S
+        while any(batch.status in OPEN for batch in await self._write(lambda: self.batches.of(org, user))):
+            if time.monotonic() > until_s:
+                raise Overloaded("A batch of theirs still comes to its end; erase again in a minute.", None, 60.0)
+            await asyncio.sleep(0.1)
+        batches = await self._write(lambda: self.batches.of(org, user))
+        names = ("input_file_id", "output_file_id", "error_file_id")
+        theirs = [batch.body[name] for batch in batches for name in names if batch.body[name]]
+        files = await self._write(lambda: self.files.erase(org, None if user is None else theirs))
+        responses = await self._write(lambda: self._responses.erase(org, None if user is None else response_ids))
+        await self._write(lambda: self.batches.delete(batches))
+        await self._write(self._file.scrub)
+        return {"responses": responses, "files": files, "batches": len(batches)}
+
+    async def facts(self) -> dict[str, Any]:
+        """What is stored here, for how long, and by which keys it is sealed."""
+        return {
+            "where": str(self.folder),
+            "keys": list(self.sealer.ids),
+            "responses": await self._write(self._responses.facts),
+            "files": await self._write(self.files.facts),
+            "settings": self.settings.model_dump(),
+        }
 
     # ---- all of it -------------------------------------------------------------------------------------------------
 

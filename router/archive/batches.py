@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,6 +103,16 @@ class BatchStore:
             raise NotFound("No batch with this id: GET /v1/batches lists yours.", "batch_id")
         body: dict[str, Any] = json.loads(row[0])
         return body
+
+    def of(self, org: str, user: str | None) -> list[Batch]:
+        """All of an org, or of one of its users. For the thread that writes."""
+        rows = self._file.writer.execute("SELECT org, batch_id, body, principal FROM batches WHERE org = ?", (org,))
+        return [batch for batch in (_batch(*row) for row in rows) if user is None or batch.principal.user == user]
+
+    def delete(self, batches: Sequence[Batch]) -> None:
+        with self._file.transaction() as writer:
+            for batch in batches:
+                writer.execute("DELETE FROM batches WHERE org = ? AND batch_id = ?", (batch.org, batch.batch_id))
 
     def list(self, org: str, limit: int, after: str | None) -> list[dict[str, Any]]:
         """The newest first, those after the batch `after`."""

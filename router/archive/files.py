@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from models.errors import BodyTooLarge, InvalidRequest, NotFound
-from router.sealing import HEAD_BYTES, NO_SEALER, PIECE_BYTES, Sealer, SealingWriter
+from router.sealing import HEAD_BYTES, NO_SEALER, PIECE_BYTES, Sealer, SealingWriter, key_id
 from router.settings import ArchiveSettings
 from router.sqlite_file import SQLiteFile
 
@@ -215,12 +217,33 @@ class FileStore:
 
     def sweep(self, settings: ArchiveSettings) -> int:
         """Remove what has had its time. Returns how many."""
-        before = self._clock() - settings.file_ttl_s
-        sql = "SELECT org, file_id FROM files WHERE created_at_unix_s <= ?"
-        old = self._file.writer.execute(sql, (before,)).fetchall()
+        now = self._clock()
+        found = self._file.writer.execute("SELECT org, file_id, created_at_unix_s FROM files").fetchall()
+        old = [(o, f) for o, f, at in found if at <= now - settings.ttl_s_by_org.get(o, settings.file_ttl_s)]
         for org, file_id in old:
             self.delete(org, file_id)
         return len(old)
+
+    def erase(self, org: str, ids: Sequence[str] | None) -> int:
+        """Those of an org, or of these ids of them; and what it is just sending. Returns how many there were."""
+        found = self._file.writer.execute("SELECT file_id FROM files WHERE org = ?", (org,)).fetchall()
+        chosen = [file_id for (file_id,) in found if ids is None or file_id in ids]
+        for file_id in chosen:
+            self.delete(org, file_id)
+        if ids is None:
+            for file_id in [file_id for file_id, upload in self._uploads.items() if upload.org == org]:
+                self.abort(file_id)
+        return len(chosen)
+
+    def facts(self) -> dict[str, Any]:
+        """How many there are, how many bytes (of their contents), and by which key they are sealed."""
+        by_key: Counter[str] = Counter()
+        size_bytes = 0
+        for file_id, size in self._file.writer.execute("SELECT file_id, size_bytes FROM files").fetchall():
+            with suppress(FileNotFoundError), (self._folder / file_id).open("rb") as file:
+                by_key[key_id(file.read(HEAD_BYTES)) or "none"] += 1
+                size_bytes += size
+        return {"count": by_key.total(), "bytes": size_bytes, "sealed_by": dict(by_key)}
 
     def close(self) -> None:
         for file_id in list(self._uploads):

@@ -74,7 +74,7 @@ class ResponseStore:
     def get(self, org: str, response_id: str, settings: ArchiveSettings) -> StoredResponse | None:
         row = self._file.reader.execute(
             f"SELECT {_COLUMNS} FROM responses WHERE org = ? AND response_id = ? AND created_at_unix_s > ?",
-            (org, response_id, self._clock() - settings.response_ttl_s),
+            (org, response_id, self._clock() - settings.ttl_s_by_org.get(org, settings.response_ttl_s)),
         ).fetchone()
         return self._opened(org, row) if row else None
 
@@ -102,11 +102,31 @@ class ResponseStore:
 
     def sweep(self, settings: ArchiveSettings) -> int:
         """Remove what has had its time. Returns how many."""
+        removed, now = 0, self._clock()
+        for org in [org for (org,) in self._file.writer.execute("SELECT DISTINCT org FROM responses")]:
+            before = now - settings.ttl_s_by_org.get(org, settings.response_ttl_s)
+            sql = _OLDEST.format(where="WHERE org = ? AND created_at_unix_s <= ?", limit=100)
+            while rows := self._file.writer.execute(sql, (org, before)).fetchall():
+                removed += self._remove(rows)
+        return removed
+
+    def erase(self, org: str, ids: Sequence[str] | None) -> int:
+        """Those of an org, or of these ids of them. Returns how many there were."""
         removed = 0
-        sql = _OLDEST.format(where="WHERE created_at_unix_s <= ?", limit=100)
-        while rows := self._file.writer.execute(sql, (self._clock() - settings.response_ttl_s,)).fetchall():
+        if ids is not None:
+            return sum(self.delete(org, response_id) for response_id in ids)
+        while rows := self._file.writer.execute(_OLDEST.format(where="WHERE org = ?", limit=100), (org,)).fetchall():
             removed += self._remove(rows)
         return removed
+
+    def facts(self) -> dict[str, Any]:
+        """How many there are, how many bytes (of the texts), and by which key they are sealed."""
+        rows = self._file.writer.execute(
+            "SELECT CASE WHEN typeof(body) = 'blob' THEN hex(substr(body, 5, 4)) ELSE '' END AS sealed_by, "
+            "COUNT(*), SUM(size_bytes) FROM responses GROUP BY sealed_by"
+        ).fetchall()
+        by_key = {key.lower() or "none": count for key, count, _ in rows}
+        return {"count": sum(by_key.values()), "bytes": sum(size for *_, size in rows), "sealed_by": by_key}
 
     def reseal(self, limit: int) -> int:
         """Seal up to so many that are not sealed by the key that seals now. Returns how many there were.

@@ -39,6 +39,7 @@ TABLES = (
     "usage_plain_days",
     "usage_by",
     "alerts",
+    "dropped_costs",
     "feedback",
     "experiment_outcomes",
 )

@@ -501,3 +501,34 @@ def test_an_alert_is_kept_once_with_how_far_it_is(make_store: Callable[[], SQLSt
     (shown,) = store.alerts.page("acme", 9)
     assert shown["deliveries"]["ops"]["attempts"] == 2 and shown["text"] == "é"
     assert store.alerts.drop(AT) == 0 and store.alerts.drop(AT + 1) == 1 and store.alerts.page(None, 9) == []
+
+
+def test_what_goes_leaves_its_sums_and_what_budgets_count(store: SQLStore) -> None:
+    for number in range(7):
+        changes = {"user": "ann" if number % 2 else "bob", "team": "web" if number < 4 else "ops"}
+        take(store, closed(f"r{number}", cost=10, at=AT + number, **changes))
+    take(store, opened("late"), closed("late", cost=500, attempts=(), status="abandoned"), closed("x", "other", 3))
+    store.feedback.save(Feedback("acme", "r0", "key", AT, "m", "", "", 1.0))
+    teams = [Account("acme", "microusd", "total", team=team) for team in ("", "web", "ops")]
+    accounts = [*teams, Account("acme", "microusd", "total", model="m")]
+
+    def spent() -> list[int]:
+        return [sum(row.microusd for row in store.spent(account, 0, None)) for account in accounts]
+
+    sums, before = store.usage("acme", 0, 2 * AT, ["model"], 10, True), spent()
+    assert before == [570, 540, 30, 570]
+    assert [store.retention.drop_requests("acme", AT + 5, 3) for _ in range(4)] == [3, 3, 0, 0]
+    assert spent() == before and store.receipt("acme", "r0") is None and store.receipt("acme", "r6")
+    assert store.usage("acme", 0, 2 * AT, ["model"], 10, True) == sums
+    assert store.feedback.summary("acme", "model") == []
+    assert store.spent(accounts[0], AT, AT + 99) == [Spent("h", 20)]  # a month's budget counts what is there
+    ids = store.retention.requests_of("acme", "ann", 10)
+    assert ids == ["r5"]
+    store.retention.forget_user("acme", "ann", ids)
+    assert store.receipt("acme", "r5") is None and store.retention.requests_of("acme", "ann", 10) == []
+    users = {row["user"]: row["requests"] for row in store.usage("acme", 0, 2 * AT, ["user"], 10)}
+    assert "ann" not in users and sum(users.values()) == sums[0]["requests"]
+    store.retention.forget_users("acme")
+    assert store.usage("acme", 0, 2 * AT, ["user"], 10)[0]["user"] == ""
+    assert store.retention.orgs() and store.retention.facts()["rows"]["requests"] == 3
+    assert store.usage("other", 0, 2 * AT, ["user"], 10)[0]["user"] == "ann"

@@ -47,6 +47,7 @@ class LocalLedger:
         self.usage, self.forecast, self.outlook = books.usage, books.forecast, books.outlook
         self.anomalies, self.judged = books.anomalies, books.judged
         self.experiment = books.experiment
+        self.forget_user, self.forget_org, self.facts = books.forget_user, books.forget_org, books.facts
         self.alerts, self.tell = books.alerts, books.watch.tell
         self.audit_page, self.audit_verdict = books.registrar.audit_page, books.registrar.audit_verdict
 

@@ -1,0 +1,168 @@
+"""Erasure, retention and the report of what is stored: over real books, a real archive and real caches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.accounting.feedback import Feedback
+from router.accounting.limits import Account
+from router.archive.archive import Archive
+from router.archive.batches import new_batch
+from router.archive.responses import StoredResponse
+from router.events import Principal, as_json
+from router.invalidation import Forgotten, Selection
+from router.sealing import Sealer
+from router.settings import RetentionSettings
+from tests.contract.test_stores import closed
+from tests.unit.test_admin_api import OPERATOR, Cluster, Ingress, cluster
+
+__all__ = ["cluster"]
+
+PLANTED, DAY = "ann-of-the-marketing-department", 86_400_000
+
+
+def everything_in(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.fixture
+async def ingress(cluster: Cluster, tmp_path: Path) -> Any:
+    """With an archive, and with what there is to be forgotten: two users of acme, one of globex."""
+    one = cluster.ingresses[0]
+    archive = await Archive.open(tmp_path / "archive")
+    ingress = _ingress_of(one.client._transport.app)
+    asked: list[Selection] = []
+
+    async def invalidate_everywhere(selection: Selection, dry_run: bool) -> Forgotten:
+        asked.append(selection)
+        return Forgotten(3, (), ())
+
+    vars(ingress).update(archive=archive, invalidate_everywhere=invalidate_everywhere, asked=asked)
+    now, records = int(time.time() * 1000), []
+    for number, (org, user) in enumerate((("acme", PLANTED), ("acme", "bob"), ("globex", PLANTED)) * 4):
+        records.append(closed(f"req_{number}", org, 100, now - number * 1000, user=user))
+        await archive.put_response(org, StoredResponse(f"resp_{number}", None, time.time(), f'"{user}"', "[]"))
+        cluster.books._store.feedback.save(Feedback(org, f"req_{number}", "k", now, "m", "", "", 1.0, comment=user))
+    cluster.books._store.ingest("h", [json.loads(json.dumps(as_json(record))) for record in records])
+    for org, user in (("acme", PLANTED), ("acme", "bob")):
+        file_id, _ = await archive.begin_file(org)
+        await archive.append_file(file_id, user.encode())
+        await archive.finish_file(file_id, "f", "batch")
+        batch = new_batch(Principal(org, "", "k", user), file_id, "/v1/chat/completions", None)
+        batch.body["status"] = "completed"
+        await archive.create_batch(batch)
+    await one.done("POST", "/v1/admin/keys", org="acme", user=PLANTED)
+    yield one
+    await archive.close()
+
+
+def _ingress_of(door: Any) -> Any:
+    return next(
+        endpoint._handler.__self__.ingress
+        for route in door.routes
+        for endpoint in getattr(route, "_endpoints", {}).values()
+        if hasattr(getattr(endpoint._handler, "__self__", None), "ingress")
+    )
+
+
+async def test_a_user_is_forgotten_everywhere_and_the_sums_stay(ingress: Ingress, cluster: Cluster) -> None:
+    archive: Archive = _ingress_of(ingress.client._transport.app).archive
+    before = await cluster.books.usage("acme", 0, 2**50, ("model",), True)
+    told = await ingress.done("POST", "/v1/admin/erasures", org="acme", user=PLANTED)
+    assert told["erased"] == {"responses": 4, "files": 1, "batches": 1, "requests": 4, "cached_answers": 3}
+    assert await cluster.books.usage("acme", 0, 2**50, ("model",), True) == before
+    users = {row["user"]: row["requests"] for row in await cluster.books.usage("acme", 0, 2**50, ("user",))}
+    assert users == {"": 4, "bob": 4}
+    receipt = await cluster.books.receipt("acme", "req_1", 0)
+    assert receipt is not None and receipt["user"] == "bob"
+    assert await cluster.books.receipt("acme", "req_0", 0) is None
+    assert len(await archive.list_files("acme", None)) == 1
+    assert len(await archive.list_batches("acme", 9, None)) == 1
+    kept = {row["user"] for row in await cluster.books.usage("globex", 0, 2**50, ("user",))}
+    assert kept == {PLANTED} and await archive.response("globex", "resp_2", 0)
+    (key,) = (await ingress.done("GET", "/v1/admin/keys?org=acme&ended=true"))["data"]
+    assert key["revoked_at_unix_ms"] and not key.get("user")
+    last = (await cluster.audit("acme"))[-1]
+    assert last["act"] == "erase.user" and "user_sha256" in last["detail"] and PLANTED not in json.dumps(last)
+    again = await ingress.done("POST", "/v1/admin/erasures", org="acme", user=PLANTED)
+    assert again["erased"]["requests"] == again["erased"]["responses"] == 0
+
+
+async def test_nothing_of_the_user_is_left_on_disk_but_the_audit_log(ingress: Ingress, cluster: Cluster) -> None:
+    for org in ("acme", "globex"):
+        await ingress.done("POST", "/v1/admin/erasures", org=org, user=PLANTED)
+    in_audit = json.dumps(await cluster.audit()).count(PLANTED)
+    assert in_audit == 1  # that a key was made for them
+    archived = everything_in(cluster.folder / "archive")
+    assert PLANTED.encode() not in archived.replace(b"batch", b"")
+    database = b"".join(path.read_bytes() for path in cluster.folder.glob("ledger.sqlite3*"))
+    assert database.count(PLANTED.encode()) <= in_audit + 1  # a page of the log may be there twice
+
+
+async def test_an_organisation_is_forgotten_and_what_it_spent_is_not(ingress: Ingress, cluster: Cluster) -> None:
+    key = (await ingress.done("POST", "/v1/admin/keys", org="acme", scopes=["infer", "admin"]))["key"]
+    refused = await ingress.ask("POST", "/v1/admin/erasures", key, org="acme")
+    assert refused.status_code == 403
+    assert (await ingress.ask("POST", "/v1/admin/erasures", key, org="globex", user="x")).status_code == 403
+    total = Account("acme", "microusd", "total")
+    spent = sum(row.microusd for row in cluster.books._store.spent(total, 0, None))
+    told = await ingress.done("POST", "/v1/admin/erasures", org="acme")
+    assert told["erased"]["requests"] == told["erased"]["responses"] == 8
+    assert sum(row.microusd for row in cluster.books._store.spent(total, 0, None)) == spent == 800
+    assert (await cluster.books.usage("acme", 0, 2**50, ()))[0]["cost_microusd"] == 800
+    assert await cluster.books.receipt("acme", "req_1", 0) is None
+    assert (await ingress.ask("GET", "/v1/models", key)).status_code == 401
+    assert (await cluster.books.usage("globex", 0, 2**50, ()))[0]["requests"] == 4
+    assert (await ingress.ask("POST", "/v1/admin/erasures", OPERATOR, org="default")).status_code == 400
+
+
+async def test_requests_go_when_they_have_had_their_time(ingress: Ingress, cluster: Cluster) -> None:
+    books, now = cluster.books, int(time.time() * 1000)
+    old = [closed(f"old{n}", org, 7, now - 50 * DAY) for n in range(3) for org in ("acme", "globex")]
+    books._store.ingest("h", [json.loads(json.dumps(as_json(record))) for record in old])
+    before = {org: await books.usage(org, 0, 2**50, ("day",)) for org in ("acme", "globex")}
+    assert await books.retain(now) == 0
+    books.retention = RetentionSettings(days=40, days_by_org={"globex": 60})
+    assert (await books.retain(now), await books.retain(now)) == (3, 0)
+    assert await books.receipt("acme", "old0", 0) is None and await books.receipt("globex", "old0", 0)
+    assert {org: await books.usage(org, 0, 2**50, ("day",)) for org in before} == before
+    for narrowed in ({}, {"team": "web"}, {"key_id": "key"}, {"model": "m"}):
+        account = Account("acme", "microusd", "total", **narrowed)
+        assert sum(row.microusd for row in books._store.spent(account, 0, None)) == 821, narrowed
+
+
+async def test_the_report_says_what_is_stored_and_how(ingress: Ingress, cluster: Cluster) -> None:
+    told = await ingress.done("GET", "/v1/admin/compliance")
+    stores = {store["what"].split(":")[0]: store for store in told["stores"]}
+    assert stores["requests"]["entries"] == 12 and stores["requests"]["kept"].startswith("for ever; the oldest")
+    assert stores["stored responses"]["encrypted"] == "no: set SWITCHYARD_ENCRYPTION_KEY"
+    assert stores["stored responses"]["kept"] == "30 days at most" and stores["files"]["entries"] == 2
+    keeper: Archive = _ingress_of(ingress.client._transport.app).archive
+    sealer = Sealer([b"k" * 32])
+    for part in (keeper, keeper.files, keeper._responses):
+        vars(part)["sealer" if part is keeper else "_sealer"] = sealer
+    await keeper.reseal()
+    told = await ingress.done("GET", "/v1/admin/compliance")
+    stores = {store["what"].split(":")[0]: store for store in told["stores"]}
+    assert stores["stored responses"]["encrypted"] == f"AES-256-GCM: 12 by the first key ({sealer.first})"
+    key = (await ingress.done("POST", "/v1/admin/keys", org="acme", scopes=["admin"]))["key"]
+    assert (await ingress.ask("GET", "/v1/admin/compliance", key)).status_code == 403
+
+
+async def test_responses_of_an_organisation_may_have_their_own_time(ingress: Ingress) -> None:
+    keeper: Archive = _ingress_of(ingress.client._transport.app).archive
+    keeper.settings = replace_settings(keeper, ttl_s_by_org={"acme": 0.001})
+    await asyncio.sleep(0.01)
+    await keeper.sweep()
+    assert await keeper.response("globex", "resp_2", 0)
+    assert (await keeper.facts())["responses"]["count"] == 4
+
+
+def replace_settings(keeper: Archive, **changes: Any) -> Any:
+    return keeper.settings.model_copy(update=changes)
