@@ -35,6 +35,7 @@ from deployments.provider_metrics import ProviderMetrics
 from deployments.providers_api import Providers
 from deployments.reply import Reply
 from deployments.served import check_names, places_of
+from deployments.upkeep import Upkeep
 from models.catalog import ModelEntry
 from models.errors import ModelUnavailable, NotFound, SwitchyardError
 from models.messages import ChatRequest, Event
@@ -43,7 +44,7 @@ from router.accounting.denials import Denials
 from router.accounting.feedback import Feedback
 from router.accounting.journal import Journal
 from router.accounting.jwt_login import JwtLogin, keep_fresh
-from router.accounting.registrar import Follower, Promote
+from router.accounting.registrar import Follower
 from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.tenants import Tenants
 from router.archive.lines import LineAnswer
@@ -53,7 +54,6 @@ from router.events import Actor, Principal, Stopwatch
 from router.invalidation import Forgotten, Selection
 from router.pipeline import Backend, Options, Pipeline, Stages
 from router.ports import Followed
-from router.promotion import Promoter
 from router.settings import ClassifierSettings, CloudModelSettings, IngressSettings, KeySettings
 from router.topology import Topology
 from router.validation import check_priority, check_request, size_chars
@@ -151,7 +151,7 @@ class Ingress:
             sinks=[self.shipper.sink, self.metrics],
             peers=self._peers if self._shared_cache is not None else None,
             forget_older=self._forget_everywhere,
-            promoted=self._promoted,
+            promoted=self.follower.directory.promoted,
             embed=self._embed if self._shared_cache is not None else None,
         )
 
@@ -257,11 +257,12 @@ class Ingress:
                 await self._ask_all("invalidate", Selection(given.org, answer_id=name), (exact,))
         if given.cached_from or not given.model:
             return  # a replayed answer is judged as one; it says nothing about what the model does now
+        self.pipeline.experience.note(given.org, given.task, given.model, given.score)
         await self._ask_all("learn", given.org, given.task, given.model, given.score)
 
     def learn(self, org: str, task: str, model: str, score: float) -> None:
-        """Count an outcome for the strategies that learn."""
-        self.pipeline.experience.learn(org, task, model, score)
+        """Count an outcome for the strategies that learn; the replica that was told of it shares it."""
+        self.pipeline.experience.hear(org, task, model, score)
 
     def metrics_text(self) -> str:
         """This replica's metrics in Prometheus' text format."""
@@ -367,13 +368,13 @@ class Ingress:
         """Start what runs beside the requests. The HTTP app calls it once its event loop serves."""
         await self._peers.announce()
         loop = asyncio.get_running_loop()
-        promoter = Promoter(self.ledger, lambda: self.pipeline.settings.routing, self._promoted, self._promote)
+        upkeep = Upkeep(self.ledger, self.follower, lambda: self.pipeline)
         self._background = [
             loop.create_task(self.shipper.run()),
             loop.create_task(self.budgets.run()),
             loop.create_task(self.follower.run(self.tenants.forget)),
             loop.create_task(self.denials.run()),
-            loop.create_task(promoter.run()),
+            *(loop.create_task(job) for job in upkeep.jobs()),
             loop.create_task(keep_fresh(lambda: self.tenants.login)),
         ]
         self._taking_in = loop.create_task(self._take_in_orphans())
@@ -381,12 +382,6 @@ class Ingress:
     async def _embed(self, texts: Sequence[str]) -> list[bytes]:
         assert self._shared_cache is not None
         return (await self._shared_cache.embed(texts, None))[0]
-
-    def _promoted(self, experiment: str) -> str | None:
-        return self.follower.directory.promoted(experiment)
-
-    async def _promote(self, experiment: str, arm: str) -> None:
-        await self.ledger.administer(Promote(experiment, arm), Actor(user="automatic promotion"), {"arm": arm})
 
     async def _take_in_orphans(self) -> None:
         """Deliver what dead processes of this node left; the Ledger looks after its own node only."""

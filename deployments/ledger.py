@@ -34,6 +34,7 @@ from router.accounting.limits import Limit
 from router.accounting.registrar import Act, Done
 from router.accounting.store import LEDGER_FILE, PostgresStore, SQLiteStore
 from router.events import Actor
+from router.experience import Lessons
 from router.settings import LedgerSettings
 
 LOCK_WAIT_S = 120.0
@@ -132,6 +133,9 @@ class Ledger:
     async def feedback(self, org: str, by: str) -> list[dict[str, Any]]:
         return await self._books.feedback(org, by)
 
+    async def share(self, lessons: Lessons) -> Lessons:
+        return await self._books.share(lessons)
+
     async def experiment(self, name: str, version: str) -> list[ArmTally]:
         return await self._books.experiment(name, version)
 
@@ -196,6 +200,7 @@ class LedgerHandle:
         self._facts = method(handle, "facts")
         self._keep_feedback = method(handle, "keep_feedback")
         self._feedback = method(handle, "feedback")
+        self._share = method(handle, "share")
         self._experiment = method(handle, "experiment")
         self._lease = method(handle, "lease")
         self._standings = method(handle, "standings")
@@ -250,6 +255,10 @@ class LedgerHandle:
 
     async def feedback(self, org: str, by: str) -> list[dict[str, Any]]:
         return await _within(READ_TIMEOUT_S, self._feedback, org, by)
+
+    async def share(self, lessons: Lessons) -> Lessons:
+        answer: Lessons = await _within(INGEST_TIMEOUT_S, self._share, lessons)
+        return answer
 
     async def experiment(self, name: str, version: str) -> list[ArmTally]:
         found: list[ArmTally] = await _within(READ_TIMEOUT_S, self._experiment, name, version)

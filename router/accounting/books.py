@@ -35,6 +35,7 @@ from router.accounting.usage import MAX_ROWS
 from router.accounting.usage_sql import DAY_MS
 from router.accounting.watch import Watch
 from router.events import as_json
+from router.experience import Lessons
 from router.settings import RetentionSettings
 
 T = TypeVar("T")
@@ -245,6 +246,10 @@ class Books:
     async def feedback(self, org: str, by: str) -> list[dict[str, Any]]:
         """See `FeedbackStore.summary`."""
         return await self._read("usage", lambda: self._store.feedback.summary(org, by))
+
+    async def share(self, lessons: Lessons) -> Lessons:
+        """See `ExperienceStore.share`."""
+        return await self._write(lambda: self._store.experience.share(lessons, _now_unix_ms()))
 
     async def experiment(self, name: str, version: str) -> list[ArmTally]:
         """See `ExperimentStore.tallies`."""

@@ -30,6 +30,7 @@ _WALLED = (
     "receipts",
     "feedback",
     "experiment_outcomes",
+    "experience",
     "leases",
     "directory",
     "audit",

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from router.accounting.alerts import AlertStore
 from router.accounting.balances import Lease, Spent
 from router.accounting.directory_store import Database, DirectoryStore
+from router.accounting.experience_store import ExperienceStore
 from router.accounting.experiment_store import ExperimentStore
 from router.accounting.feedback import FeedbackStore
 from router.accounting.limits import Account
@@ -70,6 +71,7 @@ class Store(Protocol):
     directory: DirectoryStore
     feedback: FeedbackStore
     experiments: ExperimentStore
+    experience: ExperienceStore
     alerts: AlertStore
     retention: RetentionStore
 
@@ -157,6 +159,7 @@ class SQLStore:
         self.directory = DirectoryStore(self._file)
         self.feedback = FeedbackStore(self._file)
         self.experiments = ExperimentStore(self._file)
+        self.experience = ExperienceStore(self._file)
         self.alerts = AlertStore(self._file)
         self.retention = RetentionStore(self._file)
         self.rejected = 0

@@ -42,6 +42,7 @@ TABLES = (
     "dropped_costs",
     "feedback",
     "experiment_outcomes",
+    "experience",
 )
 
 

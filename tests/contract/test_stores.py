@@ -27,6 +27,7 @@ from router.accounting.journal import encode
 from router.accounting.limits import Account
 from router.accounting.store import PostgresStore, SQLiteStore, SQLStore, Store
 from router.events import Actor, Attempt, AuditEntry, Record, RequestClosed, RequestOpened, as_json
+from router.experience import Learned, Lessons
 
 AT = 1_780_000_000_000
 HOUR = 3_600_000
@@ -532,3 +533,18 @@ def test_what_goes_leaves_its_sums_and_what_budgets_count(store: SQLStore) -> No
     assert store.usage("acme", 0, 2 * AT, ["user"], 10)[0]["user"] == ""
     assert store.retention.orgs() and store.retention.facts()["rows"]["requests"] == 3
     assert store.usage("other", 0, 2 * AT, ["user"], 10)[0]["user"] == "ann"
+
+
+def test_what_was_learned_of_models_is_kept_and_comes_back(make_store: Callable[[], SQLStore]) -> None:
+    store = make_store()
+    one, two = Learned("acme", "math", "m", 1.0, 0.5, AT), Learned("other", "code", "m", 0.0, 1.0, AT)
+    told = store.experience.share(Lessons((one, two)), AT)
+    assert told.rows == (one, two) and store.experience.share(Lessons((), *_where(told)), AT).rows == ()
+    more = store.experience.share(Lessons((one,), *_where(told)), AT)
+    assert more.rows == (replace(one, good=2.0, bad=1.0),)
+    store = make_store()
+    assert set(store.experience.share(Lessons((), *_where(more)), AT).rows) == {two, *more.rows}
+
+
+def _where(lessons: Lessons) -> tuple[str, int]:
+    return lessons.incarnation, lessons.version
