@@ -11,7 +11,7 @@ from typing import Any
 
 CLUSTER_GB = 2.5
 """Ray, its dashboard, HAProxy and the deployments other than models: measured on a first start, rounded up."""
-ENGINE_GB = {"transformers": 0.7, "vllm": 3.5, "simulated": 0.3}
+ENGINE_GB = {"transformers": 0.7, "vllm": 1.5, "simulated": 0.3}
 """One replica of each engine without the model's weights and its KV cache, measured."""
 PROVIDER_GB = 0.12
 """A deployment of a provider's adapter, measured."""

@@ -77,8 +77,7 @@ def _environment(model: LocalModel, entry: ModelEntry) -> dict[str, str]:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         environment["OMP_NUM_THREADS"] = str(max(1, int(model.scale.num_cpus)))
         if _workers(model) == 1:
-            # On a CPU vLLM starts its only worker as one process more, so as to set its threads, which is done here.
-            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # see vllm_replica.OneProcess
     return environment
 
 

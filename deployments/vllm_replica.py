@@ -5,11 +5,13 @@ half a gigabyte, which neither the Ingress nor the process that builds the graph
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from ray.llm._internal.serve.engines.vllm.vllm_models import VLLMEngineConfig
 from ray.serve.llm import LLMConfig
 from ray.serve.llm import LLMServer as RayLLMServer
 
@@ -23,6 +25,14 @@ _SEND_S = 0.001
 """What a batch of events costs on its way to the client, over all processes that it passes."""
 
 _LONGEST_GAP_S = 0.05
+
+
+class OneProcess(VLLMEngineConfig):
+    """On a CPU vLLM, and ray.serve.llm too, have the only worker in a process of its own, so as to set its threads
+    there. The replica's environment has set them already, and the process would cost half a gigabyte and 15 s."""
+
+    def get_initialization_kwargs(self) -> dict[str, Any]:
+        return {**super().get_initialization_kwargs(), "distributed_executor_backend": "uni"}
 
 
 class LLMServer(RayLLMServer):
@@ -42,6 +52,8 @@ class LLMServer(RayLLMServer):
         """Without ray.serve.llm's agent for telemetry, a process of 400 MB for what is turned off; and, for weights
         that lie in a folder, without the task that would download them, another process that imports vLLM."""
         self._llm_config.get_or_create_callback().ctx.run_init_node = not self._weights_are_here
+        if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
+            self._llm_config.get_engine_config().__class__ = OneProcess
         await self.engine.start()
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[list[Event]]:
