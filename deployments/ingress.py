@@ -152,7 +152,7 @@ class Ingress:
             peers=self._peers if self._shared_cache is not None else None,
             forget_older=self._forget_everywhere,
             promoted=self.follower.directory.promoted,
-            embed=self._embed if self._shared_cache is not None else None,
+            embed=self._shared_cache.embed if self._shared_cache is not None else None,
         )
 
     def reconfigure(self, config: dict[str, Any]) -> None:
@@ -378,10 +378,6 @@ class Ingress:
             loop.create_task(keep_fresh(lambda: self.tenants.login)),
         ]
         self._taking_in = loop.create_task(self._take_in_orphans())
-
-    async def _embed(self, texts: Sequence[str]) -> list[bytes]:
-        assert self._shared_cache is not None
-        return (await self._shared_cache.embed(texts, None))[0]
 
     async def _take_in_orphans(self) -> None:
         """Deliver what dead processes of this node left; the Ledger looks after its own node only."""

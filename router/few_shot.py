@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from models.errors import SwitchyardError
 
-Embed = Callable[[Sequence[str]], Awaitable[list[bytes]]]
-"""A vector (float32, unit length) for each text. Raises `SwitchyardError`."""
+Embed = Callable[[Sequence[str], int | None], Awaitable[tuple[list[bytes], int]]]
+"""`embeddings.EmbedderPort.embed`, of vectors of unit length."""
 
 MOST_VECTORS = 2_000
 """Of examples, kept in a process: about 1.5 kB each."""
@@ -41,7 +41,8 @@ class Examples:
 
     async def _by_meaning(self, asked: str, texts: Sequence[str], embed: Embed) -> list[float]:
         missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        made = [array("f", vector) for vector in await embed([asked, *missing])]
+        vectors, _ = await embed([asked, *missing], None)
+        made = [array("f", vector) for vector in vectors]
         fresh = dict(zip(missing, made[1:], strict=True))
         found = [self._vectors.get(text) or fresh[text] for text in texts]
         self._vectors.update(fresh)

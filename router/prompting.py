@@ -76,10 +76,10 @@ class Prompting:
         if embed is None:
             return None
 
-        async def soon(texts: Sequence[str]) -> list[bytes]:
+        async def soon(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    return await embed(texts)
+                    return await embed(texts, dimensions)
             except TimeoutError:
                 raise DeadlineExceeded("The encoder did not answer in time; try again.") from None
 

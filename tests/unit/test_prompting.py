@@ -147,26 +147,26 @@ async def test_by_the_words_in_common_where_there_is_no_encoder() -> None:
 async def test_by_the_encoder_whose_vectors_of_examples_are_made_once() -> None:
     asked: list[list[str]] = []
 
-    async def embed(texts: Sequence[str]) -> list[bytes]:
+    async def embed(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         asked.append(list(texts))
         angles = [1.0 if "invoice" in text or "bill" in text else 2.5 for text in texts]
-        return [array("f", [math.cos(angle), math.sin(angle)]).tobytes() for angle in angles]
+        return [array("f", [math.cos(angle), math.sin(angle)]).tobytes() for angle in angles], 9
 
     examples = Examples()
     for _ in range(2):
         assert await examples.nearest("my bill?", KNOWN, 1, embed) == ([1], "encoder")
     assert asked == [["my bill?", *KNOWN], ["my bill?"]]
 
-    async def fails(texts: Sequence[str]) -> list[bytes]:
+    async def fails(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         raise Overloaded("no")
 
     assert (await examples.nearest("invoice", KNOWN, 1, fails)) == ([1], "words")
 
 
 async def test_an_encoder_that_hangs_is_not_waited_for() -> None:
-    async def hangs(texts: Sequence[str]) -> list[bytes]:
+    async def hangs(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         await asyncio.sleep(60)
-        return []
+        return [], 0
 
     settings = PromptSettings.model_validate({"examples": [{"question": "Where?", "answer": "There."}]})
     made, changes = await Prompting(hangs, 0.01).changed(ask("Where is it?"), settings)
