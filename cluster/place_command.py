@@ -13,22 +13,27 @@ from router.placing import place
 from router.ports import Outlook
 
 LEAST_OUTCOMES = 24
+TELLING = 0.05
+"""What a large model has to add to the chance of a good answer. Where it adds nothing, an outcome says nothing of where
+a model stands, only how far the classifier is off there."""
 
 
 def place_model(model: str, tier: str, labels: Path | None, log: Path | None) -> str:
     """From JSON lines `{"prompt", "good"}` (good in [0, 1], or true and false), and from an export of the books, of
     what callers said about answers of `model`. Raises `InvalidRequest` for files that cannot be used."""
     outcomes = [*(_labelled(labels) if labels else ()), *(_rated(log, model) if log else ())]
-    if len(outcomes) < LEAST_OUTCOMES:
+    telling = [(outlook, good) for outlook, good in outcomes if outlook.large - outlook.small >= TELLING]
+    if len(telling) < LEAST_OUTCOMES:
         raise InvalidRequest(
-            f"{len(outcomes)} outcomes are too few to place a model: give {LEAST_OUTCOMES} or more, with --labels or "
+            f"{len(telling)} of {len(outcomes)} outcomes tell a small model from a large one, which are too few to "
+            f"place a model: give {LEAST_OUTCOMES} or more of questions that a large model answers better, with --labels or "
             "--log."
         )
-    found = place(outcomes, TIERS.index(tier) / (len(TIERS) - 1))  # type: ignore[arg-type]
+    found = place(telling, TIERS.index(tier) / (len(TIERS) - 1))  # type: ignore[arg-type]
     return "\n".join(
         (
-            f"{found.outcomes} outcomes, {found.good:.0%} good (expected there: {found.expected:.0%}); "
-            f"{found.informative} of them tell a small model from a large one",
+            f"{found.outcomes} of {len(outcomes)} outcomes tell a small model from a large one; of these "
+            f"{found.good:.0%} are good (expected at the place found: {found.expected:.0%})",
             f"quality {found.quality:g} (95 %: {found.low:g} to {found.high:g}; 0 is a small model, 1 a large one)",
             "For the user_config of Ingress:",
             f"routing: {{quality: {{{json.dumps(model)}: {found.quality:g}}}}}",

@@ -25,7 +25,7 @@ Z_95 = 1.959964
 @dataclass(frozen=True, slots=True)
 class Place:
     """quality, with its 95 % interval. expected: the mean chance of a good answer that it gives these questions, beside
-    the share that was good. informative: how many of them tell a small model from a large one."""
+    the share that was good."""
 
     quality: float
     low: float
@@ -33,7 +33,6 @@ class Place:
     outcomes: int
     good: float
     expected: float
-    informative: int
 
 
 def place(outcomes: Sequence[tuple[Outlook, float]], prior: float) -> Place:
@@ -63,5 +62,4 @@ def place(outcomes: Sequence[tuple[Outlook, float]], prior: float) -> Place:
         len(outcomes),
         math.fsum(good for _, good in outcomes) / len(outcomes),
         math.fsum(chances) / len(chances),
-        sum(outlook.large - outlook.small >= 0.05 for outlook, _ in outcomes),
     )

@@ -36,7 +36,7 @@ def test_a_few_dozen_outcomes_place_a_model(quality: float) -> None:
 
 def test_the_prior_decides_where_labels_say_nothing_and_yields_to_many() -> None:
     same = [(Outlook(0.7, 0.7, "open"), 1.0)] * 30
-    assert place(same, 1.0).quality == 1.0 and place(same, 1.0).informative == 0
+    assert place(same, 1.0).quality == 1.0
     many = place(outcomes(random.Random(1), 0.1, 4_000), 1.0)
     assert many.quality == pytest.approx(0.1, abs=0.15) and abs(many.good - many.expected) < 0.02
     with pytest.raises(ValueError, match="no outcome"):
@@ -58,14 +58,18 @@ def test_the_command_takes_labels_and_what_callers_said(tmp_path: Path, capsys: 
     labels.write_text("\n".join(json.dumps({"prompt": each, "good": n % 4 > 0}) for n, each in enumerate(prompts)))
     assert main(["place", "new", "--labels", str(labels)]) == 0
     told = capsys.readouterr().out
-    assert "30 outcomes" in told and 'routing: {quality: {"new": ' in told
+    assert "of 30 outcomes" in told and 'routing: {quality: {"new": ' in told
     assessment = Assessment(0.5, "math", outlook=Outlook(0.3, 0.9, "math"))
     rows = [logged(decided(assessment, RoutingSettings(strategy="cheapest")), 1.0, float(n % 3 > 0)) for n in range(30)]
     log = export(tmp_path / "log.parquet", rows)
     assert main(["place", CANDIDATES[0].entry.name, "--log", str(log), "--tier", "small"]) == 0
-    assert "30 outcomes, 67% good" in capsys.readouterr().out
+    assert "30 of 30 outcomes tell" in (told := capsys.readouterr().out) and "67% are good" in told
     assert main(["place", "strong", "--log", str(log)]) == 1
     assert "too few" in capsys.readouterr().err
+    easy = Assessment(0.5, "chat", outlook=Outlook(0.92, 0.94, "chat"))  # where a large model adds nothing
+    rows = [logged(decided(easy, RoutingSettings(strategy="cheapest")), 1.0, 0.0) for _ in range(30)]
+    assert main(["place", "cheap", "--log", str(export(tmp_path / "easy.parquet", rows))]) == 1
+    assert "0 of 30 outcomes tell" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["no JSON", "{}", '{"prompt": "a", "good": 2}', '{"prompt": 1, "good": 1}', "[]"])
