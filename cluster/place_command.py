@@ -26,8 +26,8 @@ def place_model(model: str, tier: str, labels: Path | None, log: Path | None) ->
     if len(telling) < LEAST_OUTCOMES:
         raise InvalidRequest(
             f"{len(telling)} of {len(outcomes)} outcomes tell a small model from a large one, which are too few to "
-            f"place a model: give {LEAST_OUTCOMES} or more of questions that a large model answers better, with --labels or "
-            "--log."
+            f"place a model: give {LEAST_OUTCOMES} or more of questions that a large model answers better, with "
+            "--labels or --log."
         )
     found = place(telling, TIERS.index(tier) / (len(TIERS) - 1))  # type: ignore[arg-type]
     return "\n".join(
