@@ -57,7 +57,7 @@ def build(args: dict[str, Any]) -> Application:
         batcher=batcher,
         ledger=ledger_deployment(str(data_dir), SecretStr(_secret("SWITCHYARD_LEDGER_URL")), _alert_secrets()),
         archive=archive_deployment(str(data_dir), batcher, topology.max_body_bytes, SecretStr(_secret(KEY_VARIABLE))),
-        caches=cache_deployments(topology),
+        caches=cache_deployments(topology, str(data_dir), SecretStr(_secret(KEY_VARIABLE))),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
         providers=providers,
         pepper=SecretStr(_secret("SWITCHYARD_KEY_PEPPER") or kept_secret(data_dir / PEPPER_FILE, new_secret)),

@@ -17,12 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from deployments.cache_disk import CacheDisk
 from deployments.hop import call, method
 from deployments.live_settings import LiveSettings
 from models.encoder import MAX_WINDOWS, Encoder
@@ -36,12 +39,14 @@ from models.errors import (
 )
 from router.invalidation import Forgotten, Selection
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
+from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings
 from router.topology import Encoder as EncoderPlace
 from router.topology import Topology
 
 NAME = "SemanticCache"
+NO_SECRET = SecretStr("")
 logger = logging.getLogger("ray.serve")
 MAX_UNSENT = 128
 """Answers per caller and shard. One that would wait behind more of them is not kept: a later miss, not a slower
@@ -78,10 +83,13 @@ class SemanticCache:
     """The deployment: encodes in dynamic batches off the event loop, then searches. Its `user_config` is
     `CacheSettings`; without one the defaults hold. Raises `ModelUnavailable` where the encoder cannot be loaded."""
 
-    def __init__(self, encoder: EncoderPlace) -> None:
+    def __init__(self, encoder: EncoderPlace, folder: str | None = None, encryption: SecretStr = NO_SECRET) -> None:
+        """folder: where its answers are on disk; None: nowhere. encryption: keys, as `Sealer.of` takes them."""
         self._encoder = Encoder(encoder.source, encoder.device, precision=encoder.precision)
         self._settings = LiveSettings(CacheSettings)
         self._store = SemanticStore(CacheSettings())
+        self._folder, self._sealer = folder, Sealer.of(encryption.get_secret_value())
+        self._disk: CacheDisk | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._encode = serve.batch(max_batch_size=encoder.max_batch, batch_wait_timeout_s=encoder.batch_wait_s)(
             self._encode_batch
@@ -93,9 +101,11 @@ class SemanticCache:
         self._batch_began_s: float | None = None
         self._counts: Counter[str] = Counter()
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
         if settings := self._settings.accept(user_config):
             self._store.reconfigure(settings)
+        if self._folder is not None and self._disk is None:  # Serve calls this before it sends the first request
+            self._disk = CacheDisk(self._store, Path(self._folder), self._sealer)
 
     async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
         found = self._store.exact(key, terms)
@@ -121,17 +131,24 @@ class SemanticCache:
 
     async def judge(self, org: str, answer_id: str, voice: str, score: float) -> str | None:
         """See `SemanticStore.judge`."""
+        if self._disk is not None:
+            await self._disk.restored()
         return self._store.judge(org, answer_id, voice, score)
 
     async def invalidate(self, selection: Selection, dry_run: bool) -> Forgotten:
         """Drop the answers that are meant, or only say which. Raises `InvalidRequest` for a question that cannot be
         compared by meaning."""
         embedding = None
+        if self._disk is not None:
+            await self._disk.restored()
         if selection.question is not None:
             embedding = (await self._encoded(selection.question)).vector
             if embedding is None:
                 raise InvalidRequest("'question' cannot be encoded, or is too long; give a shorter one.", "question")
-        return Forgotten.of(self._store.invalidate(selection, embedding, dry_run))
+        found = Forgotten.of(self._store.invalidate(selection, embedding, dry_run))
+        if self._disk is not None and not dry_run:
+            await self._disk.flush()  # before anybody is told that it is gone
+        return found
 
     async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         """The vectors of `texts` (float32, little-endian, unit length) and how many tokens these have.
@@ -176,6 +193,11 @@ class SemanticCache:
         """Counts since the start and what is held now; `encoded / batches` is the mean batch size."""
         names = ("encoded", "batches", "not_encodable")
         return {**self._store.stats(), **{name: self._counts[name] for name in names}}
+
+    async def __del__(self) -> None:
+        if (disk := getattr(self, "_disk", None)) is not None:
+            self._disk = None
+            await disk.close()
 
     async def check_health(self) -> None:
         """Serve restarts the replica when this raises."""
@@ -331,16 +353,19 @@ def rendezvous(tenant: str, shards: Sequence[str] | dict[str, Any]) -> str:
     )
 
 
-def cache_deployments(topology: Topology) -> list[Application]:
-    """One for each shard, `cache_scale.max_replicas` in number; none where the cache is off."""
+def cache_deployments(topology: Topology, data_dir: str, encryption: SecretStr = NO_SECRET) -> list[Application]:
+    """One for each shard, `cache_scale.max_replicas` in number; none where the cache is off. They keep their answers in
+    `data_dir` where `cache_on_disk` says so, or, if that says nothing, where there is a key to encrypt them with."""
     if topology.semantic_cache != "deployment":
         return []
     shards = topology.cache_scale.max_replicas
     names = [NAME] if shards == 1 else [f"{NAME}:{shard}" for shard in range(shards)]
-    return [_shard_deployment(topology, name) for name in names]
+    on_disk = bool(encryption.get_secret_value()) if topology.cache_on_disk is None else topology.cache_on_disk
+    folders = [str(Path(data_dir) / "cache" / name.replace(":", "-")) if on_disk else None for name in names]
+    return [_shard_deployment(topology, *each, encryption) for each in zip(names, folders, strict=True)]
 
 
-def _shard_deployment(topology: Topology, name: str) -> Application:
+def _shard_deployment(topology: Topology, name: str, folder: str | None, encryption: SecretStr) -> Application:
     scale = topology.cache_scale
     gpus = scale.num_gpus or float(topology.encoder.device == "cuda")  # a share of one, where `cache_scale` says so
     bounds = serve.deployment(
@@ -360,4 +385,4 @@ def _shard_deployment(topology: Topology, name: str) -> Application:
         graceful_shutdown_timeout_s=5,
         ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": gpus},
     )
-    return bounds(SemanticCache).bind(topology.encoder)
+    return bounds(SemanticCache).bind(topology.encoder, folder, encryption)

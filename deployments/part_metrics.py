@@ -38,6 +38,9 @@ _CACHE_COUNTERS = {
     "expired": ("expirations", "Answers that outlived their time"),
     "invalidated": ("invalidations", "Answers that somebody had forgotten"),
     "disliked": ("disliked", "Answers that had to go since callers said that they were bad"),
+    "restored": ("restored", "Answers read from disk after a start"),
+    "log_dropped": ("log_drops", "Answers not written to disk since too many waited for it"),
+    "log_torn": ("torn_logs", "Ends of logs that could not be read"),
     "encoded": ("encoded_texts", "Texts that went into the encoder"),
     "batches": ("encoder_batches", "Batches that the encoder ran"),
     "not_encodable": ("not_encodable_texts", "Texts without an embedding: too long or not valid"),
@@ -46,6 +49,7 @@ _CACHE_GAUGES = {
     "entries": ("entries", "Answers held"),
     "tenants": ("tenants", "Tenants with answers"),
     "used_bytes": ("bytes", "Memory of the answers and their indexes"),
+    "log_bytes": ("log_bytes", "Answers on disk, with those that are out of date"),
 }
 _LEDGER_COUNTERS = {
     "records": ("records", "Records taken in"),

@@ -1,6 +1,7 @@
 """The shared cache of one shard: exact answers and, per tenant, a search by meaning.
 
-It lives in memory and starts empty after a restart: a lost shard is a miss, not an error.
+It lives in memory; what a log of it has on disk (`router.cache_log`) is there again after a restart. A lost shard is a
+miss, not an error.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from router.agreement import agree
 from router.audits import Audits, Pending
+from router.cache_log import CacheLog, Gone, Kept
 from router.coalescing import Claims
 from router.exact_cache import answer_bytes, is_complete
 from router.invalidation import Match, Selection
@@ -78,6 +80,7 @@ class SemanticStore:
         self._agree = agree
         self._audits = Audits(settings)
         self._claims = Claims()
+        self._log: CacheLog | None = None
         self._wariness = Wariness()
         self._entries: dict[int, _Entry] = {}
         self._keeping = GreedyDual()
@@ -172,11 +175,18 @@ class SemanticStore:
         """Keep a complete `answer`; without scope or embedding only for the very question."""
         self._claims.release(key.exact)
         self._compare(key, answer)
+        if self._put(key, answer, embedding):
+            self._counts["stores"] += 1
+            if self._log is not None:
+                self._log.kept(key, answer, embedding if key.scope else None)
+        else:
+            self._counts["refused"] += 1
+
+    def _put(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
         vector = np.frombuffer(embedding, dtype="<f4") if embedding and key.scope else None
         size = _entry_bytes(key, answer)
         if not is_complete(answer) or size + len(embedding or b"") > self._settings.max_bytes:
-            self._counts["refused"] += 1
-            return
+            return False
         partition = self._partitions.get(key.tenant)
         if partition and key.exact in partition.by_exact:
             self._remove(partition.by_exact[key.exact])
@@ -193,8 +203,8 @@ class SemanticStore:
         if vector is not None and key.scope:
             self._index(partition, key.scope, entry_id, vector)
         self._used_bytes += size
-        self._counts["stores"] += 1
         self._shrink()
+        return True
 
     def _compare(self, key: CacheKey, answer: CachedAnswer) -> None:
         pending = self._audits.take(key.exact)
@@ -220,7 +230,7 @@ class SemanticStore:
             self._wariness.mark(key.tenant, key.scope, vector)
             for _, near in index.within(vector, NEIGHBOURHOOD):
                 self._entries[near].least_score = max(self._entries[near].least_score, WARY_SCORE)
-        self._remove(entry_id)
+        self._forget(entry_id)
         self._counts["disliked"] += 1
         return key.exact
 
@@ -230,7 +240,7 @@ class SemanticStore:
         matches = [Match.of(entry.key, entry.answer, similarity) for similarity, _, entry in found]
         if not dry_run:
             for _, entry_id, _ in found:
-                self._remove(entry_id)
+                self._forget(entry_id)
             self._counts["invalidated"] += len(found)
         return matches
 
@@ -270,15 +280,62 @@ class SemanticStore:
             "expired",
             "invalidated",
             "disliked",
+            "restored",
         )
         return {
             **{name: self._counts[name] for name in names},
             **{f"veto_{name}": count for name, count in self._vetoes.items()},
             **self._audits.totals(),
+            "log_dropped": self._log.dropped if self._log is not None else 0,
+            "log_torn": self._log.torn if self._log is not None else 0,
+            "log_bytes": self._log.size_bytes if self._log is not None else 0,
             "entries": len(self._entries),
             "tenants": len(self._partitions),
             "used_bytes": self._used_bytes,
         }
+
+    def restore(self, log: CacheLog) -> Iterator[None]:
+        """Take over what a log has, a little with each step, and write down there what comes from now on, which stands
+        before what is older. Nothing is to be forgotten before the last step: it could come back."""
+        self._log = log
+        return self._restored(log)
+
+    def _restored(self, log: CacheLog) -> Iterator[None]:
+        began_unix_s = self._clock()
+        for record in log.read():
+            yield
+            held = self._held(record.tenant, record.exact)
+            if held is not None and self._entries[held].answer.created_at_unix_s > began_unix_s:
+                continue  # it has a newer answer by now
+            if isinstance(record, Gone):
+                if held is not None:
+                    self._remove(held)
+            elif began_unix_s < record.answer.created_at_unix_s + min(record.answer.ttl_s, self._settings.ttl_s):
+                self._counts["restored"] += self._put(record.key, record.answer, record.embedding)
+
+    def _held(self, tenant: str, exact: str) -> int | None:
+        partition = self._partitions.get(tenant)
+        return partition.by_exact.get(exact) if partition is not None else None
+
+    def entry_ids(self) -> list[int]:
+        return list(self._entries)
+
+    def records(self, entry_ids: Sequence[int]) -> list[Kept]:
+        """What a log has to know of these; those that have gone meanwhile are left out."""
+        found = ((entry_id, self._entries[entry_id]) for entry_id in entry_ids if entry_id in self._entries)
+        return [Kept(entry.key, entry.answer, self._embedding(entry_id, entry)) for entry_id, entry in found]
+
+    def _embedding(self, entry_id: int, entry: _Entry) -> bytes | None:
+        if not (entry.indexed and entry.key.scope):
+            return None
+        vector = self._partitions[entry.key.tenant].by_scope[entry.key.scope].vector(entry_id)
+        return vector.astype("<f4").tobytes()
+
+    def _forget(self, entry_id: int) -> None:
+        """Remove what must not come back."""
+        if self._log is not None:
+            self._log.gone(self._entries[entry_id].key)
+        self._remove(entry_id)
 
     def _entry(self, entry_id: int | None) -> _Entry | None:
         """The entry, now used once more; an outlived one is removed."""

@@ -166,6 +166,9 @@ class Topology(Strict):
     auto_providers: bool = True
     encoder: Encoder = Encoder()
     semantic_cache: Literal["deployment", "off"] = "deployment"
+    cache_on_disk: bool | None = Field(
+        None, description="whether stored answers outlive their process; None: where there is a key to encrypt them"
+    )
     classifier: Literal["deployment", "inline"] = "deployment"
     ingress: Scale = Scale()
     cache_scale: Scale = Field(Scale(), description="max_replicas is the number of shards")

@@ -40,7 +40,7 @@ def answer(name: str = "a") -> CachedAnswer:
 
 @pytest.fixture(scope="module")
 def handle(local_ray: None) -> Iterator[DeploymentHandle]:
-    (app,) = cache_deployments(Topology())
+    (app,) = cache_deployments(Topology(), "data")
     serve.run(app, name=APP, route_prefix=None)
     handle = serve.get_deployment_handle(NAME, APP)
     handle._init(_run_router_in_separate_loop=True)  # each test has a loop of its own
@@ -133,5 +133,5 @@ def test_shards_keep_their_tenants_when_one_is_added() -> None:
 
 
 def test_the_topology_says_how_many_shards() -> None:
-    assert cache_deployments(Topology(semantic_cache="off")) == []
-    assert len(cache_deployments(Topology(cache_scale=Scale(max_replicas=3)))) == 3
+    assert cache_deployments(Topology(semantic_cache="off"), "data") == []
+    assert len(cache_deployments(Topology(cache_scale=Scale(max_replicas=3)), "data")) == 3

@@ -44,3 +44,15 @@ def test_an_answer_that_a_caller_finds_bad_goes_everywhere(product: Product) -> 
     assert told.status_code == 200, told.text
     body = {"switchyard": {"cache": "only-if-cached"}}
     assert {product.chat(text, **body).status_code for _ in range(6)} == {504}
+
+
+def test_a_shard_that_was_killed_has_its_answers_again(product: Product) -> None:
+    assert product.chat("Who still knows this after a restart?").status_code == 200
+    time.sleep(0.5)  # what is stored later than that may be lost
+    killed = product.kill_a_replica("SemanticCache")
+    until(lambda: set(product.replicas("SemanticCache")) - {killed}, 60.0)
+    body = {"switchyard": {"cache": "only-if-cached"}}
+    # In another spelling, which no ingress has in a cache of its own.
+    until(lambda: product.chat("WHO still knows this after a restart", **body).status_code == 200, 60.0)
+    again = product.chat("Please: who still knows THIS after a restart?", **body)
+    assert again.headers["x-switchyard-cache"] == "hit-semantic"

@@ -146,7 +146,7 @@ def test_a_key_in_the_environment_is_all_that_a_provider_needs(args, monkeypatch
 )
 def test_an_encoder_on_a_gpu_has_one_reserved(device, num_gpus, reserved):
     topology = Topology(encoder={"device": device}, cache_scale={"num_gpus": num_gpus})
-    (cache,) = cache_deployments(topology)
+    (cache,) = cache_deployments(topology, "data")
     assert cache._bound_deployment.ray_actor_options["num_gpus"] == reserved
 
 

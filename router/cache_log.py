@@ -1,0 +1,291 @@
+"""The stored answers of a shard on disk: a log that is appended to, and written anew when most of it is out of date.
+
+A frame is a length, a CRC-32 and a body: what was kept and forgotten in a tenth of a second, as JSON lines, compressed,
+and sealed where there is a key (`router.sealing`). A frame that was cut short, or does not open, ends the log: what
+follows cannot be trusted. Vectors are kept as 16-bit floats.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from models.errors import InternalError
+from models.messages import Finish, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
+from router.accounting.lock import lock
+from router.ports import CachedAnswer, CacheKey
+from router.sealing import NO_SEALER, Sealer
+
+FLUSH_S = 0.1
+"""How long records gather. The loss of a process that is killed is what came within this, and the write before it."""
+
+MAX_PENDING = 20_000
+"""Records that wait to be written; more are not written, and counted: a slow disk makes for misses after a restart."""
+
+REWRITE_FROM_BYTES = 32 * 1024**2
+CHUNK = 256
+
+_FRAME = struct.Struct(">II")
+_CONTEXT = "cache log"
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (TextDelta, ReasoningDelta, ToolCallDelta, Finish, UsageReport, Usage, TokenLogprob)
+}
+_UNREADABLE = (ValueError, KeyError, TypeError, zlib.error, InternalError)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    key: CacheKey
+    answer: CachedAnswer
+    embedding: bytes | None
+
+    @property
+    def tenant(self) -> str:
+        return self.key.tenant
+
+    @property
+    def exact(self) -> str:
+        return self.key.exact
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The answer to this very question must not come back."""
+
+    tenant: str
+    exact: str
+
+
+Record = Kept | Gone
+
+
+class CacheLog:
+    """Of one shard. `kept`, `gone` and `take` belong to one thread; another one may be in `write`, `begin`, `add` or
+    `finish` meanwhile, of which only one runs at a time."""
+
+    def __init__(self, folder: Path, sealer: Sealer = NO_SEALER, lock_wait_s: float = 0.0) -> None:
+        """Raises `InternalError` when another process has it and does not let go within `lock_wait_s`."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = lock(folder, lock_wait_s)
+        if self._lock is None:
+            raise InternalError(
+                f"Another process has {folder} open; stop it, or give this one a data folder of its own."
+            )
+        self._path, self._next_path = folder / "answers.log", folder / "answers.log.new"
+        self._sealer = sealer
+        self._pending: list[Record] = []
+        self._since: list[Record] | None = None  # what came since a rewrite began
+        self._file = _opened(self._path)
+        self._next_file: int | None = None
+        self._least_bytes = 0
+        self.dropped = self.torn = 0
+        self._end = self._whole_bytes()
+
+    @property
+    def size_bytes(self) -> int:
+        return os.fstat(self._file).st_size
+
+    # ---- what is added ---------------------------------------------------------------------------------------------
+
+    def kept(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
+        self._append(Kept(key, answer, embedding))
+
+    def gone(self, key: CacheKey) -> None:
+        self._append(Gone(key.tenant, key.exact))
+
+    def _append(self, record: Record) -> None:
+        if len(self._pending) >= MAX_PENDING and isinstance(record, Kept):
+            self.dropped += 1
+            return
+        self._pending.append(record)
+
+    def take(self) -> list[Record]:
+        """What has gathered, to be written."""
+        records, self._pending = self._pending, []
+        return records
+
+    def write(self, records: Sequence[Record], to_disk: bool = False) -> None:
+        """Hand them to the kernel, where the death of this process does not touch them; `to_disk`: further, which a
+        failure of power does not. Raises OSError; the records are lost then, and nothing else."""
+        if self._since is not None:
+            self._since += records
+        if records:
+            _write(self._file, self._frame(records))
+        if to_disk:
+            os.fdatasync(self._file)
+
+    # ---- what was there --------------------------------------------------------------------------------------------
+
+    def read(self) -> Iterator[Record]:
+        """What earlier processes wrote, in order; what this one writes is not among it."""
+        with self._path.open("rb") as file:
+            while file.tell() < self._end:
+                try:
+                    records = self._records(_body(file) or b"")
+                except _UNREADABLE as error:
+                    self._note_torn(self._end - file.tell(), error)
+                    return
+                yield from records
+
+    def _whole_bytes(self) -> int:
+        """How far the log goes. What follows a torn frame is cut off, so that it is never read. A log that does not
+        even begin (its key is missing, say) is set aside as `answers.log.unreadable`."""
+        end = 0
+        with self._path.open("rb") as file:
+            while (body := _body(file)) is not None:
+                if not end:
+                    try:
+                        self._records(body)
+                    except _UNREADABLE as error:
+                        self._note_torn(self.size_bytes, error)
+                        break
+                end = file.tell()
+        if end == self.size_bytes:
+            return end
+        if end:
+            self._note_torn(self.size_bytes - end, ValueError())
+            os.ftruncate(self._file, end)
+            return end
+        os.close(self._file)
+        os.replace(self._path, self._path.with_name("answers.log.unreadable"))
+        self._file = _opened(self._path)
+        return 0
+
+    def _note_torn(self, left_bytes: int, error: Exception) -> None:
+        self.torn += 1
+        logger.warning("%d bytes of %s cannot be read (%s)", left_bytes, self._path, type(error).__name__)
+
+    def _records(self, body: bytes) -> list[Record]:
+        """Raises one of `_UNREADABLE`."""
+        return [_record(line) for line in zlib.decompress(self._sealer.open(body, _CONTEXT)).splitlines()]
+
+    # ---- written anew ----------------------------------------------------------------------------------------------
+
+    @property
+    def wants_rewrite(self) -> bool:
+        return self._since is None and self.size_bytes > max(REWRITE_FROM_BYTES, 2 * self._least_bytes)
+
+    def begin(self, records: Sequence[Record]) -> None:
+        """A new log, of what `add` brings, after `records`, which `take` gave. What is taken later comes after that."""
+        self.write(records)
+        self._next_path.unlink(missing_ok=True)
+        self._next_file, self._since = _opened(self._next_path), []
+
+    def add(self, records: Sequence[Kept]) -> None:
+        assert self._next_file is not None
+        _write(self._next_file, self._frame(records))
+
+    def finish(self, records: Sequence[Record]) -> None:
+        """The new log in the place of the old one, after `records`."""
+        assert self._next_file is not None and self._since is not None
+        self.write(records)
+        since, self._since = self._since, None
+        for start in range(0, len(since), CHUNK):
+            _write(self._next_file, self._frame(since[start : start + CHUNK]))
+        os.fsync(self._next_file)
+        os.replace(self._next_path, self._path)
+        os.close(self._file)
+        self._file, self._next_file = self._next_file, None
+        self._least_bytes = self.size_bytes
+
+    def close(self) -> None:
+        self.write(self.take(), to_disk=True)
+        os.close(self._file)
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _frame(self, records: Iterable[Record]) -> bytes:
+        lines = b"\n".join(_line(record) for record in records)
+        body = self._sealer.seal(zlib.compress(lines, 1), _CONTEXT)
+        return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+
+def _body(file: BinaryIO) -> bytes | None:
+    """Of the next frame; None when there is none, or not a whole one."""
+    head = file.read(_FRAME.size)
+    if len(head) < _FRAME.size:
+        return None
+    size, crc = _FRAME.unpack(head)
+    body = file.read(size)
+    return body if len(body) == size and zlib.crc32(body) == crc else None
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _write(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _line(record: Record) -> bytes:
+    if isinstance(record, Gone):
+        return json.dumps({"gone": [record.tenant, record.exact]}).encode()
+    answer, vector = record.answer, None
+    if record.embedding is not None:
+        vector = np.frombuffer(record.embedding, dtype="<f4").astype("<f2").tobytes().hex()
+    kept = {
+        "key": asdict(record.key),
+        "answer": {field.name: getattr(answer, field.name) for field in fields(answer) if field.name != "events"}
+        | {"usage": _plain(answer.usage), "events": [_plain(event) for event in answer.events]},
+        "vector": vector,
+    }
+    return json.dumps(kept).encode()
+
+
+def _record(line: bytes) -> Record:
+    told = json.loads(line)
+    if "gone" in told:
+        return Gone(*told["gone"])
+    answer = told["answer"]
+    answer["events"] = tuple(_back(event) for event in answer["events"])
+    answer["usage"], answer["tags"] = _back(answer["usage"]), tuple(answer["tags"])
+    embedding = None
+    if told["vector"] is not None:
+        vector = np.frombuffer(bytes.fromhex(told["vector"]), dtype="<f2").astype("<f4")
+        embedding = (vector / np.linalg.norm(vector)).astype("<f4").tobytes()
+    return Kept(CacheKey(**told["key"]), CachedAnswer(**answer), embedding)
+
+
+def _plain(value: Any) -> Any:
+    """JSON values of what events are made of: a text as itself, the rest with its name and what is not the default."""
+    if type(value) is TextDelta and not (value.logprobs or value.choice):
+        return [value.text, value.tokens]  # nearly all events, so worth a short way
+    if isinstance(value, tuple):
+        return {"": "tuple", "of": [_plain(each) for each in value]}
+    if isinstance(value, bytes):
+        return {"": "bytes", "hex": value.hex()}
+    if is_dataclass(value):
+        told = {"": type(value).__name__}
+        for field in fields(value):
+            given = getattr(value, field.name)
+            if field.default is MISSING or given != field.default:
+                told[field.name] = _plain(given)
+        return told
+    return value
+
+
+def _back(told: Any) -> Any:
+    """Raises KeyError or TypeError for what another version of this wrote."""
+    if isinstance(told, list):
+        return TextDelta(*told)
+    if isinstance(told, dict):
+        kind = told.pop("")
+        if kind == "tuple":
+            return tuple(_back(each) for each in told["of"])
+        if kind == "bytes":
+            return bytes.fromhex(told["hex"])
+        return _KINDS[kind](**{name: _back(value) for name, value in told.items()})
+    return told

@@ -1,0 +1,243 @@
+"""Stored answers on disk: what is there again, and that nothing torn, forgotten or foreign ever is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import InternalError
+from models.messages import Event, Finish, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
+from router import cache_log
+from router.cache_log import CacheLog, Gone, Kept
+from router.fingerprint import partition
+from router.invalidation import Selection
+from router.ports import CachedAnswer, CacheKey
+from router.sealing import Sealer
+from router.semantic_cache import SemanticStore
+from router.settings import CacheSettings
+
+NOW_S = 1_800_000_000.0
+TENANT = partition("acme", "")
+EVENTS = (
+    ReasoningDelta("hm", "signed"),
+    TextDelta("ja — “yes” \U0001f600 \ud800", 3),
+    TextDelta("p", 1, (TokenLogprob("p", -0.5, (TokenLogprob("q", -1.5, (), b"\xff"),)),), 1),
+    ToolCallDelta(0, "id", "name", '{"a": 1}'),
+    Finish("tool_calls"),
+    Finish("stop", 1, "END"),
+    UsageReport(Usage(1, 2, 3), True),
+)
+
+
+YES = (TextDelta("yes", 1), Finish("stop"))
+
+
+def kept(name: str, events: tuple[Event, ...] = YES, vector: np.ndarray | None = None) -> Kept:
+    answer = CachedAnswer(name, "m", tuple(events), Usage(1, 2), 5, NOW_S, 3600.0, ("tag",))
+    embedding = None if vector is None else vector.astype("<f4").tobytes()
+    return Kept(CacheKey(TENANT, f"exact {name}", "scope", f"question {name}", f"surface {name}"), answer, embedding)
+
+
+def unit(seed: int, count: int = 32) -> np.ndarray:
+    vector = np.random.default_rng(seed).standard_normal(count)
+    return vector / np.linalg.norm(vector)
+
+
+def written(folder: Path, *records: Kept | Gone, sealer: Sealer | None = None) -> None:
+    """Each record in a frame of its own."""
+    log = CacheLog(folder, sealer or Sealer())
+    for record in records:
+        log.write([record])
+    log.close()
+
+
+def read(folder: Path, sealer: Sealer | None = None) -> list[Kept | Gone]:
+    log = CacheLog(folder, sealer or Sealer())
+    try:
+        return list(log.read())
+    finally:
+        log.close()
+
+
+def test_what_was_kept_is_read_as_it_was(tmp_path: Path) -> None:
+    record = kept("a", EVENTS, unit(1))
+    written(tmp_path, record, Gone(TENANT, "x"))
+    again, gone = read(tmp_path)
+    assert (again.key, again.answer) == (record.key, record.answer) and gone == Gone(TENANT, "x")
+    near = np.frombuffer(again.embedding, dtype="<f4") @ np.frombuffer(record.embedding, dtype="<f4")
+    assert near > 0.9999
+    assert (tmp_path / "answers.log").stat().st_mode & 0o077 == 0
+
+
+def test_no_cut_brings_a_torn_answer_and_what_follows_is_never_read(tmp_path: Path) -> None:
+    written(tmp_path, kept("a"), kept("b"))
+    path = tmp_path / "answers.log"
+    whole = path.read_bytes()
+    first = 8 + int.from_bytes(whole[:4], "big")
+    for size in (*range(0, len(whole), 41), first - 1, first, first + 1, first + 9, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        names = [record.answer.answer_id for record in read(tmp_path)]
+        assert names == (["a"] if size >= first else [])
+        written(tmp_path, kept("c"))
+        assert [record.answer.answer_id for record in read(tmp_path)] == [*names, "c"]
+
+
+@pytest.mark.parametrize("at", [1, 5, 9, 40, -1])
+def test_a_changed_byte_is_seen(tmp_path: Path, at: int) -> None:
+    written(tmp_path, kept("a"))
+    path = tmp_path / "answers.log"
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x40
+    path.write_bytes(data)
+    assert read(tmp_path) == []
+
+
+def test_with_a_key_nothing_can_be_read_without_it_and_a_missing_key_destroys_nothing(tmp_path: Path) -> None:
+    sealer = Sealer([os.urandom(32)])
+    written(tmp_path, kept("a", (TextDelta("a secret answer", 3), Finish("stop"))), sealer=sealer)
+    data = (tmp_path / "answers.log").read_bytes()
+    assert b"secret" not in data and b"question" not in data
+    assert [record.answer.answer_id for record in read(tmp_path, sealer)] == ["a"]
+    assert read(tmp_path) == []
+    assert (tmp_path / "answers.log.unreadable").read_bytes() == data
+
+
+def test_only_one_process_has_it(tmp_path: Path) -> None:
+    log = CacheLog(tmp_path)
+    with pytest.raises(InternalError):
+        CacheLog(tmp_path)
+    log.close()
+
+
+def store_on(folder: Path, now_s: float = NOW_S) -> tuple[SemanticStore, CacheLog]:
+    store = SemanticStore(CacheSettings(audit=0), lambda: now_s, judge=lambda text, others: [])
+    log = CacheLog(folder)
+    for _ in store.restore(log):
+        pass
+    return store, log
+
+
+def test_a_store_is_there_again_but_for_what_was_forgotten_replaced_or_is_too_old(tmp_path: Path) -> None:
+    store, log = store_on(tmp_path)
+    for name in "abcd":
+        store.store(*_fields(kept(name, vector=unit(ord(name)))))
+    store.store(*_fields(kept("c", (TextDelta("newer", 1), Finish("stop")), unit(3))))
+    store.invalidate(Selection("acme", answer_id="a"), dry_run=False)
+    store.judge("acme", "b", "ann", 0)
+    log.close()
+    store, log = store_on(tmp_path)
+    found = {name: store.exact(CacheKey(TENANT, f"exact {name}")) for name in "abcd"}
+    assert [name for name in found if found[name] is None] == ["a", "b"]
+    assert found["c"].answer.completion.text == "newer"
+    assert store.stats()["entries"] == 2
+    assert len(
+        store.invalidate(Selection("acme", question="?", similarity=0.99), unit(ord("d")).astype("<f4").tobytes())
+    )
+    log.close()
+    store, log = store_on(tmp_path, NOW_S + 3600)
+    assert store.stats()["entries"] == 0
+    log.close()
+
+
+def test_what_comes_while_a_log_is_read_stands_before_it(tmp_path: Path) -> None:
+    written(tmp_path, *(kept(name) for name in "abc"), Gone(TENANT, "exact a"))
+    now_s = [NOW_S + 1]
+    store = SemanticStore(CacheSettings(audit=0), lambda: now_s[0], judge=lambda text, others: [])
+    steps = store.restore(CacheLog(tmp_path))
+    next(steps)
+    for name in "ab":
+        key, answer, _ = _fields(kept(name, (TextDelta("newer", 1), Finish("stop"))))
+        store.store(key, replace(answer, created_at_unix_s=NOW_S + 2), None)
+    assert sum(1 for _ in steps) == 3  # without what this process has written meanwhile
+    texts = [store.exact(CacheKey(TENANT, f"exact {name}")).answer.completion.text for name in "abc"]
+    assert texts == ["newer", "newer", "yes"]
+
+
+def _fields(record: Kept) -> tuple[CacheKey, CachedAnswer, bytes | None]:
+    return record.key, record.answer, record.embedding
+
+
+def test_a_log_that_is_written_anew_has_what_came_meanwhile_and_not_what_went(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cache_log, "REWRITE_FROM_BYTES", 2000)
+    store, log = store_on(tmp_path)
+    for _ in range(30):
+        for name in "abc":
+            store.store(*_fields(kept(name, vector=unit(1))))
+            log.write(log.take())
+    assert log.wants_rewrite
+    before = log.size_bytes
+    log.begin(log.take())
+    assert not log.wants_rewrite
+    entry_ids = store.entry_ids()
+    store.store(*_fields(kept("d")))
+    log.write(log.take())
+    store.invalidate(Selection("acme", answer_id="a"), dry_run=False)
+    log.add(store.records(entry_ids[:2]))
+    store.invalidate(Selection("acme", answer_id="b"), dry_run=False)
+    log.write(log.take())
+    log.add(store.records(entry_ids[2:]))
+    log.finish(log.take())
+    assert log.size_bytes < before / 5 and not log.wants_rewrite
+    store.store(*_fields(kept("e")))
+    log.close()
+    store, log = store_on(tmp_path)
+    assert sorted(record.answer.answer_id for record in store.records(store.entry_ids())) == ["c", "d", "e"]
+    log.close()
+
+
+def test_a_disk_that_is_too_slow_costs_answers_but_nothing_that_was_forgotten(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cache_log, "MAX_PENDING", 3)
+    log = CacheLog(tmp_path)
+    for name in "abcde":
+        log.kept(*_fields(kept(name)))
+    log.gone(kept("a").key)
+    assert (log.dropped, len(log.take())) == (2, 4)
+    log.close()
+
+
+WRITER = """
+import asyncio, sys, time
+from pathlib import Path
+from deployments.cache_disk import CacheDisk
+from router.sealing import Sealer
+from router.semantic_cache import SemanticStore
+from router.settings import CacheSettings
+from tests.unit.test_cache_log import _fields, kept
+
+async def main():
+    store = SemanticStore(CacheSettings(audit=0, ttl_s=1e9), lambda: 1.8e9)
+    CacheDisk(store, Path(sys.argv[1]), Sealer())
+    for number in range(10**6):
+        store.store(*_fields(kept(str(number))))
+        print(number, time.monotonic(), flush=True)
+        await asyncio.sleep(0.002)
+
+asyncio.run(main())
+"""
+
+
+def test_a_killed_process_loses_no_more_than_a_fifth_of_a_second(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        lines = [writer.stdout.readline()]
+        until_s = time.monotonic() + 0.8
+        while time.monotonic() < until_s:
+            lines.append(writer.stdout.readline())
+        writer.send_signal(signal.SIGKILL)
+        lines += writer.stdout.readlines()
+    said = {number: float(at_s) for number, at_s in (line.split() for line in lines if line.endswith("\n"))}
+    there = {record.answer.answer_id for record in read(tmp_path)}
+    assert len(there) > 20
+    lost = [at_s for number, at_s in said.items() if number not in there]
+    # On a busy machine the process itself stands still at times, and writes nothing meanwhile.
+    stall_s = max(later - earlier for earlier, later in pairwise(said.values()))
+    assert not lost or max(said.values()) - min(lost) < 0.2 + stall_s
