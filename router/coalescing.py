@@ -12,6 +12,7 @@ A question is its exact fingerprint, of which the tenant is a part: nobody reads
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -22,6 +23,7 @@ from models.errors import ModelUnavailable, NotFound, StreamInterrupted, Switchy
 from models.messages import Event
 from router.ports import Followed, Origin, PeersPort
 
+logger = logging.getLogger(__name__)
 MAX_CLAIMS = 65_536
 CLAIM_S = 900.0
 """After which a claim whose holder never said what came of it counts no more. One that ends earlier than its request
@@ -50,7 +52,12 @@ class Flight:
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """`work` calls `begin`, `move` and `end`."""
         self._work = asyncio.get_running_loop().create_task(work)
-        self._work.add_done_callback(lambda _: self.end(ModelUnavailable("The answer was given up; ask again.")))
+        self._work.add_done_callback(self._done)
+
+    def _done(self, work: asyncio.Task[None]) -> None:
+        if not work.cancelled() and (error := work.exception()) is not None:  # from stopping the engine: it is over
+            logger.error("an answer's work ended with %s", type(error).__name__)
+        self.end(ModelUnavailable("The answer was given up; ask again."))
 
     @property
     def whole(self) -> bool:
