@@ -51,9 +51,11 @@ bench: .venv/.dev
 	$(BIN)/python -m cluster.bench.delay --json build/bench/delay.json
 	$(BIN)/python -m cluster.bench.streams --json build/bench/streams.json
 
-# Ten minutes in which processes that keep the books are killed thirty times, see docs/reliability.md.
+# Ten minutes in which processes that keep the books are killed thirty times, and one in which PostgreSQL is gone; see
+# docs/reliability.md.
 chaos: .venv/.dev
 	$(BIN)/python -m cluster.bench.chaos --seconds 600 --kills 30 $(ARGS)
+	SWITCHYARD_OUTAGE_S=60 $(BIN)/python -m pytest -q tests/contract/test_postgres.py -k database_is_gone
 
 # The gateways that cluster/bench/gateway.py measures beside Switchyard, apart from it: nothing else needs them.
 bench-peers: .peers/.litellm .peers/.portkey

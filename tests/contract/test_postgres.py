@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -12,7 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from cluster.usage_export import export
-from models.errors import InternalError, SwitchyardError
+from models.errors import InternalError, Overloaded, SwitchyardError
 from router.accounting.books import Books
 from router.accounting.budget import Budgets
 from router.accounting.directory import Org
@@ -22,9 +25,13 @@ from router.accounting.shipper import Shipper
 from router.accounting.store import PostgresStore
 from router.accounting.usage import UsageQuery
 from router.events import Actor
+from router.settings import AlertChannel, AlertSettings
 from tests.contract.test_stores import AT, closed, opened, take
 from tests.postgres_server import Server
 from tests.unit.leases import Fixed, monthly, reserve
+from tests.unit.test_alerts import receiving
+
+OUTAGE_S = float(os.environ.get("SWITCHYARD_OUTAGE_S", "1"))
 
 TABLES = (
     "open_requests",
@@ -87,8 +94,14 @@ def test_a_database_that_is_not_there_is_said_so_without_its_password(postgres: 
         assert "sesame" not in str(refused.value)
 
 
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
 async def test_while_the_database_is_gone_requests_go_on_and_nothing_is_lost(postgres: Server, tmp_path: Path) -> None:
-    """It is killed with all its processes, and comes back."""
+    """It is killed with all its processes, and comes back after `OUTAGE_S`: for 60 s in `make chaos`."""
     url = postgres.new_database()
     books = await Books.open(lambda: PostgresStore(url), tmp_path / "journal")
 
@@ -108,7 +121,7 @@ async def test_while_the_database_is_gone_requests_go_on_and_nothing_is_lost(pos
                 raise InternalError("down") from None
 
     shipper = Shipper(Journal(tmp_path / "journal", "one"), Ledger())
-    budgets = Budgets("one", Fixed({monthly(): 1000}), Ledger().lease)
+    budgets = Budgets("one", Fixed({monthly(): 10_000}), Ledger().lease)
     task = asyncio.create_task(shipper.run())
     now = int(time.time() * 1000)
 
@@ -122,27 +135,42 @@ async def test_while_the_database_is_gone_requests_go_on_and_nothing_is_lost(pos
     await books.registrar.do(Put(Org("acme", 0)), Actor("default"), {})
     await request("before")
     assert await shipper.drain(10)
-    postgres.kill()
-    for number in range(10):
-        await request(f"r{number}")
-    with pytest.raises((psycopg.Error, SwitchyardError)):
-        await books.registrar.do(Put(Org("acme", 0, disabled=True)), Actor("default"), {})
-    assert not await shipper.drain(1) and shipper.backlog_bytes > 0
-    await asyncio.to_thread(postgres.restart)
-    assert await shipper.drain(30)
+    with receiving() as receiver:
+        channel = AlertChannel(name="ops", url=receiver.url)
+        books.watch.settings = AlertSettings(channels=(channel,), database_down_s=OUTAGE_S / 4)
+        await books.watch.look()
+        watching = asyncio.create_task(books.watch.run())
+        postgres.kill()
+        served, until_s = 0, time.monotonic() + OUTAGE_S
+        while time.monotonic() < until_s or served < 10:
+            with suppress(Overloaded):  # when what was leased is used
+                await request(f"r{served}")
+                served += 1
+            await asyncio.sleep(0.02 if OUTAGE_S < 10 else 1.0)
+        with pytest.raises((psycopg.Error, SwitchyardError)):
+            await books.registrar.do(Put(Org("acme", 0, disabled=True)), Actor("default"), {})
+        assert not await shipper.drain(1) and shipper.backlog_bytes > 0
+        await until(lambda: receiver.got)
+        await asyncio.to_thread(postgres.restart)
+        assert await shipper.drain(30)
+        await until(lambda: not books.watch._pending)
+        alerts = await books.alerts(None, 9)
+        watching.cancel()
+        await asyncio.wait({watching})
+    assert [told["kind"] for told in receiver.bodies()] == [alert["kind"] for alert in alerts] == ["database"]
     (row,) = await books.usage("acme", AT, now + 10**6, ())
-    assert (row["requests"], row["cost_microusd"]) == (11, 110)
+    assert (row["requests"], row["cost_microusd"]) == (served + 1, 10 * (served + 1))
     assert not books.registrar.directory.get(Org, "acme").disabled
     await books.registrar.do(Put(Org("other", 0)), Actor("default"), {})
     verdict = await books.registrar.audit_verdict(None)
     assert (verdict.entries, verdict.broken_at) == (2, None)
-    for number in range(100):
+    for number in range(1_100):
         try:
             await reserve(budgets, "acme", f"s{number}", 10)
         except SwitchyardError:
             break
         budgets.settle(f"s{number}", 10, 0)
-    assert number == 89  # 110 were spent of 1000
+    assert number == 1_000 - (served + 1)  # so many tens were left of 10,000
     task.cancel()
     await asyncio.wait({task})
     await shipper.close(0)
