@@ -22,7 +22,6 @@ import yaml
 
 from cluster import state
 from cluster.checks import StartError, check_engines_are_installed, check_memory, check_port_is_free
-from cluster.config_check import check_config
 from cluster.ray_process import START_S, Ports, RayProcess, is_running
 from cluster.state import Cluster
 
@@ -109,6 +108,8 @@ def running(
     http = deployed["http_options"]
     with state.owned(data_dir) as state_file, _scratch_folder() as scratch:
         check_port_is_free(http["host"], http["port"])
+        from cluster.config_check import check_config  # all settings, for this command alone
+
         check_config(deployed)
         check_engines_are_installed(deployed)
         check_memory(deployed)
