@@ -55,7 +55,7 @@ bench: .venv/.dev
 # docs/reliability.md.
 chaos: .venv/.dev
 	$(BIN)/python -m cluster.bench.chaos --seconds 600 --kills 30 $(ARGS)
-	SWITCHYARD_OUTAGE_S=60 $(BIN)/python -m pytest -q tests/contract/test_postgres.py -k database_is_gone
+	OUTAGE_S=60 $(BIN)/python -m pytest -q tests/contract/test_postgres.py -k database_is_gone
 
 # The gateways that cluster/bench/gateway.py measures beside Switchyard, apart from it: nothing else needs them.
 bench-peers: .peers/.litellm .peers/.portkey

@@ -31,7 +31,7 @@ from tests.postgres_server import Server
 from tests.unit.leases import Fixed, monthly, reserve
 from tests.unit.test_alerts import receiving
 
-OUTAGE_S = float(os.environ.get("SWITCHYARD_OUTAGE_S", "1"))
+OUTAGE_S = float(os.environ.get("OUTAGE_S", "1"))
 
 TABLES = (
     "open_requests",
