@@ -169,8 +169,8 @@ class Pipeline:
         for sink in self.stages.sinks:
             try:
                 sink(record)
-            except SwitchyardError as error:
-                log.error("the close of request %s was not written (%s)", record.request_id, error.code)
+            except Exception as error:  # without its text, which may hold what was asked
+                log.error("the close of request %s was not written (%s)", record.request_id, type(error).__name__)
 
     def may_use(self, principal: Principal, model: str) -> bool:
         """Whether an answer of `model`, made earlier, may be given now: the model is still served, and allowed."""

@@ -107,8 +107,10 @@ class Run:
             self.pipeline.running -= 1
             if self._assessing is not None:
                 self._assessing.cancel()
-            self._close(error)
-            self.boarding.close()
+            try:
+                self._close(error)
+            finally:
+                self.boarding.close()
 
     # ---- beginning -------------------------------------------------------------------------------------------------
 

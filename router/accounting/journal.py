@@ -68,10 +68,10 @@ class Journal:
         if record.kind == "open" and self.unshipped_bytes > self._max_bytes:
             raise Overloaded("The books are not being written and their journal is full; try again later.", None, 5.0)
         segment = self._segments[-1]
-        if segment.size >= self._segment_bytes:
-            segment = self._begin_segment(segment.number + 1)
         line = encode(record)
         try:
+            if segment.size >= self._segment_bytes:
+                segment = self._begin_segment(segment.number + 1)
             written = os.write(self._file, line)
             if written != len(line):  # no half line may stand before the next one
                 os.ftruncate(self._file, segment.size)

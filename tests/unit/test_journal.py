@@ -114,6 +114,23 @@ def test_with_a_full_journal_nothing_more_is_opened_but_all_is_closed(tmp_path: 
     journal.close()
 
 
+def test_a_next_segment_that_cannot_be_begun_is_told_as_a_disk_that_takes_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, "a", segment_bytes=1)
+    journal.append(OPENED)
+
+    def full(*args: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(Overloaded, match="No space left"):
+        journal.append(CLOSED)
+    monkeypatch.undo()
+    journal.append(CLOSED)
+    journal.close()
+
+
 def test_a_name_is_one_journals(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "a")
     journal.append(OPENED)
