@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 KEPT = (
     "sums of requests, tokens and money, without users",
     "the audit log, which nobody can change: acts of administrators, and denials, with the user where one was known",
+    "of an organisation, bare rows of the last 35 days (when, key, model, tokens, money), which budgets count",
     "what requests under way bring in when they end: erase again an hour later",
 )
 _BY_DISK = "no: by the disk's or the database's own means"
@@ -64,16 +65,21 @@ class DataDoor:
         return JSONResponse({"object": "erasure", "org": body.org, "erased": erased, "kept": list(KEPT)})
 
     async def _erased(self, org: str, user: str | None) -> dict[str, int]:
-        """What each part had of it. The archive is asked before the books have forgotten which responses were whose."""
+        """What each part had of it. The archive forgets before the books, which alone know whose the responses are that
+        were stored without a user: what stops half-way can be asked again, and nothing is out of reach."""
         ledger, archive = self.ingress.ledger, self.ingress.archive
         if user is None:
             counts = await archive.erase(org, None, ())
             counts["requests"] = await ledger.forget_org(org)
         else:
-            ids = await ledger.forget_user(org, user)
-            responses = [f"resp_{request_id.removeprefix('req_')}" for request_id in ids]
-            counts = await archive.erase(org, user, responses)
-            counts["requests"] = len(ids)
+            counts = await archive.erase(org, user, ())
+            counts["requests"] = 0
+            while ids := await ledger.requests_of(org, user):
+                responses = [f"resp_{request_id.removeprefix('req_')}" for request_id in ids]
+                counts["responses"] += (await archive.erase(org, user, responses))["responses"]
+                await ledger.forget_user(org, user, ids)
+                counts["requests"] += len(ids)
+            await ledger.forget_user(org, user, ())
         try:
             forgotten = await self.ingress.invalidate_everywhere(Selection(org), False)
             counts["cached_answers"] = forgotten.count

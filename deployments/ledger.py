@@ -118,8 +118,11 @@ class Ledger:
     async def tell(self, alert: Alert) -> bool:
         return await self._books.watch.tell(alert)
 
-    async def forget_user(self, org: str, user: str) -> list[str]:
-        return await self._books.forget_user(org, user)
+    async def requests_of(self, org: str, user: str) -> list[str]:
+        return await self._books.requests_of(org, user)
+
+    async def forget_user(self, org: str, user: str, ids: Sequence[str]) -> None:
+        await self._books.forget_user(org, user, ids)
 
     async def forget_org(self, org: str) -> int:
         return await self._books.forget_org(org)
@@ -196,6 +199,7 @@ class LedgerHandle:
         self._judged = method(handle, "judged")
         self._alerts = method(handle, "alerts")
         self._tell = method(handle, "tell")
+        self._requests_of = method(handle, "requests_of")
         self._forget_user, self._forget_org = method(handle, "forget_user"), method(handle, "forget_org")
         self._facts = method(handle, "facts")
         self._keep_feedback = method(handle, "keep_feedback")
@@ -241,8 +245,11 @@ class LedgerHandle:
     async def tell(self, alert: Alert) -> bool:
         return await _within(READ_TIMEOUT_S, self._tell, alert)
 
-    async def forget_user(self, org: str, user: str) -> list[str]:
-        return await _within(AUDIT_TIMEOUT_S, self._forget_user, org, user)
+    async def requests_of(self, org: str, user: str) -> list[str]:
+        return await _within(READ_TIMEOUT_S, self._requests_of, org, user)
+
+    async def forget_user(self, org: str, user: str, ids: Sequence[str]) -> None:
+        await _within(AUDIT_TIMEOUT_S, self._forget_user, org, user, ids)
 
     async def forget_org(self, org: str) -> int:
         return await _within(AUDIT_TIMEOUT_S, self._forget_org, org)

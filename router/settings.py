@@ -326,7 +326,9 @@ class AlertSettings(Strict):
         return self
 
 
-RetentionDays = Annotated[int, Field(ge=35, le=3660)]
+LEAST_RETENTION_DAYS = 35
+"""Budgets of a month count that far back, and for so long a record that comes twice has to be known."""
+RetentionDays = Annotated[int, Field(ge=LEAST_RETENTION_DAYS, le=3660)]
 """More than a month, so that what a budget counts is there until its period is over."""
 
 

@@ -61,7 +61,8 @@ class ResponsesDoor:
         run = self.ingress.pipeline.run(parsed.request(earlier), principal, parsed.options, door, watch)
 
         def keep(response: dict[str, Any]) -> None:
-            self.ingress.archive.store(principal.org, _stored(response, parsed.items))
+            user = run.request.user or principal.user  # as its receipt says it
+            self.ingress.archive.store(principal.org, _stored(response, parsed.items, user))
 
         return Answer(run, OpenAIResponses(parsed, keep if parsed.stored else None), bool(parsed.body.stream))
 
@@ -94,7 +95,7 @@ class ResponsesDoor:
         return JSONResponse(page(json.loads(found.input), request.query_params))
 
 
-def _stored(response: dict[str, Any], items: Sequence[dict[str, Any]]) -> StoredResponse:
+def _stored(response: dict[str, Any], items: Sequence[dict[str, Any]], user: str) -> StoredResponse:
     """The input as lists of it show it: each item with an id, its text as a part."""
     digits = response["id"].removeprefix("resp_")
     shown = []
@@ -106,4 +107,4 @@ def _stored(response: dict[str, Any], items: Sequence[dict[str, Any]]) -> Stored
         shown.append({name: value for name, value in full.items() if value is not None})
     previous = response["previous_response_id"]
     made_at_s = float(response["created_at"])
-    return StoredResponse(response["id"], previous, made_at_s, json.dumps(response), json.dumps(shown))
+    return StoredResponse(response["id"], previous, made_at_s, json.dumps(response), json.dumps(shown), user)

@@ -24,6 +24,7 @@ from router.accounting.analyst import Analyst, Outlook
 from router.accounting.anomalies import Anomaly
 from router.accounting.balances import Balances, LeaseAnswer, LeaseAsk, Standing
 from router.accounting.budget import LEASE_VALID_S
+from router.accounting.directory import Org
 from router.accounting.experiment_store import ArmTally
 from router.accounting.feedback import Feedback
 from router.accounting.forecast import Forecast
@@ -36,7 +37,7 @@ from router.accounting.usage_sql import DAY_MS
 from router.accounting.watch import Watch
 from router.events import as_json
 from router.experience import Lessons
-from router.settings import RetentionSettings
+from router.settings import LEAST_RETENTION_DAYS, RetentionSettings
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -47,7 +48,6 @@ ABANDONED_AFTER_S = 3600.0
 _SILENT_HOLDER_S = 3 * LEASE_VALID_S
 RETAIN_EVERY_S = 3600.0
 _DROPPED_AT_ONCE, _FORGOTTEN_AT_ONCE = 500, 10_000
-_NEVER_UNIX_MS = 2**62
 _MAX_WAITERS = 1024
 _MAX_READS = {"receipt": 2 * _MAX_WAITERS, "usage": 16, "audit": 16}
 """How many of each may wait for the thread that reads. A sum may take seconds, a receipt takes microseconds."""
@@ -142,33 +142,41 @@ class Books:
         """Drop the requests that have had their time, a few at a time, and old alerts. Returns how many requests."""
         dropped, keeping = 0, self._store.retention
         await self._write(partial(self._store.alerts.drop, now_unix_ms - ALERT_DAYS * DAY_MS))
-        for org in await self._write(keeping.orgs) if self.retention != RetentionSettings() else ():
-            if (days := self.retention.days_of(org)) is None:
+        for org in await self._write(keeping.orgs):
+            if (before := self._kept_since(org, now_unix_ms)) is None:
                 continue
-            before = now_unix_ms - days * DAY_MS
             while count := await self._write(partial(keeping.drop_requests, org, before, _DROPPED_AT_ONCE)):
                 dropped += count
         return dropped
 
-    async def forget_user(self, org: str, user: str) -> list[str]:
-        """What the books have of one user's requests that came in so far; their ids."""
-        forgotten: list[str] = []
-        while ids := await self._write(partial(self._store.retention.requests_of, org, user, _FORGOTTEN_AT_ONCE)):
-            await self._write(partial(self._store.retention.forget_user, org, user, ids))
-            forgotten += ids
-        await self._write(partial(self._store.retention.forget_user, org, user, ()))
+    def _kept_since(self, org: str, now_unix_ms: int) -> int | None:
+        """Requests of an org that were opened before then go; None: none do."""
+        ends = [now_unix_ms - days * DAY_MS] if (days := self.retention.days_of(org)) is not None else []
+        found = self.registrar.directory.find(Org, org)
+        if found is not None and found.erased_at_unix_ms is not None:
+            ends.append(min(found.erased_at_unix_ms, now_unix_ms - LEAST_RETENTION_DAYS * DAY_MS))
+        return max(ends, default=None)
+
+    async def requests_of(self, org: str, user: str) -> list[str]:
+        """Some requests that came in so far and still name a user; none is left when there are none."""
+        return await self._write(partial(self._store.retention.requests_of, org, user, _FORGOTTEN_AT_ONCE))
+
+    async def forget_user(self, org: str, user: str, ids: Sequence[str]) -> None:
+        """See `RetentionStore.forget_user`."""
+        await self._write(partial(self._store.retention.forget_user, org, user, ids))
         await self._write(self._store.retention.scrub)
-        return forgotten
 
     async def forget_org(self, org: str) -> int:
-        """All requests of an org that came in so far, and how many they were. What was spent stays known."""
-        count = 0
-        while done := await self._write(
-            partial(self._store.retention.drop_requests, org, _NEVER_UNIX_MS, _DROPPED_AT_ONCE)
-        ):
+        """All requests of an org that came in so far, and how many they were. What was spent stays known, and the bare
+        rows of the last days, until `retain` drops them."""
+        count, keeping = 0, self._store.retention
+        before = _now_unix_ms() - LEAST_RETENTION_DAYS * DAY_MS
+        while done := await self._write(partial(keeping.drop_requests, org, before, _DROPPED_AT_ONCE)):
             count += done
-        await self._write(partial(self._store.retention.forget_users, org))
-        await self._write(self._store.retention.scrub)
+        while done := await self._write(partial(keeping.forget_requests, org, _DROPPED_AT_ONCE)):
+            count += done
+        await self._write(partial(keeping.forget_users, org))
+        await self._write(keeping.scrub)
         async with self._booking:
             self._balances.forget()
         return count

@@ -42,6 +42,7 @@ class Org:
     created_at_unix_ms: int
     rules: Rules = Rules()
     disabled: bool = False
+    erased_at_unix_ms: int | None = None
 
     @property
     def id(self) -> str:

@@ -72,6 +72,8 @@ class Put:
                 raise InvalidRequest(f"Key '{entity.key_id}' is not one of that organisation and team.", "key")
         if isinstance(entity, Policy) and entity.removed_at_unix_ms is not None:
             directory.get(Policy, entity.id)
+        if isinstance(entity, Org) and isinstance(known, Org):
+            entity = replace(entity, erased_at_unix_ms=known.erased_at_unix_ms)
         return [replace(entity, created_at_unix_ms=known.created_at_unix_ms if known else now_unix_ms)]
 
 
@@ -167,7 +169,9 @@ class Forget:
             for key in directory.all(Key)
             if key.org == self.org and self.user in (None, key.user)
         ]
-        return [replace(org, disabled=org.disabled or self.user is None), *keys]
+        if self.user is None:
+            org = replace(org, disabled=True, erased_at_unix_ms=now_unix_ms)
+        return [org, *keys]
 
 
 @dataclass(frozen=True, slots=True)

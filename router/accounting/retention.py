@@ -3,6 +3,9 @@ Sums stay, without users, and so does what every budget counts."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +13,7 @@ from router.accounting.directory_store import Database
 from router.accounting.limits import Account
 from router.accounting.usage_cells import Cells
 from router.accounting.usage_sql import SUMS
+from router.accounting.usage_store import UsageStore
 
 _TABLES = ("requests", "receipts", "attempts", "feedback", "open_requests", "usage_by", "audit", "alerts", "directory")
 _DROPPED = (
@@ -19,10 +23,11 @@ _DROPPED = (
 
 
 class RetentionStore:
-    """Synchronous; it belongs to the thread that writes."""
+    """Synchronous; it belongs to the thread that writes. usage: it keeps in memory what is changed here."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, usage: UsageStore) -> None:
+        self._database, self._usage = database, usage
+        self._salt = secrets.token_bytes(16)  # nowhere else, so that nobody can make these units again
 
     def drop_requests(self, org: str, before_unix_ms: int, limit: int) -> int:
         """Up to `limit` requests of an org that were opened before then, the oldest first, with their tries, receipts
@@ -78,13 +83,28 @@ class RetentionStore:
         return [request_id for (request_id,) in rows]
 
     def forget_user(self, org: str, user: str, ids: Sequence[str]) -> None:
-        """Of these requests: their receipts, what was said about them, and whose they were. They stay, as nobody's."""
+        """Of these requests: their receipts, what was said about them, and whose they were. They stay, as nobody's.
+        With the last of them, or with none, all else that names the user goes too."""
         with self._database.transaction() as writer:
-            self._delete(writer, "feedback", org, ids)
-            self._delete(writer, "receipts", org, ids)
-            for table in ("requests", "open_requests"):
-                writer.execute(f"UPDATE {table} SET end_user = '' WHERE org = ? AND end_user = ?", (org, user))
-            self._merge_users(writer, org, user)
+            self._blank(writer, org, ids)
+            writer.execute("UPDATE open_requests SET end_user = '' WHERE org = ? AND end_user = ?", (org, user))
+            left = "SELECT 1 FROM requests WHERE org = ? AND end_user = ? LIMIT 1"
+            last = writer.execute(left, (org, user)).fetchone() is None
+            if last:
+                self._merge_users(writer, org, user)
+                self._drop_rejected(writer, org, user)
+        if last:
+            self._usage.forget()
+
+    def forget_requests(self, org: str, limit: int) -> int:
+        """Up to `limit` requests of an org: what they say besides when, which key, which model and how much. Returns
+        how many there were; call it until there are none. The bare rows have to stay until nothing counts them any
+        more, and until no journal brings them again."""
+        with self._database.transaction() as writer:
+            # Each request has a receipt, until it is forgotten.
+            found = writer.execute("SELECT request_id FROM receipts WHERE org = ? LIMIT ?", (org, limit)).fetchall()
+            self._blank(writer, org, [request_id for (request_id,) in found])
+        return len(found)
 
     def forget_users(self, org: str) -> None:
         """Whose requests the sums are of, of all users of an org."""
@@ -93,6 +113,32 @@ class RetentionStore:
             writer.execute("DELETE FROM open_requests WHERE org = ?", (org,))
             writer.execute("DELETE FROM feedback WHERE org = ?", (org,))
             writer.execute("DELETE FROM alerts WHERE org = ?", (org,))
+            self._drop_rejected(writer, org, None)
+        self._usage.forget()
+
+    def _blank(self, writer: Any, org: str, ids: Sequence[str]) -> None:
+        """Leave of these requests what sums and budgets need."""
+        self._delete(writer, "feedback", org, ids)
+        self._delete(writer, "receipts", org, ids)
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500]
+            which = f"org = ? AND request_id IN ({', '.join('?' * len(part))})"
+            writer.execute(
+                f"UPDATE requests SET end_user = '', cached_from = NULL, eligible = NULL WHERE {which}", (org, *part)
+            )
+            units = f"SELECT DISTINCT unit FROM experiment_outcomes WHERE {which}"
+            for (unit,) in writer.execute(units, (org, *part)).fetchall():
+                # Another that cannot be traced to them: their requests go on to count as one unit's.
+                other = hashlib.sha256(self._salt + unit.encode()).hexdigest()[:16]
+                sql = f"UPDATE experiment_outcomes SET unit = ? WHERE unit = ? AND {which}"
+                writer.execute(sql, (other, unit, org, *part))
+
+    @staticmethod
+    def _drop_rejected(writer: Any, org: str, user: str | None) -> None:
+        for (body,) in writer.execute("SELECT body FROM rejected_records").fetchall():
+            record = json.loads(body)
+            if isinstance(record, dict) and record.get("org") == org and user in (None, record.get("user")):
+                writer.execute("DELETE FROM rejected_records WHERE body = ?", (body,))
 
     def _merge_users(self, writer: Any, org: str, user: str | None) -> None:
         """To the sums of requests of nobody known."""

@@ -161,9 +161,9 @@ class SQLStore:
         self.experiments = ExperimentStore(self._file)
         self.experience = ExperienceStore(self._file)
         self.alerts = AlertStore(self._file)
-        self.retention = RetentionStore(self._file)
         self.rejected = 0
         self._usage = UsageStore(self._file)
+        self.retention = RetentionStore(self._file, self._usage)
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
         try:

@@ -182,7 +182,7 @@ class Archive:
     # ---- what is to be forgotten -----------------------------------------------------------------------------------
 
     async def erase(self, org: str, user: str | None, response_ids: Sequence[str]) -> dict[str, int]:
-        """Everything of an org, or of one of its users these responses, their batches and the files of those.
+        """Everything of an org, or of one of its users their responses and these, their batches and the files of those.
 
         Batches under way are cancelled first. Raises `Overloaded` while one has not ended.
         """
@@ -199,7 +199,10 @@ class Archive:
         names = ("input_file_id", "output_file_id", "error_file_id")
         theirs = [batch.body[name] for batch in batches for name in names if batch.body[name]]
         files = await self._write(lambda: self.files.erase(org, None if user is None else theirs))
-        responses = await self._write(lambda: self._responses.erase(org, None if user is None else response_ids))
+        responses = await self._write(lambda: self._responses.erase(org, user, response_ids))
+        if self._runner is not None:
+            for batch in batches:
+                await self._runner.drop_results(batch)
         await self._write(lambda: self.batches.delete(batches))
         await self._write(self._file.scrub)
         return {"responses": responses, "files": files, "batches": len(batches)}
@@ -222,6 +225,8 @@ class Archive:
             removed = await self._write(partial(store.sweep, self.settings))
             if removed:
                 logger.info("%d entries of %s have had their time", removed, type(store).__name__)
+        if self._runner is not None:
+            await self._runner.sweep()
 
     async def reseal(self) -> int:
         """Seal what is not sealed by the key that seals now, a little at a time. Returns how many there were."""

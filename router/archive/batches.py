@@ -133,11 +133,14 @@ class BatchStore:
 
     def sweep(self, settings: ArchiveSettings) -> int:
         """Remove those that are over and as old as files get. Returns how many."""
+        removed, now = 0, time.time()
         with self._file.transaction() as writer:
-            return writer.execute(
-                f"DELETE FROM batches WHERE created_at_unix_s <= ? AND status NOT IN {_OPEN_SQL}",
-                (time.time() - settings.file_ttl_s,),
-            ).rowcount
+            for (org,) in writer.execute("SELECT DISTINCT org FROM batches").fetchall():
+                removed += writer.execute(
+                    f"DELETE FROM batches WHERE org = ? AND created_at_unix_s <= ? AND status NOT IN {_OPEN_SQL}",
+                    (org, now - settings.ttl_s_by_org.get(org, settings.file_ttl_s)),
+                ).rowcount
+        return removed
 
 
 def _batch(org: str, batch_id: str, body: str, principal: str) -> Batch:

@@ -19,13 +19,14 @@ MAX_TURNS, MAX_CONVERSATION_BYTES = 500, 64 * 1024**2
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """`body` is the response, `input` the list of its own turn's items; both as JSON text."""
+    """`body` is the response, `input` the list of its own turn's items; both as JSON text. user: '' is not known."""
 
     response_id: str
     previous_response_id: str | None
     created_at_unix_s: float
     body: str
     input: str
+    user: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -33,7 +34,10 @@ class StoredResponse:
 
 
 _COLUMNS = "response_id, previous_response_id, created_at_unix_s, body, input"
-_INSERT = f"INSERT INTO responses (org, size_bytes, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_INSERT = (
+    f"INSERT INTO responses (org, end_user, size_bytes, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT DO NOTHING"
+)
 _OLDEST = "SELECT org, response_id, size_bytes FROM responses {where} ORDER BY created_at_unix_s LIMIT {limit}"
 
 
@@ -57,6 +61,7 @@ class ResponseStore:
                 _INSERT,
                 (
                     org,
+                    response.user,
                     response.size_bytes,
                     response.response_id,
                     response.previous_response_id,
@@ -110,13 +115,18 @@ class ResponseStore:
                 removed += self._remove(rows)
         return removed
 
-    def erase(self, org: str, ids: Sequence[str] | None) -> int:
-        """Those of an org, or of these ids of them. Returns how many there were."""
+    def erase(self, org: str, user: str | None, ids: Sequence[str]) -> int:
+        """Those of an org, or of one of its users and of these ids. Returns how many there were."""
         removed = 0
-        if ids is not None:
-            return sum(self.delete(org, response_id) for response_id in ids)
-        while rows := self._file.writer.execute(_OLDEST.format(where="WHERE org = ?", limit=100), (org,)).fetchall():
+        where, values = ("WHERE org = ?", (org,)) if user is None else ("WHERE org = ? AND end_user = ?", (org, user))
+        while rows := self._file.writer.execute(_OLDEST.format(where=where, limit=100), values).fetchall():
             removed += self._remove(rows)
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500]
+            where = f"WHERE org = ? AND response_id IN ({', '.join('?' * len(part))})"
+            removed += self._remove(
+                self._file.writer.execute(_OLDEST.format(where=where, limit=len(part)), (org, *part)).fetchall()
+            )
         return removed
 
     def facts(self) -> dict[str, Any]:

@@ -250,8 +250,23 @@ class BatchRunner:
 
     async def _fail(self, batch: Batch, errors: list[dict[str, Any]]) -> None:
         batch.body["errors"] = {"object": "list", "data": errors}
+        await self.drop_results(batch)
         batch.enter("failed")
         await self._save(batch)
+
+    async def drop_results(self, batch: Batch) -> None:
+        """What was answered and is handed over to nobody."""
+        for kind in ("output", "error"):
+            path = self._results(batch, kind)
+            await self._write(lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
+
+    async def sweep(self) -> None:
+        """Results that no batch under way needs: a crash, or an earlier version, left them."""
+        paths = await asyncio.to_thread(lambda: [*self._folder.glob("batch_*")])
+        needed = {batch.batch_id for batch in await self._open()}
+        for path in paths:
+            if path.name.partition(".")[0] not in needed:
+                await self._write(lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
 
     async def _input(self, batch: Batch) -> Opener:
         opener: Opener = await self._read(lambda: self._files.opener(batch.org, batch.body["input_file_id"]))

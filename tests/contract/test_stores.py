@@ -529,6 +529,10 @@ def test_what_goes_leaves_its_sums_and_what_budgets_count(store: SQLStore) -> No
     assert store.receipt("acme", "r5") is None and store.retention.requests_of("acme", "ann", 10) == []
     users = {row["user"]: row["requests"] for row in store.usage("acme", 0, 2 * AT, ["user"], 10)}
     assert "ann" not in users and sum(users.values()) == sums[0]["requests"]
+    assert [store.retention.forget_requests("acme", 1) for _ in range(2)] == [1, 0]
+    assert spent() == before and store.receipt("acme", "r6") is None
+    take(store, closed("r6", cost=10, at=AT + 6, user="bob", team="ops"))  # a chunk that comes again is known
+    assert spent() == before and store.receipt("acme", "r6") is None
     store.retention.forget_users("acme")
     assert store.usage("acme", 0, 2 * AT, ["user"], 10)[0]["user"] == ""
     assert store.retention.orgs() and store.retention.facts()["rows"]["requests"] == 3

@@ -48,6 +48,7 @@ class LocalLedger:
         self.anomalies, self.judged = books.anomalies, books.judged
         self.experiment = books.experiment
         self.forget_user, self.forget_org, self.facts = books.forget_user, books.forget_org, books.facts
+        self.requests_of = books.requests_of
         self.alerts, self.tell = books.alerts, books.watch.tell
         self.audit_page, self.audit_verdict = books.registrar.audit_page, books.registrar.audit_verdict
 

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from router.accounting import books as books_module
 from router.accounting.feedback import Feedback
+from router.accounting.latencies import unpacked
 from router.accounting.limits import Account
+from router.accounting.store import SQLiteStore
+from router.archive import archive as archive_module
 from router.archive.archive import Archive
 from router.archive.batches import new_batch
 from router.archive.responses import StoredResponse
@@ -166,3 +170,99 @@ async def test_responses_of_an_organisation_may_have_their_own_time(ingress: Ing
 
 def replace_settings(keeper: Archive, **changes: Any) -> Any:
     return keeper.settings.model_copy(update=changes)
+
+
+def as_shipped(record: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(as_json(record)))
+    return found
+
+
+async def test_a_user_with_more_requests_than_go_at_once_is_forgotten_whole(
+    ingress: Ingress, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books_module, "_FORGOTTEN_AT_ONCE", 3)
+    told = await ingress.done("POST", "/v1/admin/erasures", org="acme", user=PLANTED)
+    assert (told["erased"]["requests"], told["erased"]["responses"]) == (4, 4)
+    for number in (0, 3, 6, 9):
+        assert await cluster.books.receipt("acme", f"req_{number}", 0) is None
+
+
+async def test_what_could_not_be_erased_at_once_is_erased_when_it_is_asked_again(
+    ingress: Ingress, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive: Archive = _ingress_of(ingress.client._transport.app).archive
+    monkeypatch.setattr(archive_module, "ERASE_WAIT_S", 0.01)
+    file_id = (await archive.list_files("acme", None))[0].file_id
+    batch = new_batch(Principal("acme", "", "k", PLANTED), file_id, "/v1/chat/completions", None)
+    await archive.create_batch(batch)
+    assert (await ingress.ask("POST", "/v1/admin/erasures", org="acme", user=PLANTED)).status_code == 503
+    batch.enter("completed")
+    await archive._write(lambda: archive.batches.save(batch))
+    told = await ingress.done("POST", "/v1/admin/erasures", org="acme", user=PLANTED)
+    assert (told["erased"]["responses"], told["erased"]["requests"]) == (4, 4)
+    assert (await archive.facts())["responses"]["count"] == 8
+
+
+async def test_a_response_is_found_when_the_books_know_its_request_no_more(ingress: Ingress) -> None:
+    archive: Archive = _ingress_of(ingress.client._transport.app).archive
+    await archive.put_response("acme", StoredResponse("resp_old", None, time.time(), "{}", "[]", PLANTED))
+    await archive.put_response("globex", StoredResponse("resp_old", None, time.time(), "{}", "[]", PLANTED))
+    told = await ingress.done("POST", "/v1/admin/erasures", org="acme", user=PLANTED)
+    assert told["erased"]["responses"] == 5 and await archive.response("globex", "resp_old", 0)
+
+
+def test_histograms_stay_right_when_a_user_is_forgotten(tmp_path: Path) -> None:
+    store, now = SQLiteStore(tmp_path / "ledger.sqlite3"), int(time.time() * 1000)
+
+    def put(number: int, user: str) -> None:
+        store.ingest("h", [as_shipped(closed(f"r{number}", "acme", 1, now, user=user))])
+
+    for number in range(12):
+        put(number, "ann" if number > 2 else "")
+    store.retention.forget_user("acme", "ann", store.retention.requests_of("acme", "ann", 100))
+    put(100, "")
+    put(101, "ann")
+    sql = "SELECT value, requests, total FROM usage_by WHERE dimension = 'user'"
+    found = {value: (requests, sum(unpacked(bytes(total)).values())) for value, requests, total in _rows(store, sql)}
+    assert found == {"": (13, 13), "ann": (1, 1)}
+    store.close()
+
+
+def test_no_table_names_a_user_who_was_forgotten(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "ledger.sqlite3")
+    part = {"experiment": "e", "version": "v", "arm": "a", "unit": "of-ann"}
+    good = [as_shipped(closed(f"r{number}", user="ann")) for number in range(2)]
+    for record in good:
+        record["decision"] = {**(record["decision"] or {}), "experiment": part}
+    wrong = {**as_shipped(closed("r2", user="ann")), "cost_microusd": {"x": 1}}
+    others = {**as_shipped(closed("r3", user="bob")), "cost_microusd": {"x": 1}}
+    store.ingest("h", [*good, wrong, others])
+    store.retention.forget_user("acme", "ann", store.retention.requests_of("acme", "ann", 10))
+    ((one,), (other,)) = _rows(store, "SELECT unit FROM experiment_outcomes")
+    assert one == other != "of-ann"  # still one unit, of nobody
+    assert ["bob" in body for (body,) in _rows(store, "SELECT body FROM rejected_records")] == [True]
+    store.retention.forget_users("acme")
+    assert _rows(store, "SELECT body FROM rejected_records") == []
+    store.close()
+
+
+async def test_what_is_delivered_again_after_an_organisation_was_forgotten_is_still_known(
+    ingress: Ingress, cluster: Cluster
+) -> None:
+    books, now = cluster.books, int(time.time() * 1000)
+    again = [as_shipped(closed(f"again{number}", "acme", 100, now, user=PLANTED)) for number in range(3)]
+    books._store.ingest("h", again)
+    month = Account("acme", "microusd", "month")
+    spent = books._store.spent(month, now - DAY, now + DAY)
+    told = await ingress.done("POST", "/v1/admin/erasures", org="acme")
+    assert told["erased"]["requests"] == 11
+    assert books._store.spent(month, now - DAY, now + DAY) == spent
+    assert books._store.ingest("h", again) == [] and await books.receipt("acme", "again0", 0) is None
+    assert {row["user"] for row in await books.usage("acme", 0, 2**50, ("user",))} == {""}
+    assert (await ingress.done("POST", "/v1/admin/erasures", org="acme"))["erased"]["requests"] == 0
+    await ingress.done("PUT", "/v1/admin/orgs/acme", disabled=False)  # which does not make the books keep it longer
+    assert (await books.retain(now + 30 * DAY), await books.retain(now + 36 * DAY)) == (0, 11)
+
+
+def _rows(store: SQLiteStore, sql: str) -> list[Any]:
+    return store._file.writer.execute(sql).fetchall()

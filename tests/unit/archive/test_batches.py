@@ -268,3 +268,28 @@ async def test_too_many_batches_of_one_org_are_refused(opened: Open) -> None:
         await case.submit(line("b"))
     assert [body["id"] for body in await case.archive.list_batches("acme", 10, None)] == [batch.batch_id]
     assert await case.archive.list_batches("acme", 10, batch.batch_id) == []
+
+
+async def test_no_answer_is_left_of_a_batch_whose_input_is_gone(opened: Open, tmp_path: Path) -> None:
+    case = await opened()
+    case.archive.settings = ArchiveSettings(batch_concurrency=1)
+    case.endpoint.stops_after = 2
+    batch = await case.submit(*map(line, "abcd"))
+    await case.over(batch, ok=lambda body: body["request_counts"]["completed"] == 2)
+    await case.stop()
+    orphan = tmp_path / "batches" / "batch_0.output"
+    orphan.write_bytes(b"{}\n")
+    again = await opened()
+    await again.archive.delete_file("acme", batch.body["input_file_id"])
+    assert (await again.over(batch))["errors"]["data"][0]["code"] == "file_not_found"
+    await again.archive.sweep()
+    assert [*(tmp_path / "batches").iterdir()] == []
+
+
+async def test_batches_of_an_organisation_may_have_their_own_time(opened: Open) -> None:
+    case = await opened()
+    await case.over(await case.submit(line("a")))
+    case.archive.settings = ArchiveSettings(ttl_s_by_org={"acme": 0.001})
+    await asyncio.sleep(0.01)
+    await case.archive.sweep()
+    assert await case.archive.list_batches("acme", 10, None) == []
