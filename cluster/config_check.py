@@ -15,6 +15,7 @@ from router.settings import (
     ClassifierSettings,
     CloudModelSettings,
     IngressSettings,
+    LedgerSettings,
 )
 from router.topology import Topology
 
@@ -25,6 +26,7 @@ _SETTINGS: dict[str, type[BaseModel]] = {
     "CloudModel": CloudModelSettings,
     "ComplexityClassifier": ClassifierSettings,
     "Ingress": IngressSettings,
+    "Ledger": LedgerSettings,
     "SemanticCache": CacheSettings,
 }
 """By the name of a deployment, up to a colon."""

@@ -16,6 +16,7 @@ from router.accounting.alerts import MAX_PAGE, Alert
 from router.accounting.balances import Standing
 from router.accounting.directory import DEFAULT_ORG
 from router.accounting.limits import Limit, iso
+from router.events import Principal
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
@@ -54,10 +55,12 @@ class OperatorsDoor:
         return JSONResponse({"object": "list", "data": data})
 
     async def alerts(self, request: Request) -> Response:
-        """What operators were told of the caller's organisation, for the operator of all, the newest first."""
-        principal = await admitted(self.ingress, request, "usage")
-        org = None if principal.org == DEFAULT_ORG else principal.org
+        """What operators were told of the caller's organisation, for the operator of all, the newest first. To which
+        channels is the operator's matter alone."""
+        org = _seen_by(await admitted(self.ingress, request, "usage"))
         found = await self.ingress.ledger.alerts(org, page_limit(request.query_params, MAX_PAGE))
+        if org is not None:
+            found = [{name: value for name, value in each.items() if name != "deliveries"} for each in found]
         return JSONResponse({"object": "list", "data": found})
 
     async def test_alert(self, request: Request) -> Response:
@@ -74,12 +77,11 @@ class OperatorsDoor:
 
     async def audit(self, request: Request) -> Response:
         """Entries after the number `after`, oldest first: of the caller's organisation, of all for the operator."""
-        principal = authenticated(self.ingress, request, "audit")
+        org = _seen_by(authenticated(self.ingress, request, "audit"))
         query = request.query_params
         after, limit = query.get("after", "0"), page_limit(query, MAX_AUDIT_PAGE)
         if not (after.isdecimal() and len(after) < 19):
             raise InvalidRequest("'after' is the number ('sequence') of an entry.", "after")
-        org = None if principal.org == DEFAULT_ORG else principal.org
         found = await self.ingress.ledger.audit_page(org, int(after), limit)
         shown = [{"object": "audit.entry", "id": entry["entry_id"], **entry} for entry in found]
         return JSONResponse({"object": "list", "data": shown, "has_more": len(shown) == limit})
@@ -101,6 +103,11 @@ class OperatorsDoor:
 
     async def metrics(self, _: Request) -> Response:
         return PlainTextResponse(await self.ingress.all_metrics(), media_type="text/plain; version=0.0.4")
+
+
+def _seen_by(principal: Principal) -> str | None:
+    """Whose alerts and audit entries; None: everybody's, for the operator. A team of the operator's is not it."""
+    return None if principal.org == DEFAULT_ORG and not principal.team else principal.org
 
 
 def budget_entry(limit: Limit, standing: Standing) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Synchronous; it belongs to the thread that reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from router.accounting.forecast import MOST_DAYS, Forecast, forecast
 from router.accounting.limits import month_of, period_span_unix_ms
 from router.accounting.usage_sql import DAY_MS
 
-Read = Callable[[str | None, int, int, Sequence[str], int, bool], list[dict[str, Any]]]
+Read = Callable[..., list[dict[str, Any]]]
 """`Store.usage`."""
 
 BEFORE_MS = 29 * DAY_MS
@@ -80,10 +80,9 @@ class Analyst:
         self, org: str | None, since_unix_ms: int, until_unix_ms: int, groups: tuple[tuple[str, str], ...]
     ) -> dict[int, float]:
         """Micro-USD by day."""
-        rows = self._read(org, since_unix_ms, until_unix_ms, ("day", *(name for name, _ in groups)), _ROWS, False)
-        return {
-            row["day"]: float(row["cost_microusd"]) for row in rows if all(row[name] == value for name, value in groups)
-        }
+        names = ("day", *(name for name, _ in groups))
+        rows = self._read(org, since_unix_ms, until_unix_ms, names, _ROWS, False, groups)
+        return {row["day"]: float(row["cost_microusd"]) for row in rows}
 
 
 def _ahead(series: dict[int, float], today: int, days: int, skip: int = 0) -> Forecast | None:

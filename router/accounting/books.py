@@ -47,6 +47,8 @@ ABANDONED_AFTER_S = 3600.0
 """An open request of a process that cannot be seen from here (another node's) counts as abandoned after this long."""
 _SILENT_HOLDER_S = 3 * LEASE_VALID_S
 RETAIN_EVERY_S = 3600.0
+ASKED_FOR_S = 600.0
+"""A budget that nobody asked a lease of for so long is not there any more, or nothing is spent of it."""
 _DROPPED_AT_ONCE, _FORGOTTEN_AT_ONCE = 500, 10_000
 _MAX_WAITERS = 1024
 _MAX_READS = {"receipt": 2 * _MAX_WAITERS, "usage": 16, "audit": 16}
@@ -89,8 +91,8 @@ class Books:
         self._counts = Counts()
         self.analyst = Analyst(store.usage)
         self.retention = RetentionSettings()
-        self._retained_s = -RETAIN_EVERY_S
-        self.asked_for: dict[Account, int] = {}  # budgets that some ingress asked leases of -> their amount
+        self.asked_for: dict[Account, tuple[int, float]] = {}
+        """Budgets that some ingress asked leases of -> their amount, and when that was."""
         self.watch = Watch(self, store.alerts, self._write, secrets or {})
         self.registrar = Registrar(store.directory, self._write, lambda work: self._read("audit", work))
 
@@ -106,6 +108,15 @@ class Books:
         await books._load()
         await books.registrar.load()
         return books
+
+    @property
+    def retention(self) -> RetentionSettings:
+        return self._retention
+
+    @retention.setter
+    def retention(self, settings: RetentionSettings) -> None:
+        """The next sweep keeps to it."""
+        self._retention, self._retained_s = settings, -RETAIN_EVERY_S
 
     # ---- what is written -------------------------------------------------------------------------------------------
 
@@ -133,6 +144,7 @@ class Books:
         stale = await self._write(lambda: self._store.open_requests(before_unix_ms=before))
         await self._abandon([request for request in stale if request.holder not in here])
         self._balances.advance(_now_unix_ms())
+        self.asked_for = {each: asked for each, asked in self.asked_for.items() if now_s - asked[1] < ASKED_FOR_S}
         if now_s - self._retained_s >= RETAIN_EVERY_S:
             self._retained_s = now_s
             await self.retain(_now_unix_ms())
@@ -267,7 +279,7 @@ class Books:
         """Decided in memory; what is granted is written down before it is told, so no crash can grant it twice."""
         self._heard_s[ask.holder] = time.monotonic()
         if ask.account.unit == "microusd" and (ask.account in self.asked_for or len(self.asked_for) < _MAX_WAITERS):
-            self.asked_for[ask.account] = ask.limit
+            self.asked_for[ask.account] = ask.limit, time.monotonic()
         await self._know(ask.account, ask.period)
         lease, answer = self._balances.lease(ask)
         if lease is not None:

@@ -92,11 +92,13 @@ class Store(Protocol):
         group_by: Sequence[str],
         limit: int,
         latency: bool = False,
+        only: Sequence[tuple[str, str]] = (),
     ) -> list[dict[str, Any]]:
         """Sums over the requests opened in [since, until), one row per group, at most `limit` rows. `org` None: of all.
 
         `group_by`: of `GROUPS`. `hour` and `day` (UTC) come as the Unix milliseconds of their start. latency: with
-        percentiles of `ttft_ms` and `total_ms`, where `usage_sql.has_latencies`.
+        percentiles of `ttft_ms` and `total_ms`, where `usage_sql.has_latencies`. only: of groups, with the value that
+        alone is looked at; without latency.
         """
 
     def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]: ...
@@ -203,8 +205,9 @@ class SQLStore:
         group_by: Sequence[str],
         limit: int,
         latency: bool = False,
+        only: Sequence[tuple[str, str]] = (),
     ) -> list[dict[str, Any]]:
-        return self._usage.read(org, since_unix_ms, until_unix_ms, group_by, limit, latency)
+        return self._usage.read(org, since_unix_ms, until_unix_ms, group_by, limit, latency, only)
 
     def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]:
         asked = {"holder = ?": holder, "opened_at_unix_ms < ?": before_unix_ms}

@@ -124,22 +124,29 @@ TAKE_OFF = tuple(sums.add_up("-") for sums in (_HOURS, _DAYS, _KEY_DAYS))
 
 
 def usage_sql(
-    org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str], limit: int
+    org: str | None,
+    since_unix_ms: int,
+    until_unix_ms: int,
+    group_by: Sequence[str],
+    limit: int,
+    only: Sequence[tuple[str, str]] = (),
 ) -> tuple[str, list[Any]]:
     """The query and its values; `org` None: of all orgs. What is grouped by end user and something else, or by key,
-    hour and something else, is in no sums and reads requests."""
+    hour and something else, is in no sums and reads requests. only: of what is grouped by, these values alone."""
     levels, places = _levels(group_by)
     spans = _cover(levels, since_unix_ms, until_unix_ms) or [(None, since_unix_ms, until_unix_ms)]
     where = "" if org is None else "org = ? AND "
     sources = [sums.select(where) if sums else _requests(where, places) for sums, _, _ in spans]
-    given = _values(org, spans)
+    given = _values(org, spans, tuple(value for _, value in only))
+    which = " AND ".join(f"{GROUPS[name]} = ?" for name, _ in only)
     groups = [f"{GROUPS[name]} AS by_{name}" for name in group_by]
     numbers = ", ".join(str(number + 1) for number in range(len(groups)))
     grouped = f" GROUP BY {numbers}" if groups else ""
     # As an integer: PostgreSQL's sum of BIGINT is a decimal number.
     totals = [f"CAST(COALESCE(SUM({column}), 0) AS BIGINT) AS {column}" for column in SUMS]
+    chosen = f" WHERE {which}" if which else ""
     # Each source by itself first, so that what comes together are groups, not rows.
-    parts = (f"SELECT {', '.join([*groups, *totals])} FROM ({source}) AS one{grouped}" for source in sources)
+    parts = (f"SELECT {', '.join([*groups, *totals])} FROM ({source}) AS one{chosen}{grouped}" for source in sources)
     shown = ", ".join([*(f"by_{name}" for name in group_by), *totals])
     order = f"{grouped} ORDER BY {numbers}" if groups else ""
     return f"SELECT {shown} FROM ({' UNION ALL '.join(parts)}) AS used{order} LIMIT ?", [*given, limit]
@@ -192,9 +199,9 @@ def _levels(group_by: Sequence[str]) -> tuple[tuple[_Level, ...], tuple[str, ...
     return levels, levels[0].places if levels else ("end_user", "key_id", *_PLACES)
 
 
-def _values(org: str | None, spans: Sequence[tuple[Any, int, int]]) -> list[Any]:
+def _values(org: str | None, spans: Sequence[tuple[Any, int, int]], last: tuple[str, ...] = ()) -> list[Any]:
     first = () if org is None else (org,)
-    return [value for _, start, end in spans for value in (*first, start, end)]
+    return [value for _, start, end in spans for value in (*first, start, end, *last)]
 
 
 def _cover(levels: Sequence[_Level], since_ms: int, until_ms: int) -> list[tuple[_Level | None, int, int]]:

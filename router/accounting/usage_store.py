@@ -46,10 +46,11 @@ class UsageStore:
         group_by: Sequence[str],
         limit: int,
         latency: bool = False,
+        only: Sequence[tuple[str, str]] = (),
     ) -> list[dict[str, Any]]:
         """See `Store.usage`."""
         with self._database.reading(EVERY_ORG if org is None else org) as reader:
-            found = reader.execute(*usage_sql(org, since_unix_ms, until_unix_ms, group_by, limit))
+            found = reader.execute(*usage_sql(org, since_unix_ms, until_unix_ms, group_by, limit, only))
             rows = [dict(zip((*group_by, *SUMS), row, strict=True)) for row in found]
             if latency:
                 _add_latencies(reader.execute, rows, latency_sql(org, since_unix_ms, until_unix_ms, group_by), group_by)

@@ -137,7 +137,7 @@ class Watch:
             if policy.removed_at_unix_ms is None and policy.unit == "microusd":
                 account = Account(policy.org, policy.unit, policy.span, policy.team, policy.key_id, policy.model)
                 found[account] = Limit(account, policy.amount, policy.hard)
-        for account, amount in self._books.asked_for.items():
+        for account, (amount, _) in self._books.asked_for.items():
             if account not in found or amount < found[account].amount:
                 found[account] = Limit(account, amount)
         return list(found.values())

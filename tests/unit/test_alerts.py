@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from router.accounting import books as books_module
 from router.accounting import watch as watch_module
 from router.accounting.alert_channels import EVENT_ID, SIGNATURE, Channels, NotDelivered, payload, signature
-from router.accounting.alerts import Alert, budget_alerts, forecast_alert
+from router.accounting.alerts import Alert, Delivery, Told, budget_alerts, forecast_alert
 from router.accounting.analyst import Outlook
-from router.accounting.balances import Standing
+from router.accounting.balances import LeaseAsk, Standing
 from router.accounting.books import Books
 from router.accounting.directory import Org, Policy
 from router.accounting.forecast import Forecast
-from router.accounting.limits import Account, Limit
+from router.accounting.limits import Account, Limit, month_of
 from router.accounting.registrar import Put
 from router.accounting.store import SQLiteStore
 from router.accounting.watch import Watch
@@ -344,3 +345,31 @@ async def test_the_door_shows_them_and_only_the_operator_sends_a_test(cluster: C
     assert [each["kind"] for each in (await one.done("GET", "/v1/alerts", key))["data"]] == ["budget"]
     assert len((await one.done("GET", "/v1/alerts"))["data"]) == 2
     assert (await one.ask("POST", "/v1/alerts/test", key)).status_code == 403
+
+
+async def test_a_tenant_sees_its_own_alerts_and_no_channel_and_so_does_a_team_of_the_operators(
+    cluster: Cluster,
+) -> None:
+    one = cluster.ingresses[0]
+    await one.done("PUT", "/v1/admin/orgs/default/teams/web", disabled=False)
+    of_team = (await one.done("POST", "/v1/admin/keys", org="default", team="web", scopes=["usage", "audit"]))["key"]
+    of_acme = (await one.done("POST", "/v1/admin/keys", org="acme", scopes=["usage"]))["key"]
+    cluster.books._store.alerts.add(Told(ALERT, {"ops": Delivery(error="SWITCHYARD_ALERT_URL_CHAT is not set")}))
+    assert (await one.done("GET", "/v1/alerts", of_team))["data"] == []
+    assert {each["org"] for each in (await one.done("GET", "/v1/audit", of_team))["data"]} == {"default"}
+    assert {each["org"] for each in (await one.done("GET", "/v1/audit"))["data"]} > {"default"}
+    (shown,) = (await one.done("GET", "/v1/alerts", of_acme))["data"]
+    assert shown["kind"] == "budget" and "deliveries" not in shown
+    assert "ops" in (await one.done("GET", "/v1/alerts"))["data"][0]["deliveries"]
+
+
+async def test_a_budget_that_nobody_asks_for_any_more_is_not_looked_at(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = Account("acme", "microusd", "month")
+    await books.lease(LeaseAsk(account, month_of(int(time.time() * 1000)), "h", 1, 100, 0, 1))
+    await books.sweep()
+    assert [limit.account for limit in books.watch.limits()] == [account]
+    monkeypatch.setattr(books_module, "ASKED_FOR_S", 0.0)
+    await books.sweep()
+    assert books.watch.limits() == []

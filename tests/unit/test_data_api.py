@@ -266,3 +266,12 @@ async def test_what_is_delivered_again_after_an_organisation_was_forgotten_is_st
 
 def _rows(store: SQLiteStore, sql: str) -> list[Any]:
     return store._file.writer.execute(sql).fetchall()
+
+
+async def test_how_long_they_stay_holds_from_the_next_sweep_on(cluster: Cluster) -> None:
+    books, now = cluster.books, int(time.time() * 1000)
+    books._store.ingest("h", [as_shipped(closed("old", "acme", 1, now - 50 * DAY))])
+    await books.sweep()  # as the ledger's first one, before its settings are there
+    books.retention = RetentionSettings(days=40)
+    await books.sweep()
+    assert (await books.facts())["rows"]["requests"] == 0
