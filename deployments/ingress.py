@@ -20,7 +20,7 @@ from deployments.batcher import BatcherHandle
 from deployments.cache import CacheHandle
 from deployments.classifier import ClassifierHandle, InlineClassifier
 from deployments.cloud import InlineCloud, cloud_embedders
-from deployments.door import too_large
+from deployments.handle_door import HandleDoor
 from deployments.hop import ask_all, call
 from deployments.http_app import build_http_app
 from deployments.ledger import LedgerHandle, journal_folder
@@ -28,17 +28,14 @@ from deployments.live_settings import LiveSettings
 from deployments.metrics import Metrics, exposition, summed
 from deployments.model import ModelHandle
 from deployments.openai.batch_lines import answer_line
-from deployments.openai.chat_schema import ParsedChat, parse_chat
 from deployments.part_metrics import PartMetrics, ingress_families, lost_responses, router_families
 from deployments.peers import Peers
 from deployments.provider_metrics import ProviderMetrics
 from deployments.providers_api import Providers
-from deployments.reply import Reply
 from deployments.served import check_names, places_of
 from deployments.upkeep import Upkeep
 from models.catalog import ModelEntry
 from models.errors import ModelUnavailable, NotFound, SwitchyardError
-from models.messages import ChatRequest, Event
 from router.accounting.budget import Budgets
 from router.accounting.denials import Denials
 from router.accounting.feedback import Feedback
@@ -50,21 +47,18 @@ from router.accounting.tenants import Tenants
 from router.archive.lines import LineAnswer
 from router.cloud import ProviderState
 from router.embeddings import Embedders, encoder_entry
-from router.events import Actor, Principal, Stopwatch
+from router.events import Principal
 from router.invalidation import Forgotten, Selection
-from router.pipeline import Backend, Options, Pipeline, Stages
+from router.pipeline import Backend, Pipeline, Stages
 from router.ports import Followed
 from router.settings import ClassifierSettings, CloudModelSettings, IngressSettings, KeySettings
 from router.topology import Topology
-from router.validation import check_priority, check_request, size_chars
 
 READY_TIMEOUT_S = 2.0
 RECEIPT_WAIT_S = 2.0
 BROADCAST_TIMEOUT_S = 2.0
 CATCH_UP_S = 1.0
 NO_SECRET = SecretStr("")
-HANDLE = "handle"
-"""What the audit log calls the door for Python in the cluster."""
 SHIP_TIMEOUT_S = 5.0
 
 
@@ -77,7 +71,7 @@ class BackendBinding:
 
 
 @serve.ingress()
-class Ingress:
+class Ingress(HandleDoor):
     """One replica of the door. `bootstrap_key` is the operator's own key, as a digest; `pepper` is what the keys that
     administrators make are hashed with."""
 
@@ -166,64 +160,9 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http_app(self)
 
-    # ---- the handle doors ------------------------------------------------------------------------------------------
-
-    async def chat(
-        self, request: ChatRequest | dict[str, Any], api_key: str | None = None, options: Options | None = None
-    ) -> Reply:
-        """A whole answer. `request` is an OpenAI-shaped body (with a `switchyard` object in place of `options`), or a
-        `ChatRequest`. Raises `models.errors`."""
-        parsed, principal, watch = await self._admitted(request, api_key, options)
-        with self.denials.watching(Actor.of(principal), HANDLE):
-            return await self._chat(parsed, principal, watch)
-
-    async def _chat(self, parsed: ParsedChat, principal: Principal, watch: Stopwatch) -> Reply:
-        async with self.pipeline.run(parsed.request, principal, parsed.options, HANDLE, watch) as run:
-            head = await run.begin(stream=False)
-            completion = await run.completion()
-        return Reply(head.request_id, head.model, head.verdict, run.cost_microusd, completion)
-
-    async def stream(
-        self, request: ChatRequest | dict[str, Any], api_key: str | None = None, options: Options | None = None
-    ) -> AsyncIterator[list[Event]]:
-        """The answer as batches of events; needs `handle.options(stream=True)`. Raises `models.errors`."""
-        parsed, principal, watch = await self._admitted(request, api_key, options)
-        async with self.pipeline.run(parsed.request, principal, parsed.options, HANDLE, watch) as run:
-            with self.denials.watching(Actor.of(principal), HANDLE):
-                await run.begin(stream=True)
-            async for batch in run.batches():
-                yield list(batch)
-
-    async def explain(
-        self, request: ChatRequest | dict[str, Any], api_key: str | None = None, options: Options | None = None
-    ) -> dict[str, Any]:
-        """What would be done with a request, and why. Nothing is executed."""
-        parsed, principal, _ = await self._admitted(request, api_key, options)
-        return await self.pipeline.explain(parsed.request, principal, parsed.options)
-
     async def batch_line(self, principal: Principal, endpoint: str, body: bytes) -> LineAnswer:
         """The answer to a line of a batch, of somebody whom the door has let in. For the Archive only."""
         return await answer_line(self, principal, endpoint, body)
-
-    async def _admitted(
-        self, request: ChatRequest | dict[str, Any], api_key: str | None, options: Options | None
-    ) -> tuple[ParsedChat, Principal, Stopwatch]:
-        watch = Stopwatch(time.perf_counter)
-        with self.denials.watching(Actor(), HANDLE):
-            principal = self.tenants.identify(None, api_key)
-        with self.denials.watching(Actor.of(principal), HANDLE):
-            self.tenants.require(principal, "infer")
-            await self.budgets.enter(principal)
-        watch.enter("parse")
-        if isinstance(request, ChatRequest):
-            check_request(request)
-            parsed = ParsedChat(request, options or Options(), False, False)
-        else:
-            parsed = parse_chat(request)
-        if size_chars(parsed.request) > self.topology.max_body_bytes:
-            raise too_large(self.topology.max_body_bytes)
-        check_priority(parsed.options.priority, principal)
-        return parsed, principal, watch
 
     # ---- what operators ask ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import httpx
 
 from tests.serve.product import Product, until, user
 
-MANY = 100
+MANY, REPLICAS = 100, 2
 
 
 @dataclass
@@ -56,15 +56,18 @@ def test_a_hundred_identical_questions_are_one_upstream_call_and_a_hundred_ident
 
     before = product.metric("switchyard_attempts_total", model="sim-slow")
     answers = asyncio.run(all_at_once())
-    assert product.metric("switchyard_attempts_total", model="sim-slow") == before + 1
+    leaders = {answer.request_id: product.receipt(answer.request_id) for answer in answers if answer.verdict == "miss"}
+    assert product.metric("switchyard_attempts_total", model="sim-slow") == before + len(leaders)
+    # A replica to which the shared cache does not answer in time, on a busy machine, has one made for itself.
+    alone = [name for name, receipt in leaders.items() if "semantic_cache" in receipt["degraded"]]
+    assert len(leaders) == 1 or (len(leaders) == REPLICAS and alone)
     assert len({answer.text for answer in answers}) == 1 and answers[0].text.count(" ") == 39
-    (leader,) = [answer for answer in answers if answer.verdict == "miss"]
-    followers = [answer for answer in answers if answer is not leader]
+    followers = [answer for answer in answers if answer.request_id not in leaders]
     assert {answer.verdict for answer in followers} <= {"coalesced", "hit-exact"}
     assert sum(answer.verdict == "coalesced" for answer in followers) > MANY // 2
     assert max(answer.chunks for answer in followers) > 10  # as it comes, not at its end
     receipt = product.receipt(followers[0].request_id)
-    assert (receipt["cost_microusd"], receipt["cached_from"]) == (0, leader.request_id)
+    assert receipt["cost_microusd"] == 0 and receipt["cached_from"] in leaders
 
 
 def test_who_began_it_may_leave_while_others_read_on(product: Product) -> None:
