@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 
+# Callers choose what is searched, and a search holds up the whole process: none of these may take more than time in
+# proportion to the text, so repetitions that can meet the same characters are possessive (`++`).
 _KEPT = re.compile(
     r"(?:^|(?<=\n))[ ]{0,3}(?P<fence>```+|~~~+).*?(?:\n[ ]{0,3}(?P=fence)[^\n]*|\Z)"  # a fence that never ends, too
-    r"|(?P<ticks>`+)[^`]+?(?P=ticks)"
+    r"|(?<!`)(?P<ticks>`++)[^`]++(?P=ticks)"
     r"|<(?P<tag>pre|code|xml|script|style)\b.*?(?:</(?P=tag)>|\Z)"
     r'|"[^"]{0,4000}"|\u201c[^\u201c\u201d]{0,4000}\u201d|\u00ab[^\u00ab\u00bb]{0,4000}\u00bb|\u201e[^\u201c-\u201e]{0,4000}[\u201c\u201d]'
     r"|(?<!\w)'[^'\n]{1,400}'(?!\w)|\u2018[^\u2018\u2019\n]{1,400}\u2019(?!\w)|\u300c[^\u300c\u300d]{0,4000}\u300d",
     re.DOTALL | re.IGNORECASE,
 )
 _FORMED_LINE = re.compile(
-    r"^(?: {4}|\t| {0,3}>)|\||[{};]\s*$|^\s*[-+*#]{0,3}\s*\w+\s*[:=]\s*\S|^\s*(?:[-*+]|\d+[.)])\s"
+    r"^(?: {4}|\t| {0,3}>)|\||[{};]\s*$|^\s*+[-+*#]{0,3}\s*+\w++\s*+[:=]\s*+\S|^\s*(?:[-*+]|\d+[.)])\s"
 )
 _ASKS = re.compile(
     r"[?\uff1f\u061f]|^\s*(?:please|kindly|do|don't|make|write|answer|reply|respond|return|use|give|list|explain|"
@@ -30,7 +32,7 @@ _ASKS = re.compile(
 _SPACES = re.compile(r"(?<=\S)[ \u00a0]{2,}(?=\S)")
 _BOILERPLATE = re.compile(
     r"^\s*(?:"
-    r"sent from my (?:\w+[ ]?){1,3}|get outlook for (?:ios|android)"
+    r"sent from my \w++(?: \w++){0,2}|get outlook for (?:ios|android)"
     r"|(?:confidentiality notice|disclaimer|legal notice)\s*:.*"
     r"|(?:this|the) (?:e-?mail|message)(?: and any (?:attachments|files))?[^\n]{0,60}"
     r"(?:confidential|intended (?:solely|only) for|legally privileged).*"
@@ -39,7 +41,7 @@ _BOILERPLATE = re.compile(
     r"|(?:click here to )?unsubscribe(?: from this list| here)?\.?"
     r"|view this (?:e-?mail|message) in (?:your|a) browser\.?"
     r"|(?:we use cookies|this (?:web)?site uses cookies).*"
-    r"|(?:\(c\)|\u00a9|copyright)\s*(?:\(c\)|\u00a9)?\s*\d{4}.*all rights reserved\.?"
+    r"|(?:\(c\)|\u00a9|copyright)\s*+(?:\(c\)|\u00a9)?\s*+\d{4}.*all rights reserved\.?"
     r")\s*$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -75,10 +77,12 @@ def without_boilerplate(text: str) -> tuple[str, int]:
         return text, 0
     kept = [match.span() for match in _KEPT.finditer(text)]
     pieces: list[str] = []
-    at = removed = 0
+    at = removed = span = 0
     for piece in re.split(r"(\n(?:[ \t]*\n)+)", text):
         end = at + len(piece)
-        inside = any(start < end and at < stop for start, stop in kept)
+        while span < len(kept) and kept[span][1] <= at:
+            span += 1
+        inside = span < len(kept) and kept[span][0] < end
         if piece.strip() and not inside and len(piece) <= MAX_BOILERPLATE_CHARS and _BOILERPLATE.match(piece):
             removed += 1
             if pieces:

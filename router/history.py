@@ -28,10 +28,12 @@ def trimmed(messages: Sequence[Message], budget_tokens: int) -> tuple[tuple[Mess
             turns.append([])
         turns[-1].append(position)
     sizes = [sum(_tokens(messages[position]) for position in turn) for turn in turns]
-    first = 0
-    for last in range(len(turns)):
-        if sum(sizes[first : last + 1]) > budget_tokens:
-            while first < last and sum(sizes[first : last + 1]) > KEPT_AT_A_CUT * budget_tokens:
+    first = held = 0
+    for last, size in enumerate(sizes):
+        held += size
+        if held > budget_tokens:
+            while first < last and held > KEPT_AT_A_CUT * budget_tokens:
+                held -= sizes[first]
                 first += 1
     gone = {position for turn in turns[:first] for position in turn}
     return tuple(m for position, m in enumerate(messages) if position not in gone), tuple(sorted(gone))

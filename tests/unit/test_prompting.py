@@ -95,7 +95,10 @@ def test_what_every_mail_ends_with_goes_as_a_whole_paragraph_only(phrase: str) -
 
 
 def test_it_is_fast_on_anything() -> None:
-    for text in ('"' * 50_000, "`" * 50_001, "<pre " * 10_000, "a  " * 60_000, "'x" * 30_000, "\n \n" * 50_000):
+    texts = ['"' * 50_000, "`" * 50_001, "<pre " * 10_000, "a  " * 60_000, "'x" * 30_000, "\n \n" * 50_000]
+    texts += ["x" + "`" * 40_000 + "y" * 40_000, "`a`\n\n" * 20_000, "\u00a0" * 80_000 + "x"]
+    texts += [("Sent from my " + "w" * 1_980 + "!\n\n") * 20, ("copyright" + " " * 1_980 + "x\n\n") * 20]
+    for text in texts:
         began = time.process_time()
         without_boilerplate(without_spaces(text))
         assert time.process_time() - began < 2, text[:4]
@@ -118,6 +121,13 @@ def test_the_newest_turns_stay_with_the_instructions() -> None:
     assert gone == tuple(range(1, gone[-1] + 1)) and list(kept[1:]) == messages[gone[-1] + 1 :]
     assert sum(len(each.text) for each in kept[1:]) // 4 <= 1_100
     assert trimmed(messages, 100_000) == (tuple(messages), ())
+
+
+def test_a_conversation_of_very_many_turns_holds_nobody_up() -> None:
+    messages = [say("user", "x"), say("assistant", "y")] * 10_000
+    began = time.process_time()
+    kept, gone = trimmed(messages, 9_000)
+    assert time.process_time() - began < 1 and len(kept) + len(gone) == 20_000
 
 
 def test_calls_of_tools_stay_with_their_results_and_a_long_last_turn_stays_whole() -> None:
