@@ -16,7 +16,7 @@ from router.accounting.experiment_store import MEASURES, ArmTally, Tally
 from router.sequences import Interval, of_any, of_bounded
 from router.trial_settings import ExperimentSettings
 
-BOUNDED = frozenset({"quality", "escalation"})
+BOUNDED = frozenset({"quality", "escalation", "failure"})
 LEAST = {"cost": True, "latency": True, "escalation": True, "quality": False}
 """Whether less of it is better."""
 
@@ -34,7 +34,7 @@ class Measure:
 @dataclass(frozen=True, slots=True)
 class Arm:
     """verdict, against the first arm: `control`, `better`, `worse`, `open`, `too few`, or `better, quality open`: it
-    wins by the measure, but may have lost more quality than the margin allows."""
+    wins by the measure, but may have lost more quality than the margin allows, where a failure is an answer of none."""
 
     arm: str
     shadow: bool
@@ -105,8 +105,11 @@ def _verdict(
         return "open"
     if lower != LEAST[metric]:
         return "worse"
-    lost_at_most = at_control["quality"].high - at_arm["quality"].low
-    return "better" if metric == "quality" or lost_at_most <= settings.margin else "better, quality open"
+    # Of an answer that came, feedback tells; a request that failed is worth nothing, whatever it was spared.
+    had_at_most = at_control["quality"].high * (1 - at_control["failure"].low)
+    has_at_least = at_arm["quality"].low * (1 - at_arm["failure"].high)
+    may_lose = 0.0 if metric == "quality" else settings.margin
+    return "better" if had_at_most - has_at_least <= may_lose else "better, quality open"
 
 
 def _interval(name: str, tally: Tally, alpha: float) -> Interval:

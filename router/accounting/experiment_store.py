@@ -8,14 +8,23 @@ from typing import Any
 from router.accounting.directory_store import Database
 from router.accounting.postgres import EVERY_ORG
 
-MEASURES = ("cost", "latency", "quality", "escalation")
+MEASURES = ("cost", "latency", "quality", "escalation", "failure")
 _COLUMNS = ("experiment", "version", "arm", "unit", "cost_microusd", "latency_ms", "escalated", "failed")
-_MEANS = {"cost": "cost_microusd", "latency": "latency_ms", "quality": "score", "escalation": "escalated"}
+_ANSWERED = "CASE WHEN o.failed = 0 THEN {} END"
+_OF_A_UNIT = {
+    # what failed was paid for too, but is no cheap answer
+    "cost": "CAST(SUM(o.cost_microusd) AS DOUBLE PRECISION) / NULLIF(SUM(1 - o.failed), 0)",
+    "latency": f"AVG({_ANSWERED.format('o.latency_ms')})",
+    "quality": f"AVG({_ANSWERED.format('f.score')})",
+    "escalation": f"AVG({_ANSWERED.format('1.0 * o.escalated')})",
+    "failure": "AVG(1.0 * o.failed)",
+}
+"""Of its requests. A failure is no quick, cheap answer without an escalation: it counts as `failure` alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Of one measure in one arm: the units that have it, and the sum of their means and of these squared."""
+    """Of one measure in one arm: the units that have it, and the sums of their values and of these squared."""
 
     units: int
     total: float
@@ -39,7 +48,8 @@ class ExperimentStore:
         self._database = database
 
     def add(self, record: dict[str, Any]) -> None:
-        """Of a close record, inside a transaction of the caller's; nothing for a request without a part in one."""
+        """Of a close record, inside a transaction of the caller's; nothing for a request without a part in one. Who
+        left before the first word got no answer either: else an arm that hangs would not fail."""
         part = (record["decision"] or {}).get("experiment")
         if not part:
             return
@@ -49,15 +59,15 @@ class ExperimentStore:
             *(record["org"], record["request_id"], part["experiment"], part["version"], part["arm"], part["unit"]),
             *(record["cost_microusd"], record["total_ms"] if first is None else first),
             int(any(attempt["outcome"] == "escalated" for attempt in record["attempts"])),
-            int(record["status"] == "error"),
+            int(record["status"] == "error" or (record["status"] == "cancelled" and first is None)),
         )
         self._database.writer.execute(
             f"INSERT INTO experiment_outcomes ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", values
         )
 
     def tallies(self, experiment: str, version: str) -> list[ArmTally]:
-        """By arm. A unit counts once, with the mean of its requests: those of one user are no independent samples."""
-        means = ", ".join(f"CAST(AVG({column}) AS DOUBLE PRECISION) AS {name}" for name, column in _MEANS.items())
+        """By arm. A unit counts once, with all its requests: those of one user are no independent samples."""
+        means = ", ".join(f"CAST({value} AS DOUBLE PRECISION) AS {name}" for name, value in _OF_A_UNIT.items())
         sums = ", ".join(f"COUNT({name}), SUM({name}), SUM({name} * {name})" for name in MEASURES)
         with self._database.reading(EVERY_ORG) as reader:
             rows = reader.execute(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,14 @@ def settings(**changes: Any) -> ExperimentSettings:
     return ExperimentSettings.model_validate({**EXPERIMENT, **changes})
 
 
-def tally(arm: str, units: int, cost: float, good: float | None = None) -> ArmTally:
+def tally(arm: str, units: int, cost: float, good: float | None = None, failed: int = 0) -> ArmTally:
     """Costs spread by a third of their mean."""
     measures = dict.fromkeys(MEASURES, Tally(0, 0.0, 0.0))
     measures["cost"] = Tally(units, units * cost, units * (cost**2 + (cost / 3) ** 2))
+    measures["failure"] = Tally(units, failed, failed)
     if good is not None:
-        measures["quality"] = Tally(units, units * good, units * good)
-    return ArmTally(arm, units, units, 0, round(units * cost), measures)
+        measures["quality"] = Tally(units - failed, (units - failed) * good, (units - failed) * good)
+    return ArmTally(arm, units, units, failed, round(units * cost), measures)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,31 @@ def test_more_quality_is_better() -> None:
     assert winner(settings(metric="quality"), arms) == "b"
     arms = report(settings(metric="quality"), [tally("control", 900, 1, 0.8), tally("b", 900, 9, 0.6)])
     assert arms[1].verdict == "worse"
+
+
+@pytest.mark.parametrize(("metric", "good"), [("cost", 0.9), ("quality", 0.96)])
+def test_an_arm_that_fails_too_often_does_not_win(metric: str, good: float) -> None:
+    experiment = settings(metric=metric)
+    for failed, won in ((0, "b"), (12_000, None)):
+        arms = report(experiment, [tally("control", 40_000, 100, 0.9), tally("b", 40_000, 70, good, failed)])
+        assert winner(experiment, arms) == won, failed
+    assert arms[1].verdict == "better, quality open" and arms[1].measures["failure"].mean == 0.3
+
+
+def test_a_failure_is_no_cheap_and_quick_answer(tmp_path: Path) -> None:
+    """One unit: an answer, a failure that cost nothing, one that did cost, and one who left before the first word."""
+    answered = replace(outcome(1, "b", 100), total_ms=900.0, ttft_ms=None)
+    failed = replace(answered, request_id="r2", status="error", cost_microusd=0, total_ms=1.0)
+    paid = replace(failed, request_id="r3", cost_microusd=20)
+    left = replace(failed, request_id="r4", status="cancelled")
+    store = SQLiteStore(tmp_path / "ledger.sqlite3")
+    store.ingest("h", [json.loads(encode(each)[9:]) for each in (answered, failed, paid, left)])
+    (found,) = store.experiments.tallies("e", version_of(settings()))
+    assert (found.units, found.requests, found.failed, found.microusd) == (1, 4, 3, 120)
+    sums = {name: (each.units, each.total) for name, each in found.measures.items()}
+    assert sums.pop("failure") == (1, 0.75)
+    assert sums == {"cost": (1, 120), "latency": (1, 900), "quality": (0, 0), "escalation": (1, 0)}
+    store.close()
 
 
 def test_a_shadow_never_wins() -> None:
