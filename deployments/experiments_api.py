@@ -61,19 +61,20 @@ class ExperimentsDoor:
         return await self._done(request, name, settings, body.arm)
 
     async def withdraw(self, request: Request) -> Response:
-        """The experiment goes on where it was."""
+        """The experiment goes on where it was, and is not promoted automatically any more."""
         self._operator(request)
         return await self._done(request, *self._named(request), None)
 
     async def _done(self, request: Request, name: str, settings: ExperimentSettings, arm: str | None) -> Response:
         detail = {} if arm is None else {"arm": arm}
-        done = await self.ingress.ledger.administer(Promote(name, arm), actor_of(request), detail)
+        done = await self.ingress.ledger.administer(Promote(name, arm, version_of(settings)), actor_of(request), detail)
         await self.ingress.catch_up_everywhere(done.version)
         return JSONResponse(await self._described(name, settings))
 
     async def _described(self, name: str, settings: ExperimentSettings) -> dict[str, Any]:
-        tallies = await self.ingress.ledger.experiment(name, version_of(settings))
-        promoted = self.ingress.follower.directory.promoted(name)
+        version = version_of(settings)
+        tallies = await self.ingress.ledger.experiment(name, version)
+        promoted = self.ingress.follower.directory.promoted(name, version)
         return as_json(name, settings, report(settings, tallies), promoted)
 
     @property

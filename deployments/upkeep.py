@@ -21,9 +21,10 @@ class Upkeep:
 
     def jobs(self) -> tuple[Coroutine[None, None, None], ...]:
         promoter = Promoter(
-            self._ledger, lambda: self._pipeline().settings.routing, self._follower.directory.promoted, self._promote
+            self._ledger, lambda: self._pipeline().settings.routing, self._follower.directory.promotion, self._promote
         )
         return promoter.run(), Sharing(lambda: self._pipeline().experience, self._ledger).run()
 
-    async def _promote(self, experiment: str, arm: str) -> None:
-        await self._ledger.administer(Promote(experiment, arm), Actor(user="automatic promotion"), {"arm": arm})
+    async def _promote(self, experiment: str, arm: str, version: str) -> None:
+        who = Actor(user="automatic promotion")
+        await self._ledger.administer(Promote(experiment, arm, version), who, {"arm": arm})

@@ -110,7 +110,7 @@ class Stages:
     peers: PeersPort | None = None
     forget_older: Callable[[str, str], Awaitable[object]] | None = None
     """Has every ingress drop its own copy of an answer (its exact key), unless it is the one with this id."""
-    promoted: Promoted = lambda _: None
+    promoted: Promoted = lambda _name, _version: None
     embed: Embed | None = None
     """Vectors of texts, of the cluster's encoder."""
 

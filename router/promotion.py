@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from models.errors import SwitchyardError
+from router.accounting.directory import Promotion
 from router.accounting.experiment_store import ArmTally
 from router.experiment_report import report, winner
 from router.settings import RoutingSettings
-from router.trials import Promoted, version_of
+from router.trials import version_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,12 @@ class Promoter:
         self,
         tallies: Tallies,
         routing: Callable[[], RoutingSettings],
-        promoted: Promoted,
-        promote: Callable[[str, str], Awaitable[object]],
+        decided: Callable[[str, str], Promotion | None],
+        promote: Callable[[str, str, str], Awaitable[object]],
     ) -> None:
-        self._tallies, self._routing, self._promoted, self._promote = tallies, routing, promoted, promote
+        """decided: what was decided on an experiment of a version, see `Directory.promotion`. promote: gives everybody
+        an arm of an experiment of a version."""
+        self._tallies, self._routing, self._decided, self._promote = tallies, routing, decided, promote
 
     async def run(self) -> None:
         """Look for ever."""
@@ -44,11 +47,12 @@ class Promoter:
                 logger.warning("winners of experiments were not looked for (%s); that is tried again", error.code)
 
     async def look(self) -> None:
-        """Promote what has won by now."""
+        """Promote what has won by now. What was withdrawn stays withdrawn: a person wanted that."""
         for name, experiment in self._routing().experiments.items():
-            if experiment.promote != "automatic" or self._promoted(name) is not None:
+            version = version_of(experiment)
+            if experiment.promote != "automatic" or self._decided(name, version) is not None:
                 continue
-            arms = report(experiment, await self._tallies.experiment(name, version_of(experiment)))
+            arms = report(experiment, await self._tallies.experiment(name, version))
             if (won := winner(experiment, arms)) is not None:
                 logger.info("experiment %s: arm %s has won and is promoted", name, won)
-                await self._promote(name, won)
+                await self._promote(name, won, version)

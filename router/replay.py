@@ -72,7 +72,7 @@ def policy_of(routing: RoutingSettings, classifier: ClassifierSettings | None = 
     classifier: weights of the four factors that stand in place of those of then; its keywords are not counted again,
     for want of the prompts. The policy raises KeyError for a decision without its basis.
     """
-    courses = Courses(routing.model_copy(update={"experiments": {}}), lambda _: None)
+    courses = Courses(routing.model_copy(update={"experiments": {}}), lambda _name, _version: None)
 
     def policy(logged: Logged) -> dict[str, float]:
         routing = courses.at(logged.at_unix_ms / 1000).routing

@@ -42,8 +42,8 @@ class Course:
     promoted: bool = False
 
 
-Promoted = Callable[[str], str | None]
-"""The arm that was promoted, by the name of the experiment; None: none was."""
+Promoted = Callable[[str, str], str | None]
+"""The arm that was promoted, by the name of the experiment and its version; None: none was."""
 
 
 def holds(rule: TimeRule, at: datetime) -> bool:
@@ -104,7 +104,7 @@ class Courses:
             for name, experiment in self._routing.experiments.items():
                 if experiment.orgs is not None and principal.org not in experiment.orgs:
                     continue
-                if (arm := self._promoted(name)) in experiment.arms and arm is not None:
+                if (arm := self._promoted(name, self._versions[name])) in experiment.arms and arm is not None:
                     return replace(self._course(rule, name, arm), promoted=True)
                 unit = unit_of(experiment, principal, user, conversation)
                 if (arm := arm_of(name, experiment, unit)) is not None:
@@ -132,7 +132,8 @@ class Courses:
     def shadows(self, principal: Principal) -> Iterator[tuple[str, str, ExperimentSettings, ArmSettings]]:
         """Those that a request of `principal` may be copied to: experiment, arm, and their settings."""
         for name, experiment in self._routing.experiments.items():
-            if (experiment.orgs is None or principal.org in experiment.orgs) and self._promoted(name) is None:
+            promoted = self._promoted(name, self._versions[name])
+            if (experiment.orgs is None or principal.org in experiment.orgs) and promoted is None:
                 for arm, settings in experiment.arms.items():
                     if settings.shadow:
                         yield name, arm, experiment, settings

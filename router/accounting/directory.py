@@ -125,13 +125,15 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """An experiment is over: everybody who could take part gets this arm. arm None: it was taken back."""
+    """An experiment is over: everybody who could take part gets this arm. arm None: it was taken back. version: of the
+    experiment, see `trials.version_of`; with other arms it is another one. '': from before there were any, of all."""
 
     kind: ClassVar[str] = "promotion"
     experiment: str
     arm: str | None
     created_at_unix_ms: int
     org: str = DEFAULT_ORG
+    version: str = ""
 
     @property
     def id(self) -> str:
@@ -236,9 +238,14 @@ class Directory:
         """Those in force."""
         return [policy for policy in self._policies.get(org, {}).values() if policy.removed_at_unix_ms is None]
 
-    def promoted(self, experiment: str) -> str | None:
-        """The arm, if one was and still is."""
+    def promotion(self, experiment: str, version: str) -> Promotion | None:
+        """What was decided last on this version of an experiment."""
         found = self.find(Promotion, experiment)
+        return found if found is not None and found.version in ("", version) else None
+
+    def promoted(self, experiment: str, version: str) -> str | None:
+        """The arm, if one was and still is."""
+        found = self.promotion(experiment, version)
         return found.arm if found is not None else None
 
     def shut(self, org: str, team: str) -> str | None:

@@ -140,13 +140,14 @@ class Promote:
 
     experiment: str
     arm: str | None
+    version: str = ""
 
     @property
     def name(self) -> str:
         return "experiment.withdraw" if self.arm is None else "experiment.promote"
 
     def entities(self, directory: Directory, now_unix_ms: int) -> list[Entity]:
-        return [Promotion(self.experiment, self.arm, now_unix_ms)]
+        return [Promotion(self.experiment, self.arm, now_unix_ms, version=self.version)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,9 +160,11 @@ async def test_how_one_stands_and_promotion_by_hand(door: Ingress) -> None:
     assert b["measures"]["cost"]["low"] < b["measures"]["cost"]["mean"] < control["measures"]["cost"]["low"]
     assert (await door.done("POST", "/v1/experiments/e/promote", arm="b"))["promoted"] == "b"
     assert (await door.done("GET", "/v1/experiments/e"))["promoted"] == "b"
-    assert door.pipeline.stages.promoted("e") == "b"
+    version = version_of(settings())
+    assert door.pipeline.stages.promoted("e", version) == "b"
+    assert door.pipeline.stages.promoted("e", "of other arms") is None
     assert (await door.done("POST", "/v1/experiments/e/withdraw"))["promoted"] is None
-    assert door.pipeline.stages.promoted("e") is None
+    assert door.pipeline.stages.promoted("e", version) is None
     lines = list(_told(told))
     assert "winner=b" in lines[0] and lines[2].startswith("  b  better") and "cost=12.98" in lines[2]
 
@@ -184,12 +186,17 @@ async def test_a_winner_is_promoted_automatically_where_that_is_wanted(
     routing = RoutingSettings(experiments={"e": settings(margin=0.2, promote=promote)})
     directory = books.registrar.directory
 
-    async def done(name: str, won: str) -> None:
-        await books.registrar.do(Promote(name, won), Actor(user="automatic promotion"), {"arm": won})
+    async def done(name: str, won: str, version: str) -> None:
+        await books.registrar.do(Promote(name, won, version), Actor(user="automatic promotion"), {"arm": won})
 
-    promoter = Promoter(books, lambda: routing, directory.promoted, done)
+    promoter, version = Promoter(books, lambda: routing, directory.promotion, done), version_of(settings())
     await promoter.look()
     await promoter.look()
-    assert directory.promoted("e") == arm
+    assert directory.promoted("e", version) == arm
     acts = [entry["act"] for entry in await books.registrar.audit_page(None, 0, 10)]
     assert acts == ["experiment.promote"] * (arm is not None)
+    if arm is not None:
+        await books.registrar.do(Promote("e", None, version), Actor(user="somebody"), {})
+        await promoter.look()
+        assert directory.promoted("e", version) is None  # what a person took back stays so
+        assert directory.promotion("e", "of other arms") is None

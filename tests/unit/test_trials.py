@@ -27,7 +27,7 @@ def experiment(**changes: Any) -> ExperimentSettings:
     return ExperimentSettings.model_validate({"arms": arms, **changes})
 
 
-def nobody(_: str) -> None: ...
+def nobody(_name: str, _version: str) -> None: ...
 
 
 # ---- by the time of the day ------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ async def test_one_conversation_stays_with_its_arm() -> None:
 
 async def test_a_promoted_arm_is_everybodys_and_counts_no_more() -> None:
     world = make_world(settings(share=0.01))
-    world.pipeline.stages.promoted = lambda name: "c" if name == "e" else None
+    world.pipeline.stages.promoted = lambda name, version: "c" if name == "e" else None
     world.pipeline.reconfigure(world.pipeline.settings)
     for i in range(10):
         await unary(world, ask(f"question {i}"))
