@@ -206,10 +206,14 @@ class SemanticCache:
             raise ModelUnavailable("The encoder hangs in a batch; its replica has to be replaced.")
 
     async def _keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
-        if embedding is None and key.scope:
-            encoded = await self._encoded(key.text)
-            embedding = encoded.vector if encoded.whole else None
-        self._store.store(key, answer, embedding)
+        try:
+            if embedding is None and key.scope:
+                encoded = await self._encoded(key.text)
+                embedding = encoded.vector if encoded.whole else None
+            self._store.store(key, answer, embedding)
+        except BaseException:
+            self._store.release(key)
+            raise
 
     async def _encoded(self, text: str) -> Encoded:
         """Serve closes a batch after its wait even while another runs, and the encoder would get crumbs one by one. So
@@ -261,12 +265,12 @@ class CacheHandle:
         found: Lookup = await call(self._lookups[self._shard(key.tenant)], key, terms)
         return found
 
-    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
-        """Returns when the shard has the answer or never will, and never fails; what came of it is counted.
+    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
+        """Returns when the shard has the answer (True) or never will, and never fails; what came of it is counted.
 
         Leaving earlier does not stop it: what is on its way arrives.
         """
-        await self._outboxes[self._shard(key.tenant)].put((key, answer, embedding))
+        return await self._outboxes[self._shard(key.tenant)].put((key, answer, embedding))
 
     async def release(self, key: CacheKey, claimant: str) -> None:
         """One that does not arrive costs whoever asks this next a look at a process that has nothing."""
@@ -319,23 +323,25 @@ class _Outbox:
     def __init__(self, store: DeploymentHandle) -> None:
         self._store = store
         self._unsent: list[Storable] = []
-        self._next: asyncio.Task[None] | None = None
-        self._sending: set[asyncio.Task[None]] = set()
+        self._next: asyncio.Task[bool] | None = None
+        self._sending: set[asyncio.Task[bool]] = set()
         self._order = asyncio.Lock()
         self.dropped = self.failed = 0
 
-    async def put(self, item: Storable) -> None:
+    async def put(self, item: Storable) -> bool:
+        """Whether it arrived."""
         if len(self._unsent) >= MAX_UNSENT:
             self.dropped += 1
-            return
+            return False
         self._unsent.append(item)
         if self._next is None:
             self._next = asyncio.create_task(self._send())
             self._sending.add(self._next)
             self._next.add_done_callback(self._sending.discard)
-        await asyncio.wait({self._next})
+        return await asyncio.shield(self._next)
 
-    async def _send(self) -> None:
+    async def _send(self) -> bool:
+        """Whether they arrived. One that the shard could not keep had its claim ended there."""
         async with self._order:
             items, self._unsent, self._next = self._unsent, [], None
             try:
@@ -343,6 +349,8 @@ class _Outbox:
                     self.failed += await call(self._store, items)
             except (SwitchyardError, TimeoutError):
                 self.failed += len(items)
+                return False
+            return True
 
 
 def rendezvous(tenant: str, shards: Sequence[str] | dict[str, Any]) -> str:

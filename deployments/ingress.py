@@ -227,11 +227,11 @@ class Ingress(HandleDoor):
         """Without those that are going; only this one's when another hangs."""
         return await self._ask_all("metrics_text") or [self.metrics_text()]
 
-    async def follow(self, leader: str, exact: str) -> AsyncIterator[Followed]:
+    async def follow(self, leader: str, key: str, time_left_s: float, priority: int) -> AsyncIterator[Followed]:
         """An answer that this replica, the `leader`, has on its way, for another one. Raises `NotFound`."""
         if leader != self._peers.name:
             raise NotFound("The ingress that answered this has gone; ask again.")
-        async with aclosing(self.pipeline.followed(exact)) as items:  # type: ignore[type-var]
+        async with aclosing(self.pipeline.followed(key, time_left_s, priority)) as items:  # type: ignore[type-var]
             async for item in items:
                 yield item
 
@@ -244,8 +244,8 @@ class Ingress(HandleDoor):
         await self._ask_all("forget", exact, newest_id)
 
     async def invalidate(self, selection: Selection, exacts: Sequence[str] = ()) -> None:
-        """Drop this replica's own copies of the answers that are meant."""
-        self.pipeline.exact.invalidate(selection, exacts)
+        """See `Pipeline.forget`."""
+        self.pipeline.forget(selection, exacts)
 
     async def invalidate_everywhere(self, selection: Selection, dry_run: bool) -> Forgotten:
         """The shared cache first: replicas fill their own from there. Raises `SwitchyardError` when it is down."""

@@ -33,11 +33,11 @@ class Peers:
     async def _model(self, name: str) -> str:
         return name
 
-    async def follow(self, leader: str, exact: str) -> AsyncIterator[Followed]:
+    async def follow(self, leader: str, key: str, time_left_s: float, priority: int) -> AsyncIterator[Followed]:
         if self._follow is None:
             here = serve.get_replica_context()
             self._follow = method(serve.get_deployment_handle(here.deployment, here.app_name), "follow", stream=True)
         named = self._follow.options(multiplexed_model_id=leader)
-        async with aclosing(stream(named, leader, exact)) as items:  # type: ignore[type-var]
+        async with aclosing(stream(named, leader, key, time_left_s, priority)) as items:  # type: ignore[type-var]
             async for item in items:
                 yield item

@@ -6,7 +6,9 @@ are those of one process. Which process has the flight of a question, if another
 cache, which keeps `Claims`; a follower there reads from that process (`router.ports.PeersPort`), with one stream for
 all of its own readers.
 
-A question is its exact fingerprint, of which the tenant is a part: nobody reads along with another tenant.
+Who reads along has asked the very same with the same wishes (the exact fingerprint, of which the tenant is a part), may
+use the same models, and loses nothing against asking itself, in time or urgency (`Flight.carries`). All others ask
+themselves.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from models.errors import ModelUnavailable, NotFound, StreamInterrupted, SwitchyardError
 from models.messages import Event
+from router.events import Principal
+from router.invalidation import Selection
 from router.ports import Followed, Origin, PeersPort
 
 logger = logging.getLogger(__name__)
@@ -30,16 +35,39 @@ CLAIM_S = 900.0
 costs a second upstream call at the most."""
 
 
+TIME_SHARE = 0.9
+"""An answer has to have this share of a request's own time left for it to read along: it ends with the first one's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A request that begins an answer or reads it along. tenant: its partition of the caches. principal: None for one
+    in another process. deadline: of the event loop's clock. priority: lower goes first."""
+
+    tenant: str = ""
+    principal: Principal | None = None
+    deadline: float = float("inf")
+    priority: int = 0
+
+    @property
+    def time_left_s(self) -> float:
+        return self.deadline - asyncio.get_running_loop().time()
+
+
+ANYBODY = Asker()
+
+
 class Flight:
     """An answer on its way. `events` is what has come; it grows, and nothing of it changes.
 
-    exact: the key under which others find it; empty: they do not. leader: the process that has it, where that is
-    another one. asked: whether a model was asked. An error without that concerns only the request that began it: its
-    budget, its limits, its rights.
+    key: under which others find it; empty: they do not. first: the request that began it, which waits for a place at
+    its own priority, until its own deadline. leader: the process that has it, where that is another one. asked: whether
+    what ended it came from a model, or the queue before it. Any other error concerns only the request that began it:
+    its budget, its limits, its rights.
     """
 
-    def __init__(self, exact: str = "", leader: str = "") -> None:
-        self.exact, self.leader = exact, leader
+    def __init__(self, key: str = "", first: Asker = ANYBODY, leader: str = "") -> None:
+        self.key, self.first, self.leader = key, first, leader
         self.origin: Origin | None = None
         self.events: Sequence[Event] = ()
         self.ended = False
@@ -63,10 +91,18 @@ class Flight:
     def whole(self) -> bool:
         return self.ended and self._error is None and self.origin is not None
 
+    def carries(self, asker: Asker) -> bool:
+        """Whether `asker` gets its answer from this as soon, and with as much time, as if it asked itself."""
+        if self.whole:
+            return True
+        if self.origin is None and self.first.priority > asker.priority:
+            return False
+        return self.first.time_left_s >= TIME_SHARE * asker.time_left_s
+
     # ---- who makes it ----------------------------------------------------------------------------------------------
 
     def begin(self, origin: Origin, events: Sequence[Event]) -> None:
-        self.origin, self.events, self.asked = origin, events, True
+        self.origin, self.events = origin, events
         self.move()
 
     def move(self) -> None:
@@ -117,25 +153,32 @@ class Flight:
 
 
 class Flights:
-    """The answers that are on their way in this process. There are never more than requests, which are bounded."""
+    """The answers that are on their way in this process, the newest of each key. There are never more than requests,
+    which are bounded."""
 
     def __init__(self) -> None:
-        self._by_exact: dict[str, Flight] = {}
+        self._by_key: dict[str, Flight] = {}
 
     def __len__(self) -> int:
-        return len(self._by_exact)
+        return len(self._by_key)
 
-    def find(self, exact: str) -> Flight | None:
-        return self._by_exact.get(exact)
+    def find(self, key: str) -> Flight | None:
+        return self._by_key.get(key)
 
     def put(self, flight: Flight) -> None:
-        if flight.exact:
-            self._by_exact[flight.exact] = flight
+        if flight.key:
+            self._by_key[flight.key] = flight
 
     def drop(self, flight: Flight) -> None:
         """Nobody joins it from now on."""
-        if self._by_exact.get(flight.exact) is flight:
-            del self._by_exact[flight.exact]
+        if self._by_key.get(flight.key) is flight:
+            del self._by_key[flight.key]
+
+    def forget(self, selection: Selection) -> None:
+        """Nobody joins an answer of these partitions from now on: it may be one that `selection` means."""
+        for flight in list(self._by_key.values()):
+            if selection.covers(flight.first.tenant):
+                self.drop(flight)
 
     def leave(self, flight: Flight) -> None:
         """A reader goes; with the last one the work ends."""
@@ -144,59 +187,68 @@ class Flights:
             self.drop(flight)
             flight.stop()
 
-    def mirror(self, peers: PeersPort, leader: str, exact: str, patience_s: float) -> Flight:
+    def mirror(self, peers: PeersPort, leader: str, key: str, asker: Asker, patience_s: float) -> Flight:
         """The flight of another process, read from there. It ends as lost, without having `asked`, when that has not
-        said within `patience_s` that it has it."""
-        flight = Flight(exact, leader)
+        said within `patience_s` that it has it, or breaks off before the answer begins."""
+        flight = Flight(key, asker, leader)
         self.put(flight)
-        flight.start(self._mirrored(flight, peers.follow(leader, exact), patience_s))
+        flight.start(self._mirrored(flight, peers.follow(leader, key, asker.time_left_s, asker.priority), patience_s))
         return flight
 
     async def _mirrored(self, flight: Flight, source: AsyncIterator[Followed], patience_s: float) -> None:
-        events: list[Event] = []
         try:
             async with aclosing(source):  # type: ignore[type-var]
                 async with asyncio.timeout(patience_s):
                     await anext(source)  # the word that it is there
-                async for item in source:
-                    if isinstance(item, Origin):
-                        flight.begin(item, events)
-                    else:
-                        events.extend(item)
-                        flight.move()
-            flight.end()
-        except (SwitchyardError, TimeoutError, StopAsyncIteration) as error:
-            if flight.origin is not None and isinstance(error, ModelUnavailable):
-                error = StreamInterrupted("The answer broke off; what came is incomplete. Send the request again.")
-            elif not isinstance(error, SwitchyardError):
-                error = ModelUnavailable("The process that has the answer does not answer; ask again.")
-            flight.asked = flight.asked or not isinstance(error, NotFound | ModelUnavailable)
-            flight.end(error)
+                await self._copy(flight, source)
+        except (SwitchyardError, TimeoutError, StopAsyncIteration):
+            if flight.origin is not None:
+                lost: SwitchyardError = StreamInterrupted(
+                    "The answer broke off; what came is incomplete. Send the request again."
+                )
+            else:
+                lost = ModelUnavailable("The process that has the answer does not answer; ask again.")
+            flight.end(lost)
         finally:
             self.drop(flight)
 
+    @staticmethod
+    async def _copy(flight: Flight, source: AsyncIterator[Followed]) -> None:
+        events: list[Event] = []
+        async for item in source:
+            if isinstance(item, SwitchyardError):
+                flight.asked = True
+                flight.end(item)
+                return
+            if isinstance(item, Origin):
+                flight.begin(item, events)
+            else:
+                events.extend(item)
+                flight.move()
+        flight.end()
+
     async def followed(self, flight: Flight) -> AsyncIterator[Followed]:
         """A flight for another process: an empty batch at once, as a word that it is there, then where it comes from,
-        then its batches. Raises `NotFound` when what ended it is no concern of others."""
+        then its batches, and what it ended with. Raises `NotFound` when that is no concern of others."""
         flight.readers += 1
         try:
             yield []
             try:
                 yield await flight.begun()
-            except SwitchyardError:
-                if flight.asked:
-                    raise
-                raise NotFound("This is not answered here any more; ask again.") from None
-            seen = 0
-            while (batch := await flight.more(seen)) is not None:
-                seen += len(batch)
-                yield list(batch)
+                seen = 0
+                while (batch := await flight.more(seen)) is not None:
+                    seen += len(batch)
+                    yield list(batch)
+            except SwitchyardError as error:
+                if flight.origin is None and not flight.asked:
+                    raise NotFound("This is not answered here any more; ask again.") from None
+                yield error
         finally:
             self.leave(flight)
 
 
 class Claims:
-    """Which process has the flight of a question, by its exact key. Not for several threads. `clock` in seconds."""
+    """Which process has the flight of a question, by its key. Not for several threads. `clock` in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -205,25 +257,25 @@ class Claims:
     def __len__(self) -> int:
         return len(self._claims)
 
-    def holder(self, exact: str, gone: str = "") -> str | None:
+    def holder(self, key: str, gone: str = "") -> str | None:
         """`gone`: a process that was found not to have it."""
-        found = self._claims.get(exact)
+        found = self._claims.get(key)
         if found is None or found[0] == gone or self._clock() >= found[1]:
             return None
         return found[0]
 
-    def claim(self, exact: str, process: str, gone: str = "") -> str:
+    def claim(self, key: str, process: str, gone: str = "") -> str:
         """Who has it: whoever had claimed it, or now `process`."""
-        holder = self.holder(exact, gone)
+        holder = self.holder(key, gone)
         if holder is None:
-            self._claims[exact] = process, self._clock() + CLAIM_S
-            self._claims.move_to_end(exact)
+            self._claims[key] = process, self._clock() + CLAIM_S
+            self._claims.move_to_end(key)
             if len(self._claims) > MAX_CLAIMS:
                 self._claims.popitem(last=False)
         return holder or process
 
-    def release(self, exact: str, process: str = "") -> None:
+    def release(self, key: str, process: str = "") -> None:
         """The flight is over; `process`: only if it had the claim."""
-        found = self._claims.get(exact)
+        found = self._claims.get(key)
         if found is not None and process in ("", found[0]):
-            del self._claims[exact]
+            del self._claims[key]

@@ -6,10 +6,10 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 from models.messages import Finish, TextDelta, ToolCallDelta
-from router.invalidation import Selection
+from router.invalidation import Bars, Selection
 from router.ports import CachedAnswer, CacheKey
 from router.settings import ExactCacheSettings
 
@@ -73,6 +73,7 @@ class ExactCache:
         self._clock = clock
         self._entries: OrderedDict[str, tuple[CachedAnswer, int, str]] = OrderedDict()
         self._stats = ExactCacheStats()
+        self._bars = Bars()
 
     def get(self, exact: str) -> CachedAnswer | None:
         answer = self._fresh(exact)
@@ -85,9 +86,9 @@ class ExactCache:
         return self._fresh(exact) is not None
 
     def put(self, key: CacheKey, answer: CachedAnswer) -> None:
-        """Keep `answer`, unless it is incomplete or larger than the whole cache."""
-        size = answer_bytes(answer)
-        if not self._settings.enabled or size > self._settings.max_bytes or not is_complete(answer):
+        """Keep `answer`, unless it is incomplete, larger than the whole cache, or was forgotten while it was made."""
+        size, barred = answer_bytes(answer), self._bars.against(key.tenant, answer)
+        if not self._settings.enabled or size > self._settings.max_bytes or not is_complete(answer) or barred:
             self._stats.refused += 1
             return
         self._drop(key.exact)
@@ -103,12 +104,14 @@ class ExactCache:
 
     def invalidate(self, selection: Selection, exacts: Sequence[str]) -> None:
         """Drop the answers that are meant: those under `exacts`, which the shared cache found, and those that it may
-        have had once. Which question was near another one only the shared cache knows."""
+        have had once. Which question was near another one is not known here: all that are meant but for that go, since
+        the shared cache still has the others. What is on its way is not kept."""
+        self._bars.add(selection, self._clock())
         for exact in exacts:
             self._drop(exact)
-        if selection.question is None:
-            for exact in [e for e, (answer, _, tenant) in self._entries.items() if selection.means(tenant, answer)]:
-                self._drop(exact)
+        wider = replace(selection, question=None)
+        for exact in [e for e, (answer, _, tenant) in self._entries.items() if wider.means(tenant, answer)]:
+            self._drop(exact)
 
     def reconfigure(self, settings: ExactCacheSettings) -> None:
         self._settings = settings

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from hashlib import blake2b
 from operator import attrgetter
@@ -53,16 +53,17 @@ _besides_parts = _fields_besides(Message, "parts")
 class Fingerprint:
     """Of one request of one tenant. `exact` is the key of this very question, closed to similar ones."""
 
-    def __init__(self, request: ChatRequest, tenant: str) -> None:
+    def __init__(self, request: ChatRequest, tenant: str, wish: str = "", circle: str = "") -> None:
         self._request = request
+        whose = (tenant, wish) if wish else (tenant,)
         last = request.messages[-1] if request.messages else None
         self._last = last if last is not None and _plain_user_turn(last) else None
         if self._last is None:
-            self._rest, parts = _Digest(tenant, repr((_besides_messages(request), request.messages))), None
+            self._rest, parts = _Digest(*whose, repr((_besides_messages(request), request.messages))), None
         else:
             rest = (_besides_messages(request), request.messages[:-1], _besides_parts(self._last))
-            self._rest, parts = _Digest(tenant, repr(rest)), self._last.parts
-        self.exact = CacheKey(tenant, self._rest.of("question", repr(parts)))
+            self._rest, parts = _Digest(*whose, repr(rest)), self._last.parts
+        self.exact = CacheKey(tenant, self._rest.of("question", repr(parts)), circle=circle)
 
     def key(self, settings: IngressSettings) -> CacheKey:
         """The key, opened to similar questions where one of them may answer."""
@@ -76,9 +77,17 @@ class Fingerprint:
         return replace(key, scope=self._rest.of("scope"), text=last.text)
 
 
-def fingerprint(request: ChatRequest, org: str, namespace: str, settings: IngressSettings) -> Fingerprint | None:
-    """None: an answer to this is neither looked up nor stored."""
-    return Fingerprint(request, partition(org, namespace)) if _cacheable(request, settings) else None
+def fingerprint(
+    request: ChatRequest, org: str, namespace: str, settings: IngressSettings, wish: str = "", circle: str = ""
+) -> Fingerprint | None:
+    """None: an answer to this is neither looked up nor stored. wish: what is asked of the model, which is a part of
+    the question. circle: see `CacheKey`."""
+    return Fingerprint(request, partition(org, namespace), wish, circle) if _cacheable(request, settings) else None
+
+
+def circle_of(models: Sequence[str]) -> str:
+    """Of those who may use these models."""
+    return _Digest("circle").of(*sorted(models))[:16]
 
 
 def partition(org: str, namespace: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.fingerprint import partition
 from router.ports import CachedAnswer, CacheKey
 
 MAX_SHOWN = 100
+MAX_BARS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,32 @@ class Selection:
             and self.model in (None, answer.model)
             and (self.tag is None or self.tag in answer.tags)
         )
+
+
+class Bars:
+    """What was forgotten lately, so that an answer that was on its way by then is not stored afterwards.
+
+    An answer counts as on its way when its request began before. Which question was near another one is not asked: an
+    answer that is meant but for its question is not stored either. Of more than `MAX_BARS` acts the oldest is dropped,
+    and then no answer to a request that began before it is stored, whoever's it is: a later miss, and never an answer
+    that should have gone. So nothing needs to be known of how long a request may take.
+    """
+
+    def __init__(self) -> None:
+        self._bars: deque[tuple[Selection, float]] = deque()
+        self._least_opened_unix_s = 0.0
+
+    def add(self, selection: Selection, now_unix_s: float) -> None:
+        self._bars.append((replace(selection, question=None), now_unix_s))
+        if len(self._bars) > MAX_BARS:
+            _, self._least_opened_unix_s = self._bars.popleft()
+
+    def against(self, tenant: str, answer: CachedAnswer) -> bool:
+        """Whether `answer` must not be stored any more."""
+        opened_unix_s = answer.opened_at_unix_s
+        if opened_unix_s < self._least_opened_unix_s:
+            return True
+        return any(opened_unix_s <= at and selection.means(tenant, answer) for selection, at in self._bars)
 
 
 @dataclass(frozen=True, slots=True)

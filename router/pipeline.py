@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -19,12 +19,13 @@ from models.errors import NotFound, SwitchyardError
 from models.messages import ChatRequest
 from router.accounting.prices import PriceBook
 from router.accounting.tenants import Tenants
-from router.coalescing import Flights
+from router.coalescing import Asker, Flights
 from router.events import Principal, Record, Sink, Stopwatch
 from router.exact_cache import ExactCache
 from router.experience import Experience
 from router.few_shot import Embed
-from router.fingerprint import Fingerprint, fingerprint
+from router.fingerprint import Fingerprint, circle_of, fingerprint
+from router.invalidation import Selection
 from router.measured import Conversations, Latencies, conversation_of
 from router.policy import AUTO, NO_LIMITS, Candidate, Circumstances, Decision, Limits, Wish, decide
 from router.ports import (
@@ -43,7 +44,6 @@ from router.ports import (
     Terms,
 )
 from router.prompting import Prompting
-from router.recall import Recall
 from router.run import Run
 from router.settings import IngressSettings, RoutingSettings, Strategy
 from router.shadow import Shadows
@@ -90,6 +90,12 @@ class Options:
     delta: float | None = None
     tags: tuple[str, ...] = ()
     trial: Trial | None = None
+
+    @property
+    def wish(self) -> str:
+        """What is asked of the model, which the caches take for a part of the question; empty: nothing."""
+        wished = (self.limits, self.strategy, self.fallbacks)
+        return "" if wished == (NO_LIMITS, None, None) else repr(wished)
 
     @property
     def terms(self) -> Terms:
@@ -183,7 +189,9 @@ class Pipeline:
         """Under what an answer may be found; None when this request goes past the caches."""
         if options.cache == "off":
             return None
-        return fingerprint(request, principal.org, options.namespace, self.settings)
+        allowed = self.tenants.allowed_models(principal)
+        circle = "" if allowed is None else circle_of(allowed)
+        return fingerprint(request, principal.org, options.namespace, self.settings, options.wish, circle)
 
     async def lookup(self, key: CacheKey, terms: Terms, degraded: list[str]) -> Lookup:
         """The shared cache's word. A cache that is slow or down is a miss, not an error."""
@@ -297,30 +305,35 @@ class Pipeline:
 
     async def _share(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, refreshes: bool) -> None:
         cache = self.stages.semantic_cache
-        if cache is not None and self.settings.semantic_cache:
-            await cache.store(key, answer, embedding)
+        if cache is not None and self.settings.semantic_cache and not await cache.store(key, answer, embedding):
+            await cache.release(key, self.name)
         if refreshes and self.stages.forget_older is not None:
             await self.stages.forget_older(key.exact, answer.answer_id)  # they now find the new one in the shared cache
 
-    async def followed(self, exact: str) -> AsyncIterator[Followed]:
+    async def followed(self, key: str, time_left_s: float, priority: int) -> AsyncIterator[Followed]:
         """An answer that this process has on its way, or has just had, for another process (`Flights.followed`)."""
-        flight = self.flights.find(exact)
-        if flight is not None and not flight.leader:
+        flight, exact = self.flights.find(key), key.partition(":")[0]
+        asker = Asker(deadline=asyncio.get_running_loop().time() + time_left_s, priority=priority)
+        if flight is not None and not flight.leader and flight.carries(asker):
             async with aclosing(self.flights.followed(flight)) as items:  # type: ignore[type-var]
                 async for item in items:
                     yield item
         elif (answer := self.exact.get(exact)) is not None:
             yield []
-            yield Origin(answer.answer_id, answer.model)
+            yield Origin(answer.answer_id, answer.model, answer.created_at_unix_s)
             yield list(answer.events)
         else:
             raise NotFound("This is not answered here any more; ask again.")
 
-    def release(self, recall: Recall) -> None:
+    def release(self, key: CacheKey) -> None:
         """The question that this process had claimed is answered here no more, and nothing is stored."""
-        cache = self.stages.semantic_cache
-        if cache is not None and recall.key is not None and recall.leader and recall.leader == self.name:
-            self._spawn(cache.release(recall.key, self.name))
+        if (cache := self.stages.semantic_cache) is not None:
+            self._spawn(cache.release(key, self.name))
+
+    def forget(self, selection: Selection, exacts: Sequence[str] = ()) -> None:
+        """Drop the own copies of the answers that are meant; nobody joins one of them that is on its way."""
+        self.exact.invalidate(selection, exacts)
+        self.flights.forget(selection)
 
     def see_through(self, work: Coroutine[Any, Any, None]) -> None:
         """Bring to its end what others wait for although the request that began it has left."""

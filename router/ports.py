@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from models.base import Call
+from models.errors import SwitchyardError
 from models.messages import ChatRequest, Completion, Event, Message, Usage, fold
 from router.accounting.limits import Claim
 
@@ -25,6 +26,7 @@ class CacheKey:
     text: the last user turn, only used with `scope`.
     surface: hex digest of the whole question with the last turn in one spelling (case, spaces, greetings); None when
     that would change what is asked.
+    circle: of the models that the asker may use; empty: all. An answer that is being made is for one circle.
     """
 
     tenant: str
@@ -32,10 +34,16 @@ class CacheKey:
     scope: str | None = None
     text: str = ""
     surface: str | None = None
+    circle: str = ""
 
     def exact_only(self) -> CacheKey:
         """The same place, closed to merely similar questions."""
-        return CacheKey(self.tenant, self.exact)
+        return CacheKey(self.tenant, self.exact, circle=self.circle)
+
+    @property
+    def flight(self) -> str:
+        """Under which an answer to this is found while it is made."""
+        return f"{self.exact}:{self.circle}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,10 @@ ANY_TERMS = Terms()
 
 @dataclass(frozen=True)
 class CachedAnswer:
-    """A complete answer, as the events it came in, so that a replay is the same stream. `tags` are its caller's."""
+    """A complete answer, as the events it came in, so that a replay is the same stream. `tags` are its caller's.
+
+    opened_at_unix_s: when the request that it was made for came; 0: not known.
+    """
 
     answer_id: str
     model: str
@@ -68,6 +79,7 @@ class CachedAnswer:
     created_at_unix_s: float
     ttl_s: float
     tags: tuple[str, ...] = ()
+    opened_at_unix_s: float = 0.0
 
     @cached_property
     def completion(self) -> Completion:
@@ -96,7 +108,8 @@ class Lookup:
 class CachePort(Protocol):
     async def lookup(self, key: CacheKey, terms: Terms) -> Lookup: ...
 
-    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None: ...
+    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
+        """Whether it arrived; where it did, nobody has the question claimed any more. Never fails."""
 
     async def release(self, key: CacheKey, claimant: str) -> None:
         """Nobody answers this question any more, and there is nothing to store. Never fails."""
@@ -104,14 +117,19 @@ class CachePort(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an answer that several requests read comes from: the request that asked the model, and the model."""
+    """Where an answer that several requests read comes from: the request that asked the model, and the model.
+
+    created_at_unix_s: of a stored answer; None: it is being made.
+    """
 
     request_id: str
     model: str
+    created_at_unix_s: float | None = None
 
 
-Followed = Origin | Sequence[Event]
-"""What comes from another process: an empty batch at first, then the origin, then batches of events."""
+Followed = Origin | Sequence[Event] | SwitchyardError
+"""What comes from another process: an empty batch at first, then the origin, then batches of events, and at the end the
+error that the answer ended with, if it did. What the stream itself raises is no word on the answer."""
 
 
 class PeersPort(Protocol):
@@ -119,9 +137,10 @@ class PeersPort(Protocol):
 
     name: str
 
-    def follow(self, leader: str, exact: str) -> AsyncIterator[Followed]:
-        """The answer to a question that `leader` has on its way. Raises `NotFound` or `ModelUnavailable` where it has
-        none. Closing it tells the leader that nobody reads here any more."""
+    def follow(self, leader: str, key: str, time_left_s: float, priority: int) -> AsyncIterator[Followed]:
+        """The answer that `leader` has on its way under `key`, where it is made with as much time and urgency. Raises
+        `NotFound` or `ModelUnavailable` where there is none. Closing it tells the leader that nobody reads here any
+        more."""
 
 
 # ---- classifier ----------------------------------------------------------------------------------------------------

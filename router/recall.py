@@ -11,7 +11,7 @@ from models.messages import Completion, Event, Usage
 from router.events import Verdict
 from router.fingerprint import Fingerprint, time_sensitive
 from router.policy import AUTO
-from router.ports import CachedAnswer, CacheKey, Lookup
+from router.ports import CachedAnswer, CacheKey, Lookup, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ class Recall:
         self.similarity: float | None = None
         self.encoder_ms = 0.0
         self.leader: str | None = None
+        self._claimed = False
         self._asked: Fingerprint | None = None
         self._embedding: bytes | None = None
 
@@ -40,6 +41,15 @@ class Recall:
     def exact(self) -> str:
         """The key of this very question; empty for a request that goes past the caches."""
         return self._asked.exact.exact if self._asked is not None else ""
+
+    @property
+    def tenant(self) -> str:
+        return self._asked.exact.tenant if self._asked is not None else ""
+
+    @property
+    def flight_key(self) -> str:
+        """Under which an answer to this is found while it is made; empty as `exact`."""
+        return self._asked.exact.flight if self._asked is not None else ""
 
     def own(self) -> bool:
         """Answer from this process's cache, if it has the answer to this very question."""
@@ -68,7 +78,10 @@ class Recall:
         terms = run.options.terms
         if self.claims:
             terms = replace(terms, claimant=pipeline.name, gone=gone)
+            self._claimed = True  # until it is known: nobody says so when this is given up, or the word comes too late
         found = await pipeline.lookup(self.key, terms, run.degraded)
+        if found.answer is not None or found.leader not in (None, pipeline.name):
+            self._claimed = False
         run.watch.split("cache_semantic", "encode", found.encoder_ms)
         self._embedding, self.leader = found.embedding, found.leader
         self.encoder_ms += found.encoder_ms
@@ -84,8 +97,11 @@ class Recall:
 
     @property
     def joins(self) -> bool:
-        """Whether it may read an answer that another request has on its way."""
-        return bool(self.exact) and self._run.settings.coalesce and self._run.options.cache in ("on", "no-store")
+        """Whether it may read an answer that another request has on its way: only where it might be given a stored
+        one."""
+        run = self._run
+        asked = bool(self.exact) and run.settings.coalesce and run.options.cache in ("on", "no-store")
+        return asked and self._ttl_s() > 0
 
     @property
     def claims(self) -> bool:
@@ -97,16 +113,32 @@ class Recall:
             raise NotCached("No stored answer may be given to this; ask without 'only-if-cached' to have one made.")
 
     def _replay(self, found: Lookup) -> bool:
-        run = self._run
         if found.answer is None or found.kind == "miss":
             return False
-        if not run.pipeline.may_use(run.principal, found.answer.model):
-            return False
-        oldest_s = run.options.max_age_s
-        if oldest_s is not None and time.time() - found.answer.created_at_unix_s > oldest_s:
+        if not self._may_give(found.answer.model, found.answer.created_at_unix_s):
             return False
         self.answer, self.verdict, self.similarity = found.answer, found.kind, found.similarity
         return True
+
+    def may_read(self, origin: Origin) -> bool:
+        """Whether an answer of another process may be given: one that is being made, or a stored one as any other."""
+        made_unix_s = origin.created_at_unix_s
+        return made_unix_s is None or self._may_give(origin.model, made_unix_s)
+
+    def _may_give(self, model: str, created_at_unix_s: float) -> bool:
+        run, oldest_s = self._run, self._run.options.max_age_s
+        young = oldest_s is None or time.time() - created_at_unix_s <= oldest_s
+        return young and run.pipeline.may_use(run.principal, model)
+
+    def passes_on(self) -> None:
+        """Another request of this process answers it, and says so when it does no more."""
+        self._claimed = False
+
+    def let_go(self) -> None:
+        """Have the shared cache know that this process answers the question no more, unless another request does."""
+        if self._claimed and self.key is not None and self._run.pipeline.flights.find(self.flight_key) is None:
+            self._run.pipeline.release(self.key)
+        self._claimed = False
 
     def keep(self, model: str, events: Sequence[Event], completion: Completion, usage: Usage, now_unix_ms: int) -> bool:
         """Keep a complete answer: ended by itself or, for the identical question only, at the caller's limit. Returns
@@ -131,7 +163,9 @@ class Recall:
             now_unix_ms / 1000,
             ttl_s,
             run.options.tags,
+            run.opened_at_unix_ms / 1000,
         )
+        self._claimed = False  # it ends with the storing
         refreshes = run.options.cache == "refresh"
         run.pipeline.keep(key if not at_limit else key.exact_only(), answer, self._embedding, refreshes)
         return True

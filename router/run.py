@@ -48,9 +48,9 @@ class Head:
 class Run:
     """`async with pipeline.run(...) as run:`, in it `await run.begin(...)`, then `run.batches()` or `run.completion()`.
 
-    Leaving the block, however it is left, stops the model, gives the place back, settles the money, stores a complete
-    answer and emits exactly one `RequestClosed`. While other requests read the same answer the model goes on, and that
-    is done when its answer is whole, or when they have left too.
+    When the model has ended its answer, its place is given back, the money settled and the answer stored. Leaving the
+    block, however it is left, stops a model that has not, and emits exactly one `RequestClosed`. While other requests
+    read the same answer the model goes on, and that is done when its answer is whole, or when they have left too.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class Run:
         self._unsure: list[str] = []
         self._assessing: asyncio.Task[Assessment | None] | None = None
         self._live: LiveAttempt | None = None
+        self.asked = False  # a model, or the queue before it: what fails then is not this request's own
+        self._landed: tuple[Usage, bool] | None = None
         self.boarding = Boarding(self)
         self._finished = False
         self._folded: Completion | None = None
@@ -150,7 +152,7 @@ class Run:
 
     async def generate(self, stream: bool) -> LiveAttempt:
         """Have a model answer: returns when its answer may be given out."""
-        pipeline = self.pipeline
+        pipeline, self.asked = self.pipeline, False
         self.watch.enter("prompt")
         self.question, self.changes = await pipeline.question(self.request, self.principal)
         self.tokens = prompt_tokens(self.question)
@@ -181,8 +183,9 @@ class Run:
     async def _attempt(self, live: LiveAttempt) -> bool:
         """One try at one model, up to where its answer may be given out; False: it must not be."""
         self.watch.enter("reserve")
+        self.asked = False
         await live.reserve()
-        self._live, self.events = live, live.events
+        self._live, self.events, self.asked = live, live.events, True
         self.watch.enter("admit")
         await live.admit()
         self.watch.enter("prefill")
@@ -232,6 +235,25 @@ class Run:
         """Close as failed although the block is left in peace: the door has told the client inside the stream."""
         self._failure = error
 
+    # ---- the answer's own end --------------------------------------------------------------------------------------
+
+    async def land(self, error: Exception | None) -> None:
+        """The model has said all, or failed: stop it, give its place back, settle and store, whether or not anybody has
+        read it to the end. Does nothing where that is done."""
+        live = self._live
+        if live is None:
+            return
+        await live.stop()
+        completion, self._landed = fold(self.events), live.usage()
+        if error is not None:
+            self._book(self._status(error)[1] or "")
+        elif completion.finish_reason is None:
+            self._book(StreamInterrupted.code)
+        else:
+            self._book("ok")
+            usage, now_unix_ms = self._landed[0], int(time.time() * 1000)
+            self.recall.keep(self.model or "", self.events, completion, usage, now_unix_ms)
+
     # ---- the close -------------------------------------------------------------------------------------------------
 
     def _close(self, error: BaseException | None) -> None:
@@ -241,13 +263,8 @@ class Run:
         status, code = self._status(error or self._failure)
         completion = self.folded
         usage, estimated = self._usage()
-        flown = self.boarding.whole and completion.finish_reason is not None
-        if self._live is not None:
-            self._book("ok" if flown else code or status)
-        if self.boarding.leads:
-            kept = flown and self.recall.keep(self.model or "", self.events, completion, usage, now_unix_ms)
-            if not kept:
-                self.pipeline.release(self.recall)
+        if self._live is not None:  # stopped before its end
+            self._book(code or status)
         if status == "ok" and self.model is not None:
             self._remember(self.model)
             self.pipeline.shadows.follow(self)
@@ -275,6 +292,8 @@ class Run:
     def _usage(self) -> tuple[Usage, bool]:
         if self.answer is not None:
             return self.answer.usage, False
+        if self._landed is not None:
+            return self._landed
         if self._live is not None:
             return self._live.usage()
         if self.boarding.follows:

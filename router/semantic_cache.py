@@ -6,20 +6,20 @@ miss, not an error.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from router.agreement import agree
 from router.audits import Audits, Pending
+from router.cache_entries import PARTITION_BYTES, Entry, Partition, entry_bytes
 from router.cache_log import CacheLog, Gone, Kept
 from router.coalescing import Claims
-from router.exact_cache import answer_bytes, is_complete
-from router.invalidation import Match, Selection
+from router.exact_cache import is_complete
+from router.invalidation import Bars, Match, Selection
 from router.keeping import GreedyDual
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
 from router.scope_index import ScopeIndex, Vector
@@ -30,32 +30,8 @@ from router.wariness import NEIGHBOURHOOD, WARY_SCORE, Voices, Wariness
 TIGHTER = 0.01
 """By how much the score of a wrong candidate has to be exceeded by the next that the same entry answers."""
 
-_ENTRY_BYTES = 256
-"""What an entry takes besides its answer and the texts of its key: the objects themselves, slots of four tables."""
-
-_PARTITION_BYTES = 448
-
 Agree = Callable[[CachedAnswer, CachedAnswer], bool | None]
 Judge = Callable[[str, Sequence[tuple[float, str]]], list[Judgement]]
-
-
-@dataclass(slots=True)
-class _Entry:
-    key: CacheKey
-    answer: CachedAnswer
-    size_bytes: int
-    indexed: bool
-    least_score: float = 0.0  # of a question that it may answer: raised above each that turned out another one
-    voices: Voices | None = None
-
-
-@dataclass(slots=True)
-class _Partition:
-    """All that one tenant has here."""
-
-    by_exact: dict[str, int] = field(default_factory=dict)
-    by_surface: dict[str, int] = field(default_factory=dict)
-    by_scope: dict[str, ScopeIndex] = field(default_factory=dict)
 
 
 class SemanticStore:
@@ -80,12 +56,13 @@ class SemanticStore:
         self._agree = agree
         self._audits = Audits(settings)
         self._claims = Claims()
+        self._bars = Bars()
         self._log: CacheLog | None = None
         self._wariness = Wariness()
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, Entry] = {}
         self._keeping = GreedyDual()
         self._by_answer: dict[str, int] = {}
-        self._partitions: dict[str, _Partition] = {}
+        self._partitions: dict[str, Partition] = {}
         self._used_bytes = 0
         self._next_id = 0
         self._counts: Counter[str] = Counter()
@@ -98,33 +75,37 @@ class SemanticStore:
             found = self.similar(key, embedding, terms) if embedding is not None else Lookup("miss")
             self._counts["misses"] += found.answer is None
             if found.answer is None and terms.claimant:
-                found = replace(found, leader=self._claims.claim(key.exact, terms.claimant, terms.gone))
+                found = replace(found, leader=self._claims.claim(key.flight, terms.claimant, terms.gone))
         return found
 
     def exact(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup | None:
         """The answer to the very question, or to it in another spelling, or else who has it made now; it needs no
         embedding."""
         found = self._verbatim(key)
-        if found is None and terms.claimant and (leader := self._claims.holder(key.exact, terms.gone)):
-            self._counts["claimed"] += 1
-            return Lookup("miss", leader=leader)
+        if found is None and terms.claimant:
+            leader = self._claims.holder(key.flight, terms.gone)
+            if leader and leader != terms.claimant:  # its own word says nothing against a similar answer
+                self._counts["claimed"] += 1
+                return Lookup("miss", leader=leader)
         return found
 
-    def release(self, key: CacheKey, claimant: str) -> None:
-        """`claimant` has the answer to this question made no more."""
-        self._claims.release(key.exact, claimant)
+    def release(self, key: CacheKey, claimant: str = "") -> None:
+        """`claimant`, or whoever it was, has the answer to this question made no more."""
+        self._claims.release(key.flight, claimant)
 
     def _verbatim(self, key: CacheKey) -> Lookup | None:
         partition = self._partitions.get(key.tenant)
         if partition is None:
             return None
-        entry = self._entry(partition.by_exact.get(key.exact))
-        if entry is not None:
+        entry_id = partition.by_exact.get(key.exact)
+        if entry_id is not None and (entry := self._entry(entry_id)) is not None:
+            self._keeping.use(entry_id)
             self._counts["hits_exact"] += 1
             return Lookup("hit-exact", entry.answer)
-        entry = self._entry(partition.by_surface.get(key.surface)) if key.surface else None
-        if entry is None:
+        entry_id = partition.by_surface.get(key.surface) if key.surface else None
+        if entry_id is None or (entry := self._entry(entry_id)) is None:
             return None
+        self._keeping.use(entry_id)
         self._counts["hits_surface"] += 1
         return Lookup("hit-semantic", entry.answer, 1.0, score=1.0)
 
@@ -144,6 +125,7 @@ class SemanticStore:
         if hit and not (terms.audited and audits.draws(key.tenant, score)):
             if terms.audited:
                 audits.served(key.tenant, score)
+            self._keeping.use(entry_id)
             self._counts["hits_semantic"] += 1
             return Lookup("hit-semantic", entry.answer, min(similarity, 1.0), embedding, score=score)
         if terms.audited:
@@ -164,7 +146,7 @@ class SemanticStore:
         """How often this tenant is answered wrongly, at most, and what it costs to know."""
         return self._audits.stats(tenant)
 
-    def _candidates(self, key: CacheKey, vector: Vector) -> list[tuple[float, int, _Entry]]:
+    def _candidates(self, key: CacheKey, vector: Vector) -> list[tuple[float, int, Entry]]:
         partition = self._partitions.get(key.tenant)
         index = partition.by_scope.get(key.scope) if partition and key.scope else None
         near = index.nearest(vector, self._settings.threshold) if index is not None else []
@@ -172,10 +154,11 @@ class SemanticStore:
         return [(similarity, entry_id, entry) for similarity, entry_id, entry in fresh if entry is not None]
 
     def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None = None) -> None:
-        """Keep a complete `answer`; without scope or embedding only for the very question."""
-        self._claims.release(key.exact)
+        """Keep a complete `answer`; without scope or embedding only for the very question. One that was forgotten while
+        it was on its way is not kept."""
+        self._claims.release(key.flight)
         self._compare(key, answer)
-        if self._put(key, answer, embedding):
+        if not self._bars.against(key.tenant, answer) and self._put(key, answer, embedding):
             self._counts["stores"] += 1
             if self._log is not None:
                 self._log.kept(key, answer, embedding if key.scope else None)
@@ -184,7 +167,7 @@ class SemanticStore:
 
     def _put(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
         vector = np.frombuffer(embedding, dtype="<f4") if embedding and key.scope else None
-        size = _entry_bytes(key, answer)
+        size = entry_bytes(key, answer)
         if not is_complete(answer) or size + len(embedding or b"") > self._settings.max_bytes:
             return False
         partition = self._partitions.get(key.tenant)
@@ -192,7 +175,7 @@ class SemanticStore:
             self._remove(partition.by_exact[key.exact])
         partition = self._partition(key.tenant)
         entry_id, self._next_id = self._next_id, self._next_id + 1
-        entry = self._entries[entry_id] = _Entry(key, answer, size, vector is not None)
+        entry = self._entries[entry_id] = Entry(key, answer, size, vector is not None)
         if vector is not None and key.scope:
             entry.least_score = self._wariness.least_score(key.tenant, key.scope, vector)
         self._keeping.add(entry_id, answer.cost_microusd, size + len(embedding or b""))
@@ -239,12 +222,13 @@ class SemanticStore:
         found = list(self._selected(selection, embedding))
         matches = [Match.of(entry.key, entry.answer, similarity) for similarity, _, entry in found]
         if not dry_run:
+            self._bars.add(selection, self._clock())
             for _, entry_id, _ in found:
                 self._forget(entry_id)
             self._counts["invalidated"] += len(found)
         return matches
 
-    def _selected(self, selection: Selection, embedding: bytes | None) -> Iterator[tuple[float | None, int, _Entry]]:
+    def _selected(self, selection: Selection, embedding: bytes | None) -> Iterator[tuple[float | None, int, Entry]]:
         if selection.answer_id is not None:
             named = self._by_answer.get(selection.answer_id)
             ids: Iterable[tuple[float | None, int]] = [] if named is None else [(None, named)]
@@ -325,7 +309,7 @@ class SemanticStore:
         found = ((entry_id, self._entries[entry_id]) for entry_id in entry_ids if entry_id in self._entries)
         return [Kept(entry.key, entry.answer, self._embedding(entry_id, entry)) for entry_id, entry in found]
 
-    def _embedding(self, entry_id: int, entry: _Entry) -> bytes | None:
+    def _embedding(self, entry_id: int, entry: Entry) -> bytes | None:
         if not (entry.indexed and entry.key.scope):
             return None
         vector = self._partitions[entry.key.tenant].by_scope[entry.key.scope].vector(entry_id)
@@ -337,25 +321,22 @@ class SemanticStore:
             self._log.gone(self._entries[entry_id].key)
         self._remove(entry_id)
 
-    def _entry(self, entry_id: int | None) -> _Entry | None:
-        """The entry, now used once more; an outlived one is removed."""
-        if entry_id is None:
-            return None
+    def _entry(self, entry_id: int) -> Entry | None:
+        """The entry; an outlived one is removed."""
         entry = self._entries[entry_id]
         if self._clock() >= entry.answer.created_at_unix_s + min(entry.answer.ttl_s, self._settings.ttl_s):
             self._remove(entry_id)
             self._counts["expired"] += 1
             return None
-        self._keeping.use(entry_id)
         return entry
 
-    def _partition(self, tenant: str) -> _Partition:
+    def _partition(self, tenant: str) -> Partition:
         if tenant not in self._partitions:
-            self._partitions[tenant] = _Partition()
-            self._used_bytes += _PARTITION_BYTES
+            self._partitions[tenant] = Partition()
+            self._used_bytes += PARTITION_BYTES
         return self._partitions[tenant]
 
-    def _index(self, partition: _Partition, scope: str, entry_id: int, vector: Vector) -> None:
+    def _index(self, partition: Partition, scope: str, entry_id: int, vector: Vector) -> None:
         index = partition.by_scope.get(scope)
         if index is None:
             index = partition.by_scope[scope] = ScopeIndex(len(vector))
@@ -389,9 +370,4 @@ class SemanticStore:
                 del partition.by_scope[entry.key.scope]
         if not partition.by_exact:
             del self._partitions[entry.key.tenant]
-            self._used_bytes -= _PARTITION_BYTES
-
-
-def _entry_bytes(key: CacheKey, answer: CachedAnswer) -> int:
-    texts = (key.tenant, key.exact, key.scope, key.text, key.surface)
-    return answer_bytes(answer) + sum(map(sys.getsizeof, texts)) + _ENTRY_BYTES
+            self._used_bytes -= PARTITION_BYTES

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.messages import Event, Finish, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
 from router.exact_cache import ExactCache, answer_bytes, is_complete
-from router.ports import CachedAnswer, CacheKey
+from router.ports import CachedAnswer, CacheKey, Terms
 from router.scope_index import PROMOTE_AT, ScopeIndex
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings, ExactCacheSettings
@@ -206,6 +206,27 @@ def test_a_veto_stands_above_the_score_and_is_counted(clock: Clock) -> None:
     store.store(key("please add 2 and 4"), answer("right"), near(vector, 0.96))
     found = store.lookup(key("Add 2 and 4"), vector.tobytes())
     assert found.answer is not None and found.answer.answer_id == "right"
+
+
+def test_only_what_is_given_counts_as_used(clock: Clock) -> None:
+    store, near_miss, asked = SemanticStore(CacheSettings(audit=0), clock), unit(1), unit(2)
+    store.store(key("Add 2 and 3"), answer("never given"), near_miss.tobytes())
+    store.store(key("Why is the sky blue?", scope="other"), answer("given"), asked.tobytes())
+    assert store.exact(key("Why is the sky blue?", scope="other"))
+    for number in range(4, 24):
+        assert store.lookup(key(f"Add 2 and {number}"), near_miss.tobytes()).kind == "miss"
+    uses = [store._keeping._worths[number].uses for number in store.entry_ids()]
+    assert uses == [1, 2]
+
+
+def test_a_claim_of_its_own_hides_no_similar_answer_from_a_process(clock: Clock) -> None:
+    store, vector = SemanticStore(CacheSettings(audit=0, threshold=0.9), clock), unit(1)
+    asked = key("How do I boil eggs?")
+    assert store.lookup(asked, vector.tobytes(), Terms(claimant="me")).leader == "me"
+    store.store(key("how do I boil an egg?"), answer(), vector.tobytes())
+    assert store.exact(asked, Terms(claimant="me")) is None  # so the question is encoded
+    assert store.lookup(asked, vector.tobytes(), Terms(claimant="me")).kind == "hit-semantic"
+    assert store.exact(asked, Terms(claimant="you")).leader == "me"
 
 
 def test_only_the_same_scope_is_compared(clock: Clock) -> None:

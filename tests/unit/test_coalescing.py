@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from models.errors import BudgetExceeded, InvalidRequest, ModelUnavailable, StreamInterrupted, UpstreamFailed
 from models.messages import Event, TextDelta
 from router import coalescing
-from router.coalescing import Claims, Flight, Flights
+from router.coalescing import Asker, Claims, Flight, Flights
 from router.events import Principal
 from router.pipeline import Options, Pipeline
 from router.ports import CachedAnswer, CacheKey, Followed, Lookup, Origin, Terms
@@ -30,9 +31,10 @@ class Shard:
         await asyncio.sleep(0)
         return self.held.lookup(key, None, terms)
 
-    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
+    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
         await asyncio.sleep(0)
         self.held.store(key, answer, embedding)
+        return True
 
     async def release(self, key: CacheKey, claimant: str) -> None:
         self.held.release(key, claimant)
@@ -45,9 +47,9 @@ class Peers:
     dead: set[str] = field(default_factory=set)
     follows: int = 0
 
-    async def follow(self, leader: str, exact: str) -> AsyncIterator[Followed]:
+    async def follow(self, leader: str, *wanted: Any) -> AsyncIterator[Followed]:
         self.follows += 1
-        source = self.pipelines[leader].followed(exact)
+        source = self.pipelines[leader].followed(*wanted)
         try:
             async for item in source:
                 await asyncio.sleep(0)
@@ -225,7 +227,7 @@ async def test_an_empty_purse_is_its_owners_alone(where: int) -> None:
     worlds[0].purse.reserve = refused
     poor = asyncio.create_task(read(worlds[0]))
     await asyncio.sleep(0.005)
-    rich = asyncio.create_task(read(worlds[where]))
+    rich = asyncio.create_task(read(worlds[where], who=Principal("acme", key_id="rich")))
     with pytest.raises(BudgetExceeded):
         await poor
     assert len(await rich) == 66
@@ -297,12 +299,12 @@ async def test_a_leader_that_says_nothing_is_not_waited_for() -> None:
     class Silent:
         name = "r9"
 
-        async def follow(self, leader: str, exact: str) -> AsyncIterator[Followed]:
+        async def follow(self, leader: str, *wanted: Any) -> AsyncIterator[Followed]:
             await asyncio.sleep(60)
             yield []
 
     flights = Flights()
-    flight = flights.mirror(Silent(), "r0", "key", 0.01)
+    flight = flights.mirror(Silent(), "r0", "key", Asker(), 0.01)
     with pytest.raises(ModelUnavailable):
         await flight.begun()
     await flight.over()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models import messages
 from models.messages import ChatRequest, ImagePart, Message, Sampling, TextPart, Tool, ToolCall, ToolChoice
-from router.fingerprint import MAX_SIMILAR_CHARS, fingerprint, one_spelling, time_sensitive
+from router.fingerprint import MAX_SIMILAR_CHARS, circle_of, fingerprint, one_spelling, time_sensitive
 from router.ports import CacheKey
 from router.settings import ExactCacheSettings, IngressSettings
 
@@ -229,3 +229,16 @@ def test_another_spelling_has_the_same_key_whatever_the_day_and_the_length(a: st
 )
 def test_where_marks_and_spaces_may_count_it_has_not(a: str, b: str) -> None:
     assert one_spelling(a) is None or one_spelling(a) != one_spelling(b)
+
+
+def test_a_wish_is_a_part_of_the_question_and_a_circle_only_of_who_reads_along() -> None:
+    plain, wished, confined = (
+        fingerprint(asked("Hello, why is the sky blue?"), "acme", "", SETTINGS, *more)
+        for more in ((), ("cheap",), ("", "circle"))
+    )
+    assert plain is not None and wished is not None and confined is not None
+    first, other, third = plain.key(SETTINGS), wished.key(SETTINGS), confined.key(SETTINGS)
+    assert first.exact != other.exact and first.scope != other.scope and first.surface != other.surface
+    assert (first.exact, first.scope, first.surface) == (third.exact, third.scope, third.surface)
+    assert first.flight != third.flight and third.flight == third.exact_only().flight
+    assert circle_of(("a", "b")) == circle_of(("b", "a")) != circle_of(("ab",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from router.accounting.tenants import Tenants
 from router.events import AuditEntry
 from router.exact_cache import ExactCache
 from router.fingerprint import partition
-from router.invalidation import MAX_SHOWN, Forgotten, Match, Selection
+from router.invalidation import MAX_BARS, MAX_SHOWN, Bars, Forgotten, Match, Selection
 from router.ports import CachedAnswer, CacheKey
 from router.scope_index import PROMOTE_AT
 from router.semantic_cache import SemanticStore
@@ -102,7 +103,36 @@ def test_all_questions_within_a_radius_are_found_however_many_there_are(count: i
     selection = Selection("acme", question="?", similarity=0.999)
     exact.invalidate(selection, Forgotten.of(store.invalidate(selection, made[7].tobytes(), dry_run=False)).exacts)
     assert exact.get(key("7").exact) is None and store.exact(key("7")) is None
-    assert exact.stats().entries == store.stats()["entries"] == count - 1
+    assert store.stats()["entries"] == count - 1
+    assert exact.stats().entries == 0  # which were near is not known there, and the store has the others
+
+
+def test_what_was_asked_before_it_was_forgotten_is_not_stored_afterwards_and_nothing_else_is_refused() -> None:
+    early, late = (replace(answer("9", tags=("news",)), opened_at_unix_s=NOW_S + after) for after in (-1.0, 1.0))
+    selection = Selection("acme", namespace="", tag="news", question="which is not compared")
+    for asked, made, kept in [
+        (key("x"), early, False),
+        (key("x"), late, True),
+        (key("x"), replace(early, tags=()), True),
+        (key("x", namespace="wiki"), early, True),
+        (key("x", "other"), early, True),
+    ]:
+        store, exact = store_of(), ExactCache(ExactCacheSettings(), lambda: NOW_S)
+        store.invalidate(selection, vectors(1)[0].tobytes(), dry_run=False)
+        exact.invalidate(selection, ())
+        store.store(asked, made)
+        exact.put(asked, made)
+        assert (store.exact(asked) is not None, exact.get(asked.exact) is not None) == (kept, kept)
+
+
+def test_of_too_many_acts_none_is_forgotten_for_what_began_before_them() -> None:
+    bars = Bars()
+    for number in range(MAX_BARS + 10):
+        bars.add(Selection("acme", answer_id=str(number)), NOW_S + number)
+    tenant = partition("acme", "")
+    assert bars.against(tenant, replace(answer("0"), opened_at_unix_s=NOW_S - 1))
+    assert not bars.against(tenant, replace(answer("x"), opened_at_unix_s=NOW_S + 9))
+    assert bars.against(tenant, replace(answer("20"), opened_at_unix_s=NOW_S + 19))
 
 
 def test_what_several_shards_say_is_one_word() -> None:

@@ -53,8 +53,9 @@ class Shared:
     async def lookup(self, key: CacheKey, terms: Terms) -> Lookup:
         return self.store_.lookup(key, self.embed(key.text) if key.scope else None, terms)
 
-    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
+    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
         self.store_.store(key, answer, embedding or (self.embed(key.text) if key.scope else None))
+        return True
 
     async def release(self, key: CacheKey, claimant: str) -> None:
         self.store_.release(key, claimant)

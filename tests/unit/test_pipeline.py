@@ -585,7 +585,8 @@ class SharedCache:
         await asyncio.sleep(0.005)
         return Lookup("hit-semantic", self.answer, 0.97) if self.answer else Lookup("miss")
 
-    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None: ...
+    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
+        return True
 
 
 class BrokenClassifier:
