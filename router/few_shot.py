@@ -2,66 +2,143 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
-from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from models.errors import SwitchyardError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Embed = Callable[[Sequence[str], int | None], Awaitable[tuple[list[bytes], int]]]
 """`embeddings.EmbedderPort.embed`, of vectors of unit length."""
 
-MOST_VECTORS = 2_000
+MOST_VECTORS = 8_000
 """Of examples, kept in a process: about 1.5 kB each."""
+MOST_INDEXES = 16
+"""Of the words of a tenant's examples, kept in a process: up to about a megabyte each."""
+AT_ONCE = 32
+"""Examples in a call of the encoder, which keeps others waiting for about 0.2 s on a core then."""
 MAX_CHARS = 2_000
 """Of a text that is compared."""
 _WORD = re.compile(r"\w+")
 
 
 class Examples:
-    """Finds them; the vectors of examples are made once."""
+    """Finds them; the vectors and words of examples are made once.
 
-    def __init__(self) -> None:
-        self._vectors: OrderedDict[str, array[float]] = OrderedDict()
+    wait_s: for vectors that are not there yet. They are made in the background, so what one request does not live to
+    see another has.
+    """
+
+    def __init__(self, wait_s: float = 2.0) -> None:
+        self._wait_s = wait_s
+        self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._coming: dict[str, asyncio.Task[None]] = {}
+        self._turn = asyncio.Lock()
+        self._indexes: OrderedDict[tuple[str, ...], asyncio.Task[_Words]] = OrderedDict()
 
     async def nearest(
         self, question: str, known: Sequence[str], count: int, embed: Embed | None
     ) -> tuple[list[int], str]:
         """The positions of the `count` of `known` that are most like `question`, the most alike last (next to the
         question), and by what they were found: `encoder` or `words`."""
-        asked, texts = question[:MAX_CHARS], [text[:MAX_CHARS] for text in known]
+        asked = question[:MAX_CHARS]
         if embed is not None:
-            try:
-                return _best(await self._by_meaning(asked, texts, embed), count), "encoder"
-            except SwitchyardError:
-                pass  # without it the words in common have to do
-        return _best(_by_words(asked, texts), count), "words"
+            likeness = await self._by_meaning(asked, [text[:MAX_CHARS] for text in known], embed)
+            if likeness is not None:
+                return _best(likeness, count), "encoder"
+        return _best((await self._words_of(tuple(known))).likeness(asked), count), "words"
 
-    async def _by_meaning(self, asked: str, texts: Sequence[str], embed: Embed) -> list[float]:
-        missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        vectors, _ = await embed([asked, *missing], None)
-        made = [array("f", vector) for vector in vectors]
-        fresh = dict(zip(missing, made[1:], strict=True))
-        found = [self._vectors.get(text) or fresh[text] for text in texts]
-        self._vectors.update(fresh)
-        for text in texts:
-            if text in self._vectors:
-                self._vectors.move_to_end(text)
-        while len(self._vectors) > MOST_VECTORS:
-            self._vectors.popitem(last=False)
-        return [math.fsum(map(float.__mul__, made[0], vector)) for vector in found]
+    async def _by_meaning(self, asked: str, texts: Sequence[str], embed: Embed) -> list[float] | None:
+        """None: the encoder has not all of the vectors, so the words in common have to do."""
+        import numpy as np
+
+        held = {text: self._vectors[text] for text in texts if text in self._vectors}  # others may be evicted meanwhile
+        for text in held:
+            self._vectors.move_to_end(text)
+        if missing := [text for text in dict.fromkeys(texts) if text not in held]:
+            await self._fetched(missing, embed)
+            held |= {text: self._vectors[text] for text in missing if text in self._vectors}
+        try:
+            vectors, _ = await embed([asked], None) if all(text in held for text in texts) else ([], 0)
+        except SwitchyardError:
+            return None
+        rows = [held[text] for text in texts] if vectors else []
+        mine = np.frombuffer(vectors[0], np.float32) if vectors else None
+        if mine is None or any(row.shape != mine.shape for row in rows):
+            return None
+        found: list[float] = (np.stack(rows) @ mine).tolist()
+        return found
+
+    async def _fetched(self, missing: Sequence[str], embed: Embed) -> None:
+        """Wait until the vectors are here, for `wait_s` at most."""
+        fresh = [text for text in missing if text not in self._coming]
+        if len(self._coming) + len(fresh) <= MOST_VECTORS:
+            for start in range(0, len(fresh), AT_ONCE):
+                some = fresh[start : start + AT_ONCE]
+                task = asyncio.create_task(self._fetch(some, embed))
+                self._coming |= dict.fromkeys(some, task)
+        if tasks := {self._coming[text] for text in missing if text in self._coming}:
+            await asyncio.wait(tasks, timeout=self._wait_s)
+
+    async def _fetch(self, texts: Sequence[str], embed: Embed) -> None:
+        import numpy as np
+
+        try:
+            async with self._turn:
+                vectors, _ = await embed(texts, None)
+            for text, vector in zip(texts, vectors, strict=True):
+                self._vectors[text] = np.frombuffer(vector, np.float32)
+            while len(self._vectors) > MOST_VECTORS:
+                self._vectors.popitem(last=False)
+        except SwitchyardError:
+            pass  # who needs them next tries again
+        finally:
+            for text in texts:
+                self._coming.pop(text, None)
+
+    async def _words_of(self, known: tuple[str, ...]) -> _Words:
+        """Made in another thread: for hundreds of long examples that takes a third of a second."""
+        if known not in self._indexes:
+            self._indexes[known] = asyncio.create_task(asyncio.to_thread(_Words, known))
+            if len(self._indexes) > MOST_INDEXES:
+                self._indexes.popitem(last=False)
+        self._indexes.move_to_end(known)
+        return await asyncio.shield(self._indexes[known])
 
 
-def _by_words(asked: str, texts: Sequence[str]) -> list[float]:
-    """The share of the question's words, by how rare they are among the examples."""
-    words = [frozenset(_WORD.findall(text.casefold())) for text in texts]
-    spread = Counter(word for each in words for word in each)
-    weight = {word: math.log((1 + len(texts)) / (1 + number)) + 0.1 for word, number in spread.items()}
-    mine = frozenset(_WORD.findall(asked.casefold()))
-    sizes = [math.sqrt(sum(weight[word] for word in each)) or 1.0 for each in words]
-    return [sum(weight[word] for word in mine & each) / size for each, size in zip(words, sizes, strict=True)]
+class _Words:
+    """Which examples have a word, and how much it tells."""
+
+    def __init__(self, known: Sequence[str]) -> None:
+        import numpy as np
+
+        words = [frozenset(_WORD.findall(text[:MAX_CHARS].casefold())) for text in known]
+        spread = Counter(word for each in words for word in each)
+        self._weight = {word: math.log((1 + len(words)) / (1 + number)) + 0.1 for word, number in spread.items()}
+        sizes = [math.sqrt(sum(self._weight[word] for word in each)) or 1.0 for each in words]
+        having: dict[str, list[int]] = {word: [] for word in spread}
+        for position, each in enumerate(words):
+            for word in each:
+                having[word].append(position)
+        self._sizes = np.array(sizes)
+        self._having = {word: np.array(positions, np.int32) for word, positions in having.items()}
+
+    def likeness(self, asked: str) -> list[float]:
+        """The share of the question's words in each example, by how rare they are among the examples."""
+        import numpy as np
+
+        found = np.zeros(len(self._sizes))
+        for word in frozenset(_WORD.findall(asked.casefold())) & self._having.keys():
+            found[self._having[word]] += self._weight[word]
+        shares: list[float] = (found / self._sizes).tolist()
+        return shares
 
 
 def _best(likeness: Sequence[float], count: int) -> list[int]:

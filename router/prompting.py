@@ -28,7 +28,7 @@ class Prompting:
     """Of one process. embed: the cluster's encoder, where there is one."""
 
     def __init__(self, embed: Embed | None, timeout_s: float) -> None:
-        self._examples, self._embed, self._timeout_s = Examples(), embed, timeout_s
+        self._examples, self._embed, self._timeout_s = Examples(timeout_s), embed, timeout_s
 
     async def changed(self, request: ChatRequest, settings: PromptSettings) -> tuple[ChatRequest, tuple[Change, ...]]:
         """The question as it is put to models, and what was changed. A text to go on with (`raw_prompt`) stays."""

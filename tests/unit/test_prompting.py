@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from models.errors import Overloaded
 from models.messages import ChatRequest, Message, TextPart, ToolCall
 from router.compression import without_boilerplate, without_spaces
-from router.few_shot import Examples
+from router.few_shot import AT_ONCE, Examples
 from router.history import trimmed
 from router.pipeline import Options
 from router.prompting import Prompting
@@ -165,12 +165,54 @@ async def test_by_the_encoder_whose_vectors_of_examples_are_made_once() -> None:
     examples = Examples()
     for _ in range(2):
         assert await examples.nearest("my bill?", KNOWN, 1, embed) == ([1], "encoder")
-    assert asked == [["my bill?", *KNOWN], ["my bill?"]]
+    assert asked == [list(KNOWN), ["my bill?"], ["my bill?"]]
 
     async def fails(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         raise Overloaded("no")
 
     assert (await examples.nearest("invoice", KNOWN, 1, fails)) == ([1], "words")
+
+
+async def slowly(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+    await asyncio.sleep(0.002 * len(texts))
+    return [array("f", [1.0, len(text) / 100]).tobytes() for text in texts], 9
+
+
+async def test_vectors_that_take_longer_than_a_request_waits_are_there_for_later_ones() -> None:
+    sent: list[int] = []
+
+    async def embed(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+        sent.append(len(texts))
+        return await slowly(texts, dimensions)
+
+    examples, known = Examples(0.05), [f"example {number}" for number in range(200)]
+    assert {(await examples.nearest("q", known, 1, embed))[1] for _ in range(2)} == {"words"}
+    async with asyncio.timeout(10):
+        while (await examples.nearest("q", known, 1, embed))[1] != "encoder":
+            pass
+    assert sum(number for number in sent if number > 1) == len(known)  # none twice, and in pieces
+    assert max(sent) <= AT_ONCE
+
+
+async def test_vectors_that_are_evicted_meanwhile_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.few_shot.MOST_VECTORS", 20)
+    examples, mine = Examples(), [f"a{number}" for number in range(10)]
+    await examples.nearest("q", mine, 1, slowly)
+    both = asyncio.gather(*(examples.nearest("q", [*mine, new], 3, slowly) for new in ("new", "newer")))
+    await examples.nearest("q", [f"b{number}" for number in range(15)], 1, slowly)
+    assert [by for _, by in await both] == ["encoder", "encoder"]
+    assert len(examples._vectors) <= 20 and not examples._coming
+
+
+async def test_hundreds_of_long_examples_do_not_hold_up_others() -> None:
+    known = [" ".join(f"word{number * 7 + at}" for at in range(200)) for number in range(500)]
+    for embed in (None, slowly):
+        examples = Examples(10)
+        await examples.nearest("q", known, 3, embed)
+        began = time.process_time()
+        found, _ = await examples.nearest(known[123], known, 3, embed)
+        assert time.process_time() - began < 0.1
+        assert embed is not None or found[-1] == 123
 
 
 async def test_an_encoder_that_hangs_is_not_waited_for() -> None:
