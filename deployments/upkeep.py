@@ -27,4 +27,4 @@ class Upkeep:
 
     async def _promote(self, experiment: str, arm: str, version: str) -> None:
         who = Actor(user="automatic promotion")
-        await self._ledger.administer(Promote(experiment, arm, version), who, {"arm": arm})
+        await self._ledger.administer(Promote(experiment, arm, version, once=True), who, {"arm": arm})

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from models.errors import SwitchyardError
+from models.errors import InvalidRequest, SwitchyardError
 from router.accounting.directory import Promotion
 from router.accounting.experiment_store import ArmTally
 from router.experiment_report import report, winner
@@ -53,6 +53,10 @@ class Promoter:
             if experiment.promote != "automatic" or self._decided(name, version) is not None:
                 continue
             arms = report(experiment, await self._tallies.experiment(name, version))
-            if (won := winner(experiment, arms)) is not None:
-                logger.info("experiment %s: arm %s has won and is promoted", name, won)
+            if (won := winner(experiment, arms)) is None:
+                continue
+            try:
                 await self._promote(name, won, version)
+            except InvalidRequest:
+                continue  # another ingress or an operator was quicker
+            logger.info("experiment %s: arm %s has won and is promoted", name, won)

@@ -136,17 +136,21 @@ class RevokeKey:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Give everybody this arm of an experiment; None: have it go on."""
+    """Give everybody this arm of an experiment; None: have it go on. once: only where neither was decided on this
+    version before, so that an operator who withdraws it while a winner is looked for has the last word."""
 
     experiment: str
     arm: str | None
     version: str = ""
+    once: bool = False
 
     @property
     def name(self) -> str:
         return "experiment.withdraw" if self.arm is None else "experiment.promote"
 
     def entities(self, directory: Directory, now_unix_ms: int) -> list[Entity]:
+        if self.once and directory.promotion(self.experiment, self.version) is not None:
+            raise InvalidRequest(f"It was decided before which arm of '{self.experiment}' everybody has.", "arm")
         return [Promotion(self.experiment, self.arm, now_unix_ms, version=self.version)]
 
 
