@@ -93,6 +93,7 @@ class DataDoor:
             raise PermissionDenied("Only the operator reads what the whole cluster stores.")
         books, archive = await self.ingress.ledger.facts(), await self.ingress.archive.facts()
         told = {"object": "compliance", "encryption_keys": archive["keys"], "stores": _stores(books, archive)}
+        told["unreadable"] = archive["unreadable"]
         return JSONResponse(told | {"retention": books["retention"]})
 
 
@@ -114,6 +115,7 @@ def _stores(books: dict[str, Any], archive: dict[str, Any]) -> list[dict[str, An
         ("stored responses: questions and answers", "response_ttl_s", "responses"),
         ("files: inputs and outputs of batches", "file_ttl_s", "files"),
     )
+    results = archive["results"]
     return [
         *(_store(what, books_at, how_long, _BY_DISK, rows[table]) for what, how_long, table in in_books),
         *(
@@ -122,6 +124,10 @@ def _stores(books: dict[str, Any], archive: dict[str, Any]) -> list[dict[str, An
                 *(_sealed(archive[part]["sealed_by"], archive["keys"]), archive[part]["count"]),
             )
             for what, ttl, part in in_archive
+        ),
+        _store(
+            *("results of batches under way", archive_at, "until the batch is over"),
+            *(_sealed(results["sealed_by"], archive["keys"]), results["count"]),
         ),
         _store(
             "cached answers", "SemanticCache and each ingress", "ttl_s of their settings", "see docs/cache.md", None

@@ -32,6 +32,10 @@ PIECE_BYTES = 64 * 1024
 MAGIC = b"\x93sy1"  # no text, JSON or UTF-8 begins with this byte
 _ID_BYTES, _SALT_BYTES, _TAG_BYTES = 4, 16, 16
 HEAD_BYTES = len(MAGIC) + _ID_BYTES + _SALT_BYTES
+_BROKEN = (
+    "What was stored does not open: it was changed on disk or cut off, or it is not what it is filed as. "
+    "Restore it from a copy, or delete it."
+)
 
 
 def is_sealed(data: bytes) -> bool:
@@ -136,6 +140,17 @@ class Sealer:
             number += 1
         return bytes(found[skipped : skipped + limit])
 
+    def check_file(self, file: BinaryIO, size_bytes: int, sealed: bool) -> None:
+        """That a file may hold what is written down of it: a text of `size_bytes`, `sealed` or not known to be. Raises
+        `InternalError`. Leaves the file at its beginning."""
+        file.seek(0)
+        is_so, size = is_sealed(file.read(len(MAGIC))), os.fstat(file.fileno()).st_size
+        file.seek(0)
+        if is_so:
+            size -= HEAD_BYTES + _TAG_BYTES * max(1, -(-size_bytes // PIECE_BYTES))
+        if size != size_bytes or (sealed and not is_so):
+            raise InternalError(_BROKEN)
+
     def _cipher(self, head: bytes) -> AESGCM:
         which = head[len(MAGIC) : len(MAGIC) + _ID_BYTES]
         key = self._keys.get(which)
@@ -205,10 +220,7 @@ def _open(cipher: AESGCM, number: int, last: bool, piece: bytes, context: str) -
     try:
         return cipher.decrypt(_nonce(number, last), piece, context.encode("utf-8", "replace"))
     except (InvalidTag, ValueError):
-        raise InternalError(
-            "What was stored does not open: it was changed on disk or cut off, or it is not what it is filed as. "
-            "Restore it from a copy, or delete it."
-        ) from None
+        raise InternalError(_BROKEN) from None
 
 
 def _nonce(number: int, last: bool) -> bytes:

@@ -50,7 +50,7 @@ class Archive:
         self.files = FileStore(file, folder / "files", sealer=sealer)
         self._runner: BatchRunner | None = None
         self._arrivals: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
-        self._waiting = self._reading = 0
+        self._waiting = self._reading = self._unreadable = 0
 
     @classmethod
     async def open(cls, folder: Path, lock_wait_s: float = 0.0, sealer: Sealer = NO_SEALER) -> Archive:
@@ -214,6 +214,8 @@ class Archive:
             "keys": list(self.sealer.ids),
             "responses": await self._write(self._responses.facts),
             "files": await self._write(self.files.facts),
+            "results": await asyncio.to_thread(Results(self.sealer).facts, self.folder / "batches"),
+            "unreadable": self._unreadable,
             "settings": self.settings.model_dump(),
         }
 
@@ -229,11 +231,19 @@ class Archive:
             await self._runner.sweep()
 
     async def reseal(self) -> int:
-        """Seal what is not sealed by the key that seals now, a little at a time. Returns how many there were."""
-        total = 0
+        """Seal what is not sealed by the key that seals now, a little at a time. Returns how many there were. What does
+        not open is left as it is, counted and named in the log; results of batches under way are sealed anew when they
+        are handed over."""
+        total, broken = 0, list[str]()
         for reseal, at_once in ((self._responses.reseal, _RESEALED_ROWS), (self.files.reseal, 1)):
-            while done := await self._write(partial(reseal, at_once)):
-                total += done
+            after: int | None = 0
+            while after is not None:
+                done, wrong, after = await self._write(partial(reseal, after, at_once))
+                total, broken = total + done, broken + wrong
+        self._unreadable = len(broken)
+        if broken:
+            named = ", ".join(broken[:10])
+            logger.error("%d stored responses and files do not open, so no new key seals them: %s", len(broken), named)
         if total:
             await self._write(self._file.scrub)
             logger.info("%d stored responses and files are sealed with the newest key now", total)

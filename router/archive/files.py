@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from models.errors import BodyTooLarge, InvalidRequest, NotFound
+from models.errors import BodyTooLarge, InternalError, InvalidRequest, NotFound
 from router.sealing import HEAD_BYTES, NO_SEALER, PIECE_BYTES, Sealer, SealingWriter, key_id
 from router.settings import ArchiveSettings
 from router.sqlite_file import SQLiteFile
@@ -107,10 +107,11 @@ class FileStore:
             raise _no_file()
         if upload.sealing:
             _write(upload.descriptor, upload.sealing.end())
+        os.fsync(upload.descriptor)
         os.close(upload.descriptor)
         stored = StoredFile(file_id, int(self._clock()), filename, purpose, upload.size_bytes)
         self._part(file_id).rename(self._folder / file_id)
-        self._insert(upload.org, stored)
+        self._insert(upload.org, stored, upload.sealing is not None)
         return stored
 
     def abort(self, file_id: str) -> None:
@@ -127,7 +128,7 @@ class FileStore:
         if not path.exists():
             return (self._folder / file_id).exists()
         size_bytes = self._write_whole(org, file_id, parts)
-        self._insert(org, StoredFile(file_id, int(self._clock()), filename, purpose, size_bytes))
+        self._insert(org, StoredFile(file_id, int(self._clock()), filename, purpose, size_bytes), self._sealer.on)
         self._part(file_id).rename(self._folder / file_id)
         path.unlink()
         return True
@@ -142,33 +143,50 @@ class FileStore:
                 size_bytes += len(part)
                 _write(descriptor, b"".join(sealing.feed(part)) if sealing else part)
             _write(descriptor, sealing.end() if sealing else b"")
+            os.fsync(descriptor)  # before it takes another's place
         finally:
             os.close(descriptor)
         return size_bytes
 
-    def reseal(self, limit: int) -> int:
-        """Seal up to so many files that are not sealed by the key that seals now. Returns how many there were."""
-        done = 0
+    def reseal(self, after: int, limit: int) -> tuple[int, list[str], int | None]:
+        """Seal those of up to `limit` files that are not sealed by the key that seals now. after: where the last call
+        ended, 0 to begin. Returns how many were sealed, which do not open, and where it ended (None: there are no
+        more)."""
         if not self._sealer.on:
-            return done
-        for org, file_id in self._file.writer.execute("SELECT org, file_id FROM files").fetchall():
-            path = self._folder / file_id
-            if done >= limit or not path.exists() or file_id in self._uploads:
-                continue
-            with path.open("rb") as file:
-                if self._sealer.is_current(file.read(HEAD_BYTES)):
-                    continue
-            with self._sealer.open_file(path, _context(org, file_id)) as file:
-                self._write_whole(org, file_id, iter(partial(file.read, PIECE_BYTES), b""))
-            self._part(file_id).rename(path)
-            done += 1
-        return done
+            return 0, [], None
+        sql = "SELECT rowid, org, file_id, size_bytes, sealed FROM files WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        rows = self._file.writer.execute(sql, (after, limit)).fetchall()
+        done, wrong = 0, list[str]()
+        for _, org, file_id, size_bytes, sealed in rows:
+            try:
+                done += self._resealed(org, file_id, size_bytes, bool(sealed))
+            except InternalError:
+                wrong.append(file_id)
+        return done, wrong, rows[-1][0] if rows else None
 
-    def _insert(self, org: str, stored: StoredFile) -> None:
+    def _resealed(self, org: str, file_id: str, size_bytes: int, sealed: bool) -> bool:
+        path = self._folder / file_id
+        if not path.exists():
+            return False
+        with path.open("rb") as file:
+            self._sealer.check_file(file, size_bytes, sealed)
+            current = self._sealer.is_current(file.read(HEAD_BYTES))
+        if not current:
+            with self._sealer.open_file(path, _context(org, file_id)) as plain:
+                self._write_whole(org, file_id, iter(partial(plain.read, PIECE_BYTES), b""))
+            self._part(file_id).rename(path)
+        if not sealed:
+            with self._file.transaction() as writer:
+                writer.execute("UPDATE files SET sealed = 1 WHERE org = ? AND file_id = ?", (org, file_id))
+        return not current
+
+    def _insert(self, org: str, stored: StoredFile, sealed: bool) -> None:
         row = (stored.file_id, stored.created_at_unix_s, stored.filename, stored.purpose, stored.size_bytes)
         with self._file.transaction() as writer:
             writer.execute(
-                f"INSERT INTO files (org, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", (org, *row)
+                f"INSERT INTO files (org, sealed, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (org, file_id) "
+                "DO UPDATE SET size_bytes = excluded.size_bytes, sealed = excluded.sealed",
+                (org, int(sealed), *row),
             )
 
     def _held(self, org: str) -> int:
@@ -200,13 +218,29 @@ class FileStore:
 
     def opener(self, org: str, file_id: str) -> Callable[[], BinaryIO]:
         """What opens it, for its bytes to be read from the first on, in any thread."""
-        found = self.get(org, file_id).file_id
-        return lambda: self._sealer.open_file(self._folder / found, _context(org, found))
+        path, known = self._folder / file_id, self._known(org, file_id)
+
+        def opened() -> BinaryIO:
+            with path.open("rb") as file:
+                self._sealer.check_file(file, *known)
+            return self._sealer.open_file(path, _context(org, file_id))
+
+        return opened
 
     def read(self, org: str, file_id: str, offset: int, limit: int) -> bytes:
-        found = self.get(org, file_id).file_id
-        with (self._folder / found).open("rb") as file:
-            return self._sealer.read(file, offset, limit, _context(org, found))
+        """Raises `InternalError` for what was changed on disk."""
+        known = self._known(org, file_id)
+        with (self._folder / file_id).open("rb") as file:
+            self._sealer.check_file(file, *known)
+            return self._sealer.read(file, offset, limit, _context(org, file_id))
+
+    def _known(self, org: str, file_id: str) -> tuple[int, bool]:
+        """How large it is to its reader, and whether it is sealed for sure."""
+        sql = "SELECT size_bytes, sealed FROM files WHERE org = ? AND file_id = ?"
+        row = self._file.reader.execute(sql, (org, file_id)).fetchone()
+        if row is None:
+            raise _no_file()
+        return row[0], bool(row[1])
 
     def delete(self, org: str, file_id: str) -> None:
         path = self._folder / file_id

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from router.sealing import Sealer
+from models.errors import InternalError
+from router.sealing import Sealer, key_id
+
+logger = logging.getLogger(__name__)
 
 BATCH_DOOR = "openai-batch"
 """By which a line comes to the pipeline."""
@@ -139,10 +145,11 @@ class Results:
         """Its lines, as they were written."""
         with path.open("rb") as file:
             for raw in file:
-                yield self._plain(path, raw)
+                if (plain := self._plain(path, raw)) is not None:
+                    yield plain
 
     def written_ids(self, path: Path) -> set[str]:
-        """The `custom_id`s in it. What a crash left of a last line is cut off."""
+        """The `custom_id`s in it. What a crash left of a last line is cut off; a line that is torn is not there."""
         done: set[str] = set()
         if not path.exists():
             return done
@@ -152,9 +159,43 @@ class Results:
                 if not raw.endswith(b"\n"):
                     break
                 whole += len(raw)
-                done.add(json.loads(self._plain(path, raw))["custom_id"])
+                if (plain := self._plain(path, raw)) is not None:
+                    done.add(json.loads(plain)["custom_id"])
             file.truncate(whole)
         return done
 
-    def _plain(self, path: Path, raw: bytes) -> bytes:
-        return raw if raw.startswith(b"{") else self._sealer.open(base64.b64decode(raw), f"result/{path.name}")
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Of the results of batches under way: how many lines and bytes, and by which key they are sealed."""
+        by_key: Counter[str] = Counter()
+        size_bytes = 0
+        for path in folder.glob("batch_*"):
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                for raw in file:
+                    size_bytes += len(raw)
+                    by_key[_key_of(raw)] += 1
+        return {"count": by_key.total(), "bytes": size_bytes, "sealed_by": dict(by_key)}
+
+    def _plain(self, path: Path, raw: bytes) -> bytes | None:
+        """None: it is torn, so its answer is lost and its line is asked again. Raises `InternalError` for a key that is
+        not there."""
+        try:
+            sealed = b"" if raw.startswith(b"{") else base64.b64decode(raw.rstrip(b"\n"), validate=True)
+            plain = self._sealer.open(sealed, f"result/{path.name}") if sealed else raw
+            json.loads(plain)
+        except ValueError:
+            pass
+        except InternalError:
+            if key_id(sealed) not in self._sealer.ids:
+                raise
+        else:
+            return plain
+        logger.error("a line of %s is torn: what it answered is lost", path.name)
+        return None
+
+
+def _key_of(raw: bytes) -> str:
+    """As `facts` calls it. A key's id is in the first eight bytes, which are in twelve characters."""
+    try:
+        return key_id(base64.b64decode(raw[:12])) or "none"
+    except ValueError:
+        return "none"

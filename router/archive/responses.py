@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models.errors import InternalError
 from router.sealing import NO_SEALER, Sealer
 from router.settings import ArchiveSettings
 from router.sqlite_file import SQLiteFile
@@ -138,25 +139,29 @@ class ResponseStore:
         by_key = {key.lower() or "none": count for key, count, _ in rows}
         return {"count": sum(by_key.values()), "bytes": sum(size for *_, size in rows), "sealed_by": by_key}
 
-    def reseal(self, limit: int) -> int:
-        """Seal up to so many that are not sealed by the key that seals now. Returns how many there were.
-
-        Raises `InternalError` for one whose key is not there any more.
-        """
+    def reseal(self, after: int, limit: int) -> tuple[int, list[str], int | None]:
+        """Seal up to `limit` that are not sealed by the key that seals now. after: where the last call ended, 0 to
+        begin. Returns how many were sealed, which do not open, and where it ended (None: there are no more)."""
         if not self._sealer.on:
-            return 0
-        old = self._file.writer.execute(
-            f"SELECT org, {_COLUMNS} FROM responses WHERE substr(CAST(body AS BLOB), 1, ?) <> ? LIMIT ?",
-            (len(self._sealer.prefix()), self._sealer.prefix(), limit),
+            return 0, [], None
+        rows = self._file.writer.execute(
+            f"SELECT rowid, org, {_COLUMNS} FROM responses WHERE rowid > ? AND substr(CAST(body AS BLOB), 1, ?) <> ? "
+            "ORDER BY rowid LIMIT ?",
+            (after, len(self._sealer.prefix()), self._sealer.prefix(), limit),
         ).fetchall()
+        wrong: list[str] = []
         with self._file.transaction() as writer:
-            for org, *row in old:
-                response = self._opened(org, row)
+            for _, org, *row in rows:
+                try:
+                    response = self._opened(org, row)
+                except InternalError:
+                    wrong.append(row[0])
+                    continue
                 writer.execute(
                     "UPDATE responses SET body = ?, input = ? WHERE org = ? AND response_id = ?",
                     (*self._sealed(org, response), org, response.response_id),
                 )
-        return len(old)
+        return len(rows) - len(wrong), wrong, rows[-1][0] if rows else None
 
     def _sealed(self, org: str, response: StoredResponse) -> tuple[bytes | str, bytes | str]:
         if not self._sealer.on:

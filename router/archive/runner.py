@@ -281,8 +281,16 @@ class BatchRunner:
 
 def _append(path: Path, written: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "ab") as file:
-        file.write(written)
+    try:
+        before, view = os.fstat(descriptor).st_size, memoryview(written)
+        try:
+            while view:
+                view = view[os.write(descriptor, view) :]
+        except OSError:  # the disk is full: a torn line would spoil the next one
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _expired(batch: Batch) -> bool:
