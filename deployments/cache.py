@@ -8,25 +8,21 @@ have an index of its own, and torch.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
 
 from deployments.cache_disk import CacheDisk
-from deployments.hop import call, method
+from deployments.cache_handle import Storable
 from deployments.live_settings import LiveSettings
 from models.encoder import MAX_WINDOWS, Encoder
 from models.errors import (
@@ -34,10 +30,9 @@ from models.errors import (
     InvalidRequest,
     ModelUnavailable,
     Overloaded,
-    SwitchyardError,
     UnsupportedFeature,
 )
-from router.invalidation import Forgotten, Selection
+from router.invalidation import Forgotten, Match, Selection
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
 from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
@@ -48,21 +43,14 @@ from router.topology import Topology
 NAME = "SemanticCache"
 NO_SECRET = SecretStr("")
 logger = logging.getLogger("ray.serve")
-MAX_UNSENT = 128
-"""Answers per caller and shard. One that would wait behind more of them is not kept: a later miss, not a slower
-request."""
-
-STORE_TIMEOUT_S = 20.0
-"""For one hop with up to `MAX_UNSENT` answers, of which each may have to be encoded."""
-
 STUCK_AFTER_S = 60.0
 """A batch takes milliseconds; one this old has lost its thread, and so has every request behind it."""
 
-Storable = tuple[CacheKey, CachedAnswer, bytes | None]
-"""An answer, where it belongs and the embedding of its question, if there is one already."""
-
 EMBED_AT_ONCE = 8
 """Texts of one caller's list that go into a batch, so that lookups find a place beside them."""
+
+INVALIDATED_AT_ONCE = 250
+"""Entries, between which lookups get their turn."""
 
 MAX_EMBEDDING = 32
 """Lists of texts that are embedded or wait for it. They must not take the places of lookups."""
@@ -145,7 +133,12 @@ class SemanticCache:
             embedding = (await self._encoded(selection.question)).vector
             if embedding is None:
                 raise InvalidRequest("'question' cannot be encoded, or is too long; give a shorter one.", "question")
-        found = Forgotten.of(self._store.invalidate(selection, embedding, dry_run))
+        matches: list[Match] = []
+        for match in self._store.invalidating(selection, embedding, dry_run):
+            matches.append(match)
+            if len(matches) % INVALIDATED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        found = Forgotten.of(matches, dry_run)
         if self._disk is not None and not dry_run:
             await self._disk.flush()  # before anybody is told that it is gone
         return found
@@ -246,119 +239,6 @@ class SemanticCache:
             if len(texts) == 1:
                 return [Encoded(None, 0, False)]
             return [encoded for text in texts for encoded in self._encode_each([text])]
-
-
-class CacheHandle:
-    """Fills `router.ports.CachePort` over a hop: which shard has a tenant is decided here."""
-
-    def __init__(self, shards: Sequence[DeploymentHandle]) -> None:
-        self._lookups = {shard.deployment_name: method(shard, "lookup") for shard in shards}
-        self._releases = {shard.deployment_name: method(shard, "release") for shard in shards}
-        self._audits = {shard.deployment_name: method(shard, "audit") for shard in shards}
-        self._judges = [method(shard, "judge") for shard in shards]
-        self._invalidations = [method(shard, "invalidate") for shard in shards]
-        self._outboxes = {shard.deployment_name: _Outbox(method(shard, "store")) for shard in shards}
-        self._embedders = itertools.cycle([method(shard, "embed") for shard in shards])
-
-    async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
-        """Raises `SwitchyardError` when the shard is down or overloaded, which its caller takes for a miss."""
-        found: Lookup = await call(self._lookups[self._shard(key.tenant)], key, terms)
-        return found
-
-    async def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
-        """Returns when the shard has the answer (True) or never will, and never fails; what came of it is counted.
-
-        Leaving earlier does not stop it: what is on its way arrives.
-        """
-        return await self._outboxes[self._shard(key.tenant)].put((key, answer, embedding))
-
-    async def release(self, key: CacheKey, claimant: str) -> None:
-        """One that does not arrive costs whoever asks this next a look at a process that has nothing."""
-        await self._asked(self._releases[self._shard(key.tenant)], key, claimant)
-
-    async def _asked(self, method: DeploymentHandle, *args: Any) -> Any:
-        """None where nothing comes."""
-        with suppress(SwitchyardError, TimeoutError):
-            async with asyncio.timeout(STORE_TIMEOUT_S):
-                return await call(method, *args)
-
-    async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
-        """See `SemanticCache.embed`. Every shard has the same encoder, so they take turns."""
-        found: tuple[list[bytes], int] = await call(next(self._embedders), texts, dimensions)
-        return found
-
-    async def audit(self, tenant: str) -> dict[str, float | int]:
-        """See `SemanticStore.audit`. Raises `SwitchyardError` when the shard is down or overloaded."""
-        found: dict[str, float | int] = await call(self._audits[self._shard(tenant)], tenant)
-        return found
-
-    async def judge(self, org: str, answer_id: str, voice: str, score: float) -> str | None:
-        """Asks all shards, since an answer's id does not say which has it; one that is down has lost it anyway."""
-        asked = (self._asked(shard, org, answer_id, voice, score) for shard in self._judges)
-        return next((exact for exact in await asyncio.gather(*asked) if exact is not None), None)
-
-    async def invalidate(self, selection: Selection, dry_run: bool) -> Forgotten:
-        """Of all shards, since namespaces of an organisation lie on several. Raises `SwitchyardError` when one of them
-        is down: what the others have dropped stays dropped."""
-        async with asyncio.timeout(STORE_TIMEOUT_S):
-            return Forgotten.together(
-                await asyncio.gather(*(call(shard, selection, dry_run) for shard in self._invalidations))
-            )
-
-    @property
-    def stores_dropped(self) -> int:
-        return sum(outbox.dropped for outbox in self._outboxes.values())
-
-    @property
-    def stores_failed(self) -> int:
-        return sum(outbox.failed for outbox in self._outboxes.values())
-
-    def _shard(self, tenant: str) -> str:
-        return rendezvous(tenant, self._outboxes)
-
-
-class _Outbox:
-    """The answers on their way to one shard: one hop for all that came while the last one was under way."""
-
-    def __init__(self, store: DeploymentHandle) -> None:
-        self._store = store
-        self._unsent: list[Storable] = []
-        self._next: asyncio.Task[bool] | None = None
-        self._sending: set[asyncio.Task[bool]] = set()
-        self._order = asyncio.Lock()
-        self.dropped = self.failed = 0
-
-    async def put(self, item: Storable) -> bool:
-        """Whether it arrived."""
-        if len(self._unsent) >= MAX_UNSENT:
-            self.dropped += 1
-            return False
-        self._unsent.append(item)
-        if self._next is None:
-            self._next = asyncio.create_task(self._send())
-            self._sending.add(self._next)
-            self._next.add_done_callback(self._sending.discard)
-        return await asyncio.shield(self._next)
-
-    async def _send(self) -> bool:
-        """Whether they arrived. One that the shard could not keep had its claim ended there."""
-        async with self._order:
-            items, self._unsent, self._next = self._unsent, [], None
-            try:
-                async with asyncio.timeout(STORE_TIMEOUT_S):
-                    self.failed += await call(self._store, items)
-            except (SwitchyardError, TimeoutError):
-                self.failed += len(items)
-                return False
-            return True
-
-
-def rendezvous(tenant: str, shards: Sequence[str] | dict[str, Any]) -> str:
-    """The shard that has `tenant`: the highest random weight (Thaler and Ravishankar 1998), so that of n shards a new
-    one takes over 1/n of the tenants and the others stay where they are."""
-    return max(
-        shards, key=lambda shard: blake2b(f"{shard}\0{tenant}".encode(errors="surrogatepass"), digest_size=8).digest()
-    )
 
 
 def cache_deployments(topology: Topology, data_dir: str, encryption: SecretStr = NO_SECRET) -> list[Application]:

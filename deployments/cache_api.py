@@ -75,7 +75,9 @@ class CacheDoor:
         found = await self.ingress.invalidate_everywhere(body.selection(org), body.dry_run)
         if not body.dry_run:
             self._log(request, org, body, found)
+        found.check()
         told = {"object": "cache.invalidation", "org": org, "dry_run": body.dry_run, "count": found.count}
+        told["replicas_missed"] = found.replicas_missed
         return JSONResponse({**told, "data": [_shown(match) for match in found.shown]})
 
     def _log(self, request: Request, org: str, body: InvalidationBody, found: Forgotten) -> None:
@@ -84,6 +86,8 @@ class CacheDoor:
             **body.model_dump(exclude_none=True, exclude={"question", "dry_run", "org"}),
             "by_question": body.question is not None,
             "count": found.count,
+            "shards_missed": len(found.lost),
+            "replicas_missed": found.replicas_missed,
         }
         now_unix_ms, actor = int(time.time() * 1000), actor_of(request)
         self.ingress.shipper.sink(

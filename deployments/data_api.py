@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from deployments.admin_api import MAX_BODY_BYTES, Authority, Name
 from deployments.door import Operation, actor_of, authenticated, read_body
 from deployments.openai.body import Body, read_json
-from models.errors import NotFound, PermissionDenied
+from models.errors import PermissionDenied
 from router.accounting.alerts import ALERT_DAYS
 from router.accounting.limits import iso
 from router.accounting.registrar import Done, Forget
@@ -62,7 +62,11 @@ class DataDoor:
         done: Done = await ledger.administer(Forget(body.org, body.user), actor_of(request), detail)
         await self.ingress.catch_up_everywhere(done.version)
         erased = await self._erased(body.org, body.user)
-        return JSONResponse({"object": "erasure", "org": body.org, "erased": erased, "kept": list(KEPT)})
+        forgotten = await self.ingress.invalidate_everywhere(Selection(body.org), False)
+        forgotten.check()
+        erased["cached_answers"] = forgotten.count
+        told = {"object": "erasure", "org": body.org, "erased": erased, "kept": list(KEPT)}
+        return JSONResponse(told | {"replicas_missed": forgotten.replicas_missed})
 
     async def _erased(self, org: str, user: str | None) -> dict[str, int]:
         """What each part had of it. The archive forgets before the books, which alone know whose the responses are that
@@ -80,11 +84,6 @@ class DataDoor:
                 await ledger.forget_user(org, user, ids)
                 counts["requests"] += len(ids)
             await ledger.forget_user(org, user, ())
-        try:
-            forgotten = await self.ingress.invalidate_everywhere(Selection(org), False)
-            counts["cached_answers"] = forgotten.count
-        except NotFound:  # there is no shared cache
-            await self.ingress.forget_org_everywhere(org)
         return counts
 
     async def compliance(self, request: Request) -> Response:

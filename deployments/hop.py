@@ -101,12 +101,18 @@ async def call(method: DeploymentHandle, *args: Any) -> Any:
 async def ask_all(handle: DeploymentHandle, method: str, *args: Any, timeout_s: float) -> list[Any]:
     """What the replicas of a deployment answer within `timeout_s`; one that hangs or fails says nothing, and none is
     started for it."""
+    return (await ask_each(handle, method, *args, timeout_s=timeout_s))[0]
+
+
+async def ask_each(handle: DeploymentHandle, method: str, *args: Any, timeout_s: float) -> tuple[list[Any], int]:
+    """`ask_all`, and how many replicas said nothing; 1 where not even their number is known."""
     try:
         with hop_errors(handle.deployment_name):
             answers = await handle.broadcast(method, *args).results_async(timeout_s=timeout_s, return_exceptions=True)
     except SwitchyardError:
-        return []
-    return [answer for answer in answers if not isinstance(answer, BaseException)]
+        return [], 1
+    told = [answer for answer in answers if not isinstance(answer, BaseException)]
+    return told, len(answers) - len(told)
 
 
 async def stream(method: DeploymentHandle, *args: Any) -> AsyncIterator[Any]:

@@ -17,11 +17,12 @@ from starlette.types import ASGIApp
 
 from deployments.archive import ArchiveHandle
 from deployments.batcher import BatcherHandle
-from deployments.cache import CacheHandle
+from deployments.cache_handle import CacheHandle
 from deployments.classifier import ClassifierHandle, InlineClassifier
 from deployments.cloud import InlineCloud, cloud_embedders
+from deployments.forgetting import Forgetting
 from deployments.handle_door import HandleDoor
-from deployments.hop import ask_all, call
+from deployments.hop import ask_each, call
 from deployments.http_app import build_http_app
 from deployments.ledger import LedgerHandle, journal_folder
 from deployments.live_settings import LiveSettings
@@ -122,6 +123,7 @@ class Ingress(HandleDoor):
         self.budgets = Budgets(holder, self.tenants, self.ledger.lease)
         self.batcher = BatcherHandle(batcher)
         self._shared_cache = CacheHandle(list(caches)) if caches else None
+        self.forgetting = Forgetting(self._shared_cache, self._ask_each)
         encoder = encoder_entry(topology.encoder)
         self.embedders: Embedders = {encoder.name: (encoder, self._shared_cache)} if self._shared_cache else {}
         self._parts = PartMetrics(batcher, ledger, caches, archive)
@@ -144,7 +146,7 @@ class Ingress(HandleDoor):
             semantic_cache=self._shared_cache,
             sinks=[self.shipper.sink, self.metrics],
             peers=self._peers if self._shared_cache is not None else None,
-            forget_older=self._forget_everywhere,
+            forget_older=self.forgetting.older,
             promoted=self.follower.directory.promoted,
             embed=self._shared_cache.embed if self._shared_cache is not None else None,
         )
@@ -190,10 +192,7 @@ class Ingress(HandleDoor):
     async def feedback(self, given: Feedback) -> None:
         """Keep what a caller says about an answer, and have every replica learn from it."""
         await self.ledger.keep_feedback(given)
-        if self._shared_cache is not None:
-            name, voice = given.cached_from or given.request_id, f"{given.key_id}/{given.request_id}"
-            if exact := await self._shared_cache.judge(given.org, name, voice, given.score):
-                await self._ask_all("invalidate", Selection(given.org, answer_id=name), (exact,))
+        await self.forgetting.judged(given)
         if given.cached_from or not given.model:
             return  # a replayed answer is judged as one; it says nothing about what the model does now
         self.pipeline.experience.note(given.org, given.task, given.model, given.score)
@@ -239,24 +238,13 @@ class Ingress(HandleDoor):
         """Drop this replica's own copy of an answer, unless it is the one with this id."""
         self.pipeline.exact.forget(exact, newest_id)
 
-    async def _forget_everywhere(self, exact: str, newest_id: str) -> None:
-        """A copy that a replica which hangs still has ends with its time to live."""
-        await self._ask_all("forget", exact, newest_id)
-
     async def invalidate(self, selection: Selection, exacts: Sequence[str] = ()) -> None:
         """See `Pipeline.forget`."""
         self.pipeline.forget(selection, exacts)
 
     async def invalidate_everywhere(self, selection: Selection, dry_run: bool) -> Forgotten:
-        """The shared cache first: replicas fill their own from there. Raises `SwitchyardError` when it is down."""
-        found = await self.shared_cache.invalidate(selection, dry_run)
-        if not dry_run:
-            await self._ask_all("invalidate", selection, found.exacts)
-        return found
-
-    async def forget_org_everywhere(self, org: str) -> None:
-        """Where there is no shared cache: what the replicas have of an organisation."""
-        await self._ask_all("invalidate", Selection(org))
+        """See `Forgetting.everywhere`."""
+        return await self.forgetting.everywhere(selection, dry_run)
 
     async def catch_up(self, version: int) -> bool:
         """Whether this replica knows, within a second, what administrators have done up to `version`."""
@@ -267,7 +255,10 @@ class Ingress(HandleDoor):
         await self._ask_all("catch_up", version)
 
     async def _ask_all(self, method: str, *args: Any) -> list[Any]:
-        return await ask_all(self._everywhere(), method, *args, timeout_s=BROADCAST_TIMEOUT_S)
+        return (await self._ask_each(method, *args))[0]
+
+    async def _ask_each(self, method: str, *args: Any) -> tuple[list[Any], int]:
+        return await ask_each(self._everywhere(), method, *args, timeout_s=BROADCAST_TIMEOUT_S)
 
     def _everywhere(self) -> DeploymentHandle:
         """All ingress replicas, this one among them."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from heapq import nlargest
 
+from models.errors import DeadlineExceeded, ModelUnavailable, SwitchyardError
 from router.fingerprint import partition
 from router.ports import CachedAnswer, CacheKey
 
@@ -94,16 +96,31 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What came of a selection: `shown` are the first of `count`, newest first; `exacts` the keys of all."""
+    """What came of a selection: `shown` are the first of `count`, newest first; `exacts` the keys of all that went.
 
-    count: int
-    shown: tuple[Match, ...]
-    exacts: tuple[str, ...]
+    lost: what kept shards from doing so. replicas_missed: ingress replicas that did not say that they have.
+    """
+
+    count: int = 0
+    shown: tuple[Match, ...] = ()
+    exacts: tuple[str, ...] = ()
+    lost: tuple[SwitchyardError, ...] = ()
+    replicas_missed: int = 0
 
     @classmethod
-    def of(cls, matches: Sequence[Match]) -> Forgotten:
-        newest = sorted(matches, key=lambda match: -match.created_at_unix_s)[:MAX_SHOWN]
-        return cls(len(matches), tuple(newest), tuple(match.exact for match in matches))
+    def of(cls, matches: Sequence[Match], dry_run: bool = False) -> Forgotten:
+        newest = nlargest(MAX_SHOWN, matches, key=lambda match: match.created_at_unix_s)
+        return cls(len(matches), tuple(newest), () if dry_run else tuple(match.exact for match in matches))
+
+    def check(self) -> None:
+        """Raises where a part of the shared cache did not answer. What the others had is gone all the same."""
+        if not self.lost:
+            return
+        kind = DeadlineExceeded if all(isinstance(each, DeadlineExceeded) for each in self.lost) else ModelUnavailable
+        raise kind(
+            f"{len(self.lost)} of the cache's shards did not answer and may still hold what was meant; the others have "
+            "done what was asked. Ask again."
+        )
 
     @classmethod
     def together(cls, parts: Sequence[Forgotten]) -> Forgotten:

@@ -197,15 +197,16 @@ class SemanticStore:
             self.compared(key, self._agree(other.answer, answer) if other is not None else None)
 
     def judge(self, org: str, answer_id: str, voice: str, score: float) -> str | None:
-        """What somebody of `org` says of a stored answer, from 0 for bad to 1. Returns its exact key when it had to go:
-        then those to questions near it are given only to what is surely the same."""
+        """What somebody of `org` says of a stored answer, from 0 for bad to 1. None: it is not held here. Returns its
+        exact key when it had to go: then those to questions near it are given only to what is surely the same.
+        Otherwise an empty text."""
         entry_id = self._by_answer.get(answer_id)
         if entry_id is None or not Selection(org).covers(self._entries[entry_id].key.tenant):
             return None
         entry = self._entries[entry_id]
         entry.voices = entry.voices or Voices()
         if not entry.voices.hear(voice, score):
-            return None
+            return ""
         key = entry.key
         if entry.indexed and key.scope:
             index = self._partitions[key.tenant].by_scope[key.scope]
@@ -219,14 +220,17 @@ class SemanticStore:
 
     def invalidate(self, selection: Selection, embedding: bytes | None = None, dry_run: bool = True) -> list[Match]:
         """The answers that `selection` means, which are dropped unless `dry_run`. `embedding`: of its question."""
-        found = list(self._selected(selection, embedding))
-        matches = [Match.of(entry.key, entry.answer, similarity) for similarity, _, entry in found]
+        return list(self.invalidating(selection, embedding, dry_run))
+
+    def invalidating(self, selection: Selection, embedding: bytes | None, dry_run: bool) -> Iterator[Match]:
+        """`invalidate`, one answer after the other, between which there may be other calls."""
         if not dry_run:
             self._bars.add(selection, self._clock())
-            for _, entry_id, _ in found:
+        for similarity, entry_id, entry in self._selected(selection, embedding):
+            if not dry_run:
                 self._forget(entry_id)
-            self._counts["invalidated"] += len(found)
-        return matches
+                self._counts["invalidated"] += 1
+            yield Match.of(entry.key, entry.answer, similarity)
 
     def _selected(self, selection: Selection, embedding: bytes | None) -> Iterator[tuple[float | None, int, Entry]]:
         if selection.answer_id is not None:
@@ -241,8 +245,8 @@ class SemanticStore:
                 indexes = [index for part in mine for index in part.by_scope.values()] if len(near) else []
                 ids = [pair for index in indexes for pair in index.within(near, selection.similarity)]
         for similarity, entry_id in ids:
-            entry = self._entries[entry_id]
-            if selection.means(entry.key.tenant, entry.answer):
+            entry = self._entries.get(entry_id)  # it may have gone meanwhile
+            if entry is not None and selection.means(entry.key.tenant, entry.answer):
                 yield similarity, entry_id, entry
 
     def reconfigure(self, settings: CacheSettings) -> None:

@@ -11,7 +11,8 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.cache import NAME, CacheHandle, cache_deployments, rendezvous
+from deployments.cache import NAME, cache_deployments
+from deployments.cache_handle import CacheHandle, rendezvous
 from models.errors import ModelUnavailable
 from models.messages import ChatRequest, Finish, Message, TextDelta, TextPart, Usage, UsageReport
 from router.fingerprint import fingerprint

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from deployments import cache
-from deployments.cache import CacheHandle
+from deployments import cache_handle
+from deployments.cache_handle import CacheHandle
 from models.errors import ModelUnavailable
 from models.messages import Usage
 from router.ports import CachedAnswer, CacheKey
@@ -43,7 +43,7 @@ class Shard:
         return self.answer
 
 
-def put(handle: CacheHandle, name: str) -> asyncio.Task[None]:
+def put(handle: CacheHandle, name: str) -> asyncio.Task[bool]:
     answer = CachedAnswer(name, "m", (), Usage(), 0, 0.0, 60.0)
     return asyncio.create_task(handle.store(CacheKey("t", name), answer, None))
 
@@ -72,11 +72,11 @@ async def test_too_many_are_dropped_and_counted() -> None:
     handle = CacheHandle([shard])  # type: ignore[list-item]
     tasks = [put(handle, "first")]
     await turn()
-    tasks += [put(handle, str(number)) for number in range(cache.MAX_UNSENT + 3)]
+    tasks += [put(handle, str(number)) for number in range(cache_handle.MAX_UNSENT + 3)]
     await turn()
     shard.open.set()
     await asyncio.gather(*tasks)
-    assert handle.stores_dropped == 3 and len(shard.hops[1]) == cache.MAX_UNSENT
+    assert handle.stores_dropped == 3 and len(shard.hops[1]) == cache_handle.MAX_UNSENT
 
 
 @pytest.mark.parametrize(("answer", "failed"), [(1, 1), (ModelUnavailable("gone"), 2)])
@@ -85,12 +85,13 @@ async def test_what_does_not_arrive_is_counted_and_fails_nobody(answer: int | Ex
     shard.answer = answer
     shard.open.set()
     handle = CacheHandle([shard])  # type: ignore[list-item]
-    await asyncio.gather(put(handle, "a"), put(handle, "b"))
+    arrived = await asyncio.gather(put(handle, "a"), put(handle, "b"))
+    assert arrived == [isinstance(answer, int)] * 2  # what a shard could not keep, it has ended the claim of
     assert shard.hops == [["a", "b"]] and handle.stores_failed == failed
 
 
 async def test_a_hop_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "STORE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(cache_handle, "STORE_TIMEOUT_S", 0.01)
     handle = CacheHandle([Shard()])  # type: ignore[list-item]
     await put(handle, "a")
     await put(handle, "b")
