@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from models.messages import Completion, Usage
@@ -63,7 +63,7 @@ def closed(
         price_version=quote.version if quote else "",
         price=quote.details if quote else {},
         attempts=tuple(run.attempts),
-        decision=_shallow(run.decision) if run.decision else None,
+        decision=_decided(run),
         stage_ms={stage: round(ms, 3) for stage, ms in run.watch.stage_ms.items()},
         ttft_ms=run.ttft_ms,
         total_ms=round(run.watch.entered_ms, 3),
@@ -107,6 +107,13 @@ def abandoned(request: OpenRequest, now_unix_ms: int) -> RequestClosed:
         total_ms=float(max(0, now_unix_ms - request.opened_at_unix_ms)),
         overhead_ms=0.0,
     )
+
+
+def _decided(run: Run) -> dict[str, Any] | None:
+    """An arm under which nobody could answer has failed: so its part in the experiment is told without a decision."""
+    if run.decision is not None:
+        return _shallow(run.decision)
+    return {"experiment": asdict(run.trial)} if run.trial is not None else None
 
 
 def _shallow(decision: Decision) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from router.tokens import PromptTokens, prompt_tokens
 
 if TYPE_CHECKING:
     from router.pipeline import Options, Pipeline
+    from router.trials import Trial
 
 MODEL_STAGES = frozenset({"coalesce", "prefill", "gate", "stream"})
 """Time in these is the model's (and the client's reading), all other time is Switchyard's own."""
@@ -74,6 +75,7 @@ class Run:
         self.deadline = asyncio.get_running_loop().time() + limit_s
         self.recall = Recall(self)
         self.decision: Decision | None = None
+        self.trial: Trial | None = None
         self.events: Sequence[Event] = ()
         self.attempts: list[Attempt] = []
         self.degraded: list[str] = []
@@ -161,6 +163,7 @@ class Run:
         self.degraded += self._unsure
         self.watch.enter("decide")
         course = pipeline.course(self.request, self.principal, self.options)
+        self.trial = course.trial
         self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens, self.options, course)
         plan = Plan(self.decision, pipeline.entries, course.routing)
         pipeline.emit(receipts.opened(self, self.decision.model, self._most_microusd(plan)))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from models.errors import SwitchyardError
 from router.constraints import Limits
 from router.events import Principal
 from router.pipeline import Options
@@ -175,6 +176,16 @@ async def test_a_promoted_arm_is_everybodys_and_counts_no_more() -> None:
         await unary(world, ask(f"question {i}"))
     decisions = [close.decision or {} for close in world.closes()]
     assert {(decision["model"], decision["experiment"]) for decision in decisions} == {("medium-1", None)}
+
+
+async def test_an_arm_under_which_nobody_can_answer_counts_as_failed() -> None:
+    unmeetable = {"routing": {"limits": {"min_quality": 1.0, "max_cost_microusd": 0}}}
+    routing = RoutingSettings(experiments={"e": experiment(arms={"a": unmeetable, "b": unmeetable})})
+    world = make_world(IngressSettings(routing=routing))
+    with pytest.raises(SwitchyardError):
+        await unary(world, ask())
+    (close,) = world.closes()
+    assert close.status == "error" and (close.decision or {})["experiment"]["arm"] in ("a", "b")
 
 
 async def test_it_is_explained_before_it_is_asked() -> None:
