@@ -105,7 +105,7 @@ def _stores(books: dict[str, Any], archive: dict[str, Any]) -> list[dict[str, An
         ("requests: who, when, model, tokens, cost; no prompt, no answer", kept + since, "requests"),
         ("receipts of requests", kept, "receipts"),
         ("feedback with its comments", kept, "feedback"),
-        ("sums of usage", "for ever, by user until they are erased", "usage_by"),
+        ("sums of usage", f"for ever; by user {kept}, or until they are erased", "usage_by"),
         ("organisations, teams, keys (as keyed hashes) and policies", "for ever", "directory"),
         ("audit log", "for ever; it cannot be changed", "audit"),
         ("alerts", f"{ALERT_DAYS} days", "alerts"),

@@ -159,6 +159,8 @@ class Books:
                 continue
             while count := await self._write(partial(keeping.drop_requests, org, before, _DROPPED_AT_ONCE)):
                 dropped += count
+            while await self._write(partial(keeping.merge_users, org, before)):
+                pass
         return dropped
 
     def _kept_since(self, org: str, now_unix_ms: int) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any
 from router.accounting.directory_store import Database
 from router.accounting.limits import Account
 from router.accounting.usage_cells import Cells
-from router.accounting.usage_sql import SUMS
+from router.accounting.usage_sql import DAY_MS, SUMS
 from router.accounting.usage_store import UsageStore
 
 _TABLES = ("requests", "receipts", "attempts", "feedback", "open_requests", "usage_by", "audit", "alerts", "directory")
@@ -116,6 +116,19 @@ class RetentionStore:
             self._drop_rejected(writer, org, None)
         self._usage.forget()
 
+    def merge_users(self, org: str, before_unix_ms: int) -> int:
+        """Of one day that ended before then: whose requests its sums are of. Returns how many users those were; call it
+        until there are none."""
+        days = "FROM usage_by WHERE dimension = 'user' AND org = ? AND value <> ''"
+        with self._database.transaction() as writer:
+            (day,) = writer.execute(f"SELECT MIN(at_unix_ms) {days}", (org,)).fetchone()
+            if day is None or day + DAY_MS > before_unix_ms:
+                return 0
+            (users,) = writer.execute(f"SELECT COUNT(*) {days} AND at_unix_ms = ?", (org, day)).fetchone()
+            self._merge_users(writer, org, None, day)
+        self._usage.forget()
+        return int(users)
+
     def _blank(self, writer: Any, org: str, ids: Sequence[str]) -> None:
         """Leave of these requests what sums and budgets need."""
         self._delete(writer, "feedback", org, ids)
@@ -140,9 +153,11 @@ class RetentionStore:
             if isinstance(record, dict) and record.get("org") == org and user in (None, record.get("user")):
                 writer.execute("DELETE FROM rejected_records WHERE body = ?", (body,))
 
-    def _merge_users(self, writer: Any, org: str, user: str | None) -> None:
-        """To the sums of requests of nobody known."""
+    def _merge_users(self, writer: Any, org: str, user: str | None, day: int | None = None) -> None:
+        """To the sums of requests of nobody known: those of a user or of all, of a day or of all."""
         which, values = ("value = ?", (user,)) if user is not None else ("value <> ''", ())
+        if day is not None:
+            which, values = f"{which} AND at_unix_ms = ?", (*values, day)
         where = f"FROM usage_by WHERE dimension = 'user' AND org = ? AND {which}"
         cells = Cells()
         columns = f"step, at_unix_ms, {', '.join(SUMS)}, ttft, total"

@@ -27,12 +27,18 @@ _SAVE = (
     f"ON CONFLICT (dimension, step, org, at_unix_ms, value) DO UPDATE SET {_MORE}"
 )
 ROW = (
-    f"SELECT org, opened_at_unix_ms, {', '.join(_COLUMNS)}, {', '.join(ONE.values())}, "
-    "CASE WHEN status <> 'abandoned' THEN ttft_ms END, CASE WHEN status <> 'abandoned' THEN total_ms END FROM requests"
+    f"org, opened_at_unix_ms, {', '.join(_COLUMNS)}, {', '.join(ONE.values())}, "
+    "CASE WHEN status <> 'abandoned' THEN ttft_ms END, CASE WHEN status <> 'abandoned' THEN total_ms END"
 )
-"""What `Cells.add` takes."""
+"""What `Cells.add` takes, of `requests`."""
 
-_MAX_KEPT = 2_000
+MAX_USERS = 10_000
+"""That an organisation's day tells apart. The rest count as nobody's: callers name users as they like."""
+_MAX_KEPT, _MAX_DAYS = 2_000, 16
+_USERS = (
+    "SELECT value FROM usage_by WHERE dimension = 'user' AND step = ? AND org = ? AND at_unix_ms = ? AND value <> '' "
+    "LIMIT ?"
+)
 
 Execute = Callable[..., Any]
 _Counts = dict[int, int]
@@ -46,6 +52,7 @@ class Cells:
         self._sums: dict[Key, list[int]] = {}
         self._times: dict[Key, tuple[_Counts, _Counts]] = {}
         self._kept: dict[Key, tuple[_Counts, _Counts]] = {}  # as they are in the database: this writer is the only one
+        self._users: dict[tuple[str, str, int], set[int]] = {}  # of a day of an org, as hashes
 
     def add(self, row: Sequence[Any], sign: int = 1) -> None:
         """A request, as `ROW` selects it, or with -1 what was added of it before."""
@@ -82,6 +89,9 @@ class Cells:
         """Write all that was added. Call it inside the transaction of what was added."""
         if len(self._kept) > _MAX_KEPT:
             self._kept.clear()
+        for key in [key for key in self._sums if key[0] == "user" and key[4]]:
+            if not self._has_place(execute, key):
+                self._fold(key, (*key[:4], ""))
         for key, sums in self._sums.items():
             whole = self._kept.get(key)
             if whole is None:
@@ -94,8 +104,30 @@ class Cells:
         self._sums.clear()
         self._times.clear()
 
+    def _has_place(self, execute: Execute, key: Key) -> bool:
+        """Whether a user has a cell of their own, or may get one. Who has none has nothing to be taken off it."""
+        _, step, org, at, value = key
+        if (users := self._users.get((step, org, at))) is None:
+            if len(self._users) >= _MAX_DAYS:
+                self._users.clear()
+            found = execute(_USERS, (step, org, at, MAX_USERS)).fetchall()
+            users = self._users[step, org, at] = {hash(user) for (user,) in found}
+        known = hash(value) in users
+        if not known and len(users) < MAX_USERS and self._sums[key][0] > 0:
+            users.add(hash(value))
+            return True
+        return known
+
+    def _fold(self, key: Key, into: Key) -> None:
+        times = self._times.pop(key)
+        self._add(into, self._sums.pop(key), (None, None), 1)
+        for counts, more in zip(self._times[into], times, strict=True):
+            for bucket, count in more.items():
+                counts[bucket] = counts.get(bucket, 0) + count
+
     def forget(self) -> None:
         """What was added and not written: its transaction was taken back."""
+        self._users.clear()
         self._sums.clear()
         self._times.clear()
         self._kept.clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from router.accounting.directory_store import Database
@@ -12,7 +11,10 @@ from router.accounting.postgres import EVERY_ORG
 from router.accounting.usage_cells import ROW, Cells
 from router.accounting.usage_sql import ADD, SUMS, TAKE_OFF, latency_sql, usage_sql
 
-_KEY = "WHERE org = ? AND request_id = ?"
+_ONE = f"SELECT {ROW} FROM requests WHERE org = ? AND request_id = ?"
+_NEXT = (
+    f"SELECT request_id, {ROW} FROM requests WHERE (org, request_id) > (?, ?) ORDER BY requests.org, request_id LIMIT ?"
+)
 _BATCH_ROWS = 20_000
 
 
@@ -58,7 +60,7 @@ class UsageStore:
 
     def _count(self, org: str, request_id: str, statements: Sequence[str], sign: int) -> None:
         execute, key = self._database.writer.execute, (org, request_id)
-        self._cells.add(execute(f"{ROW} {_KEY}", key).fetchone(), sign)
+        self._cells.add(execute(_ONE, key).fetchone(), sign)
         for sql in statements:
             execute(sql, key)
 
@@ -69,10 +71,13 @@ class UsageStore:
         if known or not there:
             return
         with self._database.transaction() as writer:
-            for batch in iter(partial(writer.execute(ROW).fetchmany, _BATCH_ROWS), []):
-                for row in batch:
+            last = ("", "")
+            # Page by page: PostgreSQL would send all of them at once, and not for longer than its time-out.
+            while rows := writer.execute(_NEXT, (*last, _BATCH_ROWS)).fetchall():
+                for _, *row in rows:
                     self._cells.add(row)
-            self._cells.flush(writer.execute)
+                self._cells.flush(writer.execute)
+                last = rows[-1][1], rows[-1][0]
 
 
 def _add_latencies(

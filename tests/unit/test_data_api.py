@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from router.accounting import books as books_module
+from router.accounting import usage_cells, usage_store
 from router.accounting.feedback import Feedback
 from router.accounting.latencies import unpacked
 from router.accounting.limits import Account
@@ -275,3 +276,58 @@ async def test_how_long_they_stay_holds_from_the_next_sweep_on(cluster: Cluster)
     books.retention = RetentionSettings(days=40)
     await books.sweep()
     assert (await books.facts())["rows"]["requests"] == 0
+
+
+async def test_sums_by_user_go_with_the_requests_and_stay_as_nobodys(cluster: Cluster) -> None:
+    books, now = cluster.books, int(time.time() * 1000)
+    records = [closed(f"r{n}", "acme", 1, now - n * 20 * DAY, user=f"user {n}") for n in range(5)]
+    books._store.ingest("h", [as_shipped(record) for record in records])
+    books.retention = RetentionSettings(days=50)
+    assert await books.retain(now) == 2
+    users = {row["user"]: row["requests"] for row in await books.usage("acme", 0, 2**50, ("user", "day"))}
+    assert users == {"": 1, "user 0": 1, "user 1": 1, "user 2": 1}  # a row for each of two days is ''
+    sums = {row["user"]: row["requests"] for row in await books.usage("acme", 0, 2**50, ("user",), True)}
+    assert sums[""] == 2 and sum(sums.values()) == 5
+
+
+def test_no_more_users_of_a_day_are_told_apart_than_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_cells, "MAX_USERS", 3)
+    store, now = SQLiteStore(tmp_path / "ledger.sqlite3"), int(time.time() * 1000)
+    for start in (0, 4, 8):
+        batch = [closed(f"r{n}", "acme", 1, now, user=f"user {n % 6}") for n in range(start, start + 4)]
+        store.ingest("h", [as_shipped(record) for record in batch])
+    found = {row["user"]: (row["requests"], row["total_ms"]["p50"]) for row in _by_user(store)}
+    median = found["user 0"][1]
+    assert found == {"": (6, median), **{f"user {n}": (2, median) for n in range(3)}}
+    late = closed("late", "acme", 500, now, user="user 9", status="abandoned", attempts=())
+    store.ingest("h", [as_shipped(late)])
+    store.ingest("h", [as_shipped(closed("late", "acme", 1, now, user="user 9"))])  # taken off where it was added
+    assert {row["user"]: row["cost_microusd"] for row in _by_user(store)}[""] == 7
+    store.close()
+    anew = SQLiteStore(tmp_path / "ledger.sqlite3")
+    anew.ingest("h", [as_shipped(closed(f"s{n}", "acme", 1, now, user=f"user {n}")) for n in range(6)])
+    assert {row["user"]: row["requests"] for row in _by_user(anew)} == {
+        "": 10,
+        **{f"user {n}": 3 for n in range(3)},
+    }
+    anew.close()
+
+
+def test_sums_are_made_of_the_requests_that_were_there_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, now = SQLiteStore(tmp_path / "ledger.sqlite3"), int(time.time() * 1000)
+    records = [closed(f"r{n}", org, 1, now, user=f"user {n % 2}") for n in range(7) for org in ("acme", "globex")]
+    store.ingest("h", [as_shipped(record) for record in records])
+    before = _by_user(store)
+    store._file.writer.execute("DELETE FROM usage_by")
+    store.close()
+    monkeypatch.setattr(usage_store, "_BATCH_ROWS", 3)
+    anew = SQLiteStore(tmp_path / "ledger.sqlite3")
+    assert _by_user(anew) == before and len(before) == 2
+    anew.close()
+
+
+def _by_user(store: SQLiteStore) -> list[dict[str, Any]]:
+    day = int(time.time() * 1000) // DAY * DAY
+    return store.usage("acme", day - DAY, day + DAY, ["user"], 100, True)
