@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from models.errors import NotCached
@@ -101,7 +102,7 @@ class Recall:
         one."""
         run = self._run
         asked = bool(self.exact) and run.settings.coalesce and run.options.cache in ("on", "no-store")
-        return asked and self._ttl_s() > 0
+        return asked and self._ttl_s > 0
 
     @property
     def claims(self) -> bool:
@@ -118,6 +119,7 @@ class Recall:
         if not self._may_give(found.answer.model, found.answer.created_at_unix_s):
             return False
         self.answer, self.verdict, self.similarity = found.answer, found.kind, found.similarity
+        self._claimed = False
         return True
 
     def may_read(self, origin: Origin) -> bool:
@@ -151,7 +153,7 @@ class Recall:
         at_limit = reason == "length" and run.request.sampling.max_tokens is not None
         if key is None or not (reason in ("stop", "tool_calls") or at_limit):
             return False
-        ttl_s = self._ttl_s()
+        ttl_s = self._ttl_s
         if not (completion.text or completion.tool_calls) or not ttl_s:
             return False
         answer = CachedAnswer(
@@ -170,6 +172,7 @@ class Recall:
         run.pipeline.keep(key if not at_limit else key.exact_only(), answer, self._embedding, refreshes)
         return True
 
+    @cached_property
     def _ttl_s(self) -> float:
         """How long an answer to this may be given again: the caches' own limits hold besides."""
         run, settings = self._run, self._run.settings

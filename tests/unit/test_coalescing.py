@@ -86,6 +86,15 @@ def upstream(worlds: list[World]) -> int:
     return sum(world.small.calls + world.medium.calls for world in worlds)
 
 
+async def under_way(world: World, events: int) -> None:
+    """Wait until so many have come of the one answer that is on its way here."""
+    for _ in range(10_000):
+        if any(len(flight.events) >= events for flight in world.pipeline.flights._by_key.values()):
+            return
+        await asyncio.sleep(0.001)
+    pytest.fail("no answer is under way")
+
+
 def shut(worlds: list[World]) -> None:
     for world in worlds:
         world.books_are_shut()
@@ -123,7 +132,7 @@ async def test_a_hundred_at_once_are_one_upstream_call_and_a_hundred_identical_s
 async def test_who_comes_late_gets_the_beginning_at_once_and_then_the_rest_as_it_comes() -> None:
     (world,) = replicas(1, tokens_per_s=300)
     first = asyncio.create_task(read(world))
-    await asyncio.sleep(0.1)
+    await under_way(world, 11)
     batches = []
     async with world.pipeline.run(ask(), ME, Options(), "test") as run:
         head = await run.begin(stream=True)
@@ -258,9 +267,9 @@ async def test_a_replica_that_dies_leaves_its_followers_to_ask_themselves() -> N
 async def test_a_replica_that_dies_in_the_middle_breaks_the_answer_off() -> None:
     worlds = replicas(2, tokens_per_s=500)
     leader = asyncio.create_task(read(worlds[0]))
-    await asyncio.sleep(0.005)
+    await under_way(worlds[0], 1)
     follower = asyncio.create_task(read(worlds[1]))
-    await asyncio.sleep(0.03)
+    await under_way(worlds[1], 1)
     worlds[1].pipeline.stages.peers.dead.add("r0")
     with pytest.raises(StreamInterrupted):
         await follower

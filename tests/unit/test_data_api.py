@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from models.errors import ModelUnavailable, NotFound
 from router.accounting import books as books_module
 from router.accounting import usage_cells, usage_store
 from router.accounting.feedback import Feedback
@@ -97,6 +98,18 @@ async def test_a_user_is_forgotten_everywhere_and_the_sums_stay(ingress: Ingress
     assert last["act"] == "erase.user" and "user_sha256" in last["detail"] and PLANTED not in json.dumps(last)
     again = await ingress.done("POST", "/v1/admin/erasures", org="acme", user=PLANTED)
     assert again["erased"]["requests"] == again["erased"]["responses"] == 0
+
+
+async def test_a_part_of_the_cache_that_does_not_answer_is_told_when_all_else_is_done(ingress: Ingress) -> None:
+    async def half(selection: Selection, dry_run: bool) -> Forgotten:
+        return Forgotten(lost=(ModelUnavailable("gone"),))
+
+    inner = _ingress_of(ingress.client._transport.app)
+    inner.invalidate_everywhere = half
+    told = await ingress.ask("POST", "/v1/admin/erasures", OPERATOR, org="acme", user=PLANTED)
+    assert told.status_code == 503 and "Ask again" in told.text
+    with pytest.raises(NotFound):
+        await inner.archive.response("acme", "resp_0", 0)
 
 
 async def test_nothing_of_the_user_is_left_on_disk_but_the_audit_log(ingress: Ingress, cluster: Cluster) -> None:
