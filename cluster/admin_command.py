@@ -199,6 +199,8 @@ def _told(told: dict[str, Any]) -> Iterable[str]:
                 yield "none"
         case "compliance":
             yield from (_store_line(store) for store in told["stores"])
+            if told["unreadable"]:
+                yield f"unreadable: {told['unreadable']} stored responses and files; the Archive's log names them"
         case "erasure":
             counts = ", ".join(f"{count} {what}" for what, count in told["erased"].items())
             yield f"erased: {counts}"

@@ -90,10 +90,12 @@ class Sealer:
         writer = self.writer(context)
         return writer.head + b"".join(writer.feed(plain)) + writer.end()
 
-    def open(self, data: bytes, context: str) -> bytes:
-        """What was sealed; what is not sealed as it is. Raises `InternalError` for a key that is not there, and for
-        what was changed or belongs elsewhere."""
+    def open(self, data: bytes, context: str, sealed: bool = False) -> bytes:
+        """What was sealed; what is not sealed as it is, unless it is known to have been `sealed`. Raises
+        `InternalError` for a key that is not there, and for what was changed or belongs elsewhere."""
         if not is_sealed(data):
+            if sealed:
+                raise InternalError(_BROKEN)
             return data
         cipher, body = self._cipher(data[:HEAD_BYTES]), memoryview(data)[HEAD_BYTES:]
         step = PIECE_BYTES + _TAG_BYTES

@@ -177,7 +177,7 @@ class ResponseStore:
         body, items = (
             text
             if isinstance(text, str)
-            else self._sealer.open(text, _context(org, response_id, part)).decode("utf-8", "surrogatepass")
+            else self._sealer.open(text, _context(org, response_id, part), sealed=True).decode("utf-8", "surrogatepass")
             for part, text in zip(("body", "input"), texts, strict=True)
         )
         return StoredResponse(response_id, previous, created_at, body, items)
