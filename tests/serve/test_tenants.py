@@ -55,6 +55,20 @@ def test_a_limit_holds_over_both_ingresses_and_is_shown(product: Product) -> Non
         assert (row["limit"], row["left"], row["unit"]) == (5, 0, "requests")
 
 
+def test_what_a_user_asked_is_forgotten_on_request(product: Product) -> None:
+    admin(product, "PUT", "orgs/soylent")
+    key = admin(product, "POST", "keys", org="soylent")["key"]
+    with caller(product, key) as client:
+        asked = {"model": "sim", "messages": user("who was I?"), "max_tokens": 4, "user": "ann"}
+        receipt = f"/v1/receipts/{client.post('/v1/chat/completions', json=asked).json()['id']}"
+        assert client.get(receipt).json()["user"] == "ann"
+        told = admin(product, "POST", "erasures", org="soylent", user="ann")
+        assert told["erased"]["cached_answers"] == 1 and told["replicas_missed"] == 0
+        assert client.get(receipt).status_code == 404
+        again = client.post("/v1/chat/completions", json=asked)
+        assert again.headers["x-switchyard-cache"] == "miss"
+
+
 def test_the_command_line_and_the_audit_log(product: Product, capsys: Any) -> None:
     where = ["--data-dir", product.cluster.data_dir]
     assert cli.main(["orgs", "put", "umbrella", *where]) == 0
