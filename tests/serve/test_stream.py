@@ -71,7 +71,7 @@ a second. An answer that nobody stopped would take longer than either."""
 @pytest.mark.parametrize("model", ["smoke-small", "smoke-vllm", "sim-slow", "gpt", "claude"])
 def test_a_client_that_leaves_its_stream_ends_the_work(product: Product, vllm_url: str, model: str) -> None:
     until(lambda: idle(product), 5.0)
-    body = {"model": model, "messages": user("A long story"), "max_tokens": 900, "stream": True, **OFF}
+    body = {"model": model, "messages": user("A long story"), "max_tokens": 900, "temperature": 0, "stream": True, **OFF}
     with product.http().stream("POST", "/v1/chat/completions", json=body) as answer:
         next(answer.iter_lines())
         if model in ("gpt", "claude"):
@@ -90,7 +90,7 @@ def test_a_client_that_does_not_wait_for_its_answer_ends_the_work(product: Produ
     """Its request comes in two packets, head and body, as from every client that is built on httpx."""
     until(lambda: idle(product), 5.0)
     cancelled = product.metric("switchyard_requests_total", model=model, status="cancelled")
-    body = {"model": model, "messages": user("A long story"), "max_tokens": 900, **OFF}
+    body = {"model": model, "messages": user("A long story"), "max_tokens": 900, "temperature": 0, **OFF}
 
     async def leave() -> None:
         async with httpx.AsyncClient(headers=product.http().headers, timeout=30.0) as client:

@@ -578,6 +578,8 @@ def test_there_is_one_close_and_the_books_are_equal_whatever_the_models_do(
         (close,) = it.world.closes()
         it.books_are_shut()
         assert close.cost_microusd == thousands_left * 1000 - it.world.purse.left_microusd
-        assert [attempt.outcome for attempt in close.attempts].count("ok") == (close.status == "ok")
+        answered = [attempt.outcome for attempt in close.attempts].count("ok")
+        # Who leaves once the model has ended has left a whole answer: the attempt is settled by then.
+        assert answered == 1 if close.status == "ok" else answered <= (close.status == "cancelled")
 
     asyncio.run(one())
