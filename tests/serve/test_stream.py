@@ -18,6 +18,8 @@ from tests.serve.product import Product, until, user
 from tests.vllm_server import running_requests
 
 OFF = {"switchyard": {"cache": "off"}}
+LONG = {"max_tokens": 900, "temperature": 0, **OFF}
+"""Drawn by lot, an answer of the smoke models may end by itself after a few tokens."""
 
 
 def streaming(product: Product, text: str, model: str, **body: Any) -> Iterator[str]:
@@ -71,7 +73,7 @@ a second. An answer that nobody stopped would take longer than either."""
 @pytest.mark.parametrize("model", ["smoke-small", "smoke-vllm", "sim-slow", "gpt", "claude"])
 def test_a_client_that_leaves_its_stream_ends_the_work(product: Product, vllm_url: str, model: str) -> None:
     until(lambda: idle(product), 5.0)
-    body = {"model": model, "messages": user("A long story"), "max_tokens": 900, "temperature": 0, "stream": True, **OFF}
+    body = {"model": model, "messages": user("A long story"), "stream": True, **LONG}
     with product.http().stream("POST", "/v1/chat/completions", json=body) as answer:
         next(answer.iter_lines())
         if model in ("gpt", "claude"):
@@ -90,7 +92,7 @@ def test_a_client_that_does_not_wait_for_its_answer_ends_the_work(product: Produ
     """Its request comes in two packets, head and body, as from every client that is built on httpx."""
     until(lambda: idle(product), 5.0)
     cancelled = product.metric("switchyard_requests_total", model=model, status="cancelled")
-    body = {"model": model, "messages": user("A long story"), "max_tokens": 900, "temperature": 0, **OFF}
+    body = {"model": model, "messages": user("A long story"), **LONG}
 
     async def leave() -> None:
         async with httpx.AsyncClient(headers=product.http().headers, timeout=30.0) as client:
