@@ -86,7 +86,9 @@ class Journal:
         return sum(segment.size for segment in self._segments) - self._shipped
 
     def unshipped(self, limit_bytes: int = CHUNK_BYTES) -> Chunk | None:
-        """The oldest records not acknowledged: about `limit_bytes` of them, at least one. None when there are none."""
+        """The oldest records not acknowledged: about `limit_bytes` of them, at least one. None when there are none.
+        Raises OSError when they cannot be read."""
+        self._drop_delivered()
         segment = self._segments[0]
         if self._shipped >= segment.size:
             return None
@@ -99,21 +101,32 @@ class Journal:
 
     def acknowledge(self, end: tuple[int, int]) -> None:
         """The records up to `end` are in the books. Doing so twice, or for what was passed long ago, does nothing."""
-        segment = self._segments[0]
         number, offset = end
-        if number == segment.number:
+        if number == self._segments[0].number:
             self._shipped = max(self._shipped, offset)
-        if self._shipped >= segment.size >= self._segment_bytes:
-            if len(self._segments) == 1:
-                self._begin_segment(segment.number + 1)
-            self._segments.popleft().path.unlink()
-            self._shipped = 0
+        self._drop_delivered()
 
     def close(self) -> None:
         """Let go of it. The ledger sees that its owner is gone, takes in what is left and removes it."""
         os.close(self._file)
         self._file = -1  # the number may soon be another file's
         os.close(self._lock)
+
+    def _drop_delivered(self) -> None:
+        """The oldest segment, when it is full and the books have all of it. Where the disk has no room for the next one
+        it stays for now."""
+        segment = self._segments[0]
+        if self._file < 0 or not self._shipped >= segment.size >= self._segment_bytes:
+            return
+        if len(self._segments) == 1:
+            try:
+                self._begin_segment(segment.number + 1)
+            except OSError:
+                return
+        self._segments.popleft()
+        self._shipped = 0
+        with suppress(OSError):  # it is delivered once more when its owner is gone, which does nothing
+            segment.path.unlink()
 
     def _begin_segment(self, number: int) -> _Segment:
         segment = _Segment(number, self._folder / f"{number:08d}.log")

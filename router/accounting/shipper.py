@@ -57,30 +57,29 @@ class Shipper:
         """Deliver for ever."""
         failures = 0
         while True:
-            chunk = self._journal.unshipped()
+            try:
+                if (chunk := self._journal.unshipped()) is not None:
+                    await self._ledger.ingest(self._journal.name, chunk.data)
+            except (SwitchyardError, OSError) as error:
+                failures += 1
+                if failures == 1:
+                    why = error.code if isinstance(error, SwitchyardError) else f"the journal: {error.strerror}"
+                    logger.warning("the ledger takes no records (%s); they stay in the journal until it does", why)
+                longest_s = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2 ** min(failures, 10))
+                await asyncio.sleep(random.uniform(0, longest_s))
+                continue
+            if failures:
+                logger.info("the ledger takes records again, after %d failures", failures)
+            failures = 0
             if chunk is None:
                 self._idle.set()
                 await self._arrived.wait()
                 self._arrived.clear()
                 await self._gather()
                 continue
-            try:
-                await self._ledger.ingest(self._journal.name, chunk.data)
-            except SwitchyardError as error:
-                failures += 1
-                if failures == 1:
-                    logger.warning(
-                        "the ledger takes no records (%s); they stay in the journal until it does", error.code
-                    )
-                longest_s = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2 ** min(failures, 10))
-                await asyncio.sleep(random.uniform(0, longest_s))
-            else:
-                if failures:
-                    logger.info("the ledger takes records again, after %d failures", failures)
-                failures = 0
-                self._journal.acknowledge(chunk.end)
-                if len(chunk.data) < CHUNK_BYTES:
-                    await self._gather()
+            self._journal.acknowledge(chunk.end)
+            if len(chunk.data) < CHUNK_BYTES:
+                await self._gather()
 
     async def _gather(self) -> None:
         """Let more records come, unless somebody waits for those that are there."""

@@ -131,6 +131,29 @@ def test_a_next_segment_that_cannot_be_begun_is_told_as_a_disk_that_takes_no_mor
     journal.close()
 
 
+def test_what_is_delivered_while_the_disk_is_full_stays_delivered_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, "a", segment_bytes=1)
+    journal.append(OPENED)
+    chunk = journal.unshipped()
+    assert chunk is not None
+
+    def full(*args: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    journal.acknowledge(chunk.end)
+    assert journal.unshipped() is None and journal.unshipped_bytes == 0
+    with pytest.raises(Overloaded, match="No space left"):
+        journal.append(CLOSED)
+    monkeypatch.undo()
+    journal.append(CLOSED)
+    assert drained(journal, 10**6) == [CLOSED.request_id]
+    assert len(list(tmp_path.glob("a/*.log"))) == 1
+    journal.close()
+
+
 def test_a_name_is_one_journals(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "a")
     journal.append(OPENED)
