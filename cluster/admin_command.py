@@ -131,8 +131,8 @@ def _add_policies(commands: Any, command: Callable[..., argparse.ArgumentParser]
 def _add_audit(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     audit = commands.add_parser("audit", help="what administrators did and whom was denied what")
     audit = audit.add_subparsers(required=True, metavar="WHAT")
-    listed = command(audit, "list", lambda a: _Ask("GET", f"/v1/audit?after={a.after}&limit={a.limit}"), "show entries")
-    listed.add_argument("--after", type=int, default=0, help="the number of the entry before the first one shown")
+    listed = command(audit, "list", _audit_page, "show entries")
+    listed.add_argument("--after", default="", help="the id of the entry before the first one shown (see --json)")
     listed.add_argument("--limit", type=int, default=100)
     verify = command(
         audit,
@@ -184,7 +184,8 @@ def run(arguments: argparse.Namespace, base_url: str, key: str) -> list[str]:
     if answer.status_code >= 400:
         raise StartError(told["error"]["message"])
     if told.get("object") == "audit.verdict" and not told["valid"]:
-        raise StartError(f"the audit log is broken at entry {told['broken_at']}: {told['reason']}")
+        where = f" at entry {told['broken_at']}" if "broken_at" in told else ""
+        raise StartError(f"the audit log is broken{where}: {told['reason']}")
     if arguments.json:
         return [json.dumps(told, indent=2)]
     return list(_told(told))
@@ -228,10 +229,8 @@ def _line(entry: dict[str, Any]) -> str:
         who = actor["key_id"] or "nobody known"
         where = actor["forwarded_for"] or actor["address"]
         times = f" x{entry['count']}" if entry["count"] > 1 else ""
-        when = _when(entry["at_unix_ms"])
-        return (
-            f"{entry['sequence']}  {when}  {entry['act']} {entry['outcome']}{times}  {entry['target']}  {who} {where}"
-        )
+        number, when = entry.get("sequence", entry["id"]), _when(entry["at_unix_ms"])
+        return f"{number}  {when}  {entry['act']} {entry['outcome']}{times}  {entry['target']}  {who} {where}"
     if entry.get("object") == "alert":
         return _alert_line(entry)
     columns = [entry["id"]]
@@ -262,6 +261,10 @@ def _store_line(store: dict[str, Any]) -> str:
     amount = "" if store["entries"] is None else f"  {store['entries']} entries"
     told = {"where": store["where"], "how long": store["kept"], "encrypted": store["encrypted"]}
     return "\n".join([f"{store['what']}{amount}", *(f"  {name}: {value}" for name, value in told.items())])
+
+
+def _audit_page(arguments: argparse.Namespace) -> _Ask:
+    return _Ask("GET", f"/v1/audit?after={_part(arguments.after)}&limit={arguments.limit}")
 
 
 def _erasure(arguments: argparse.Namespace) -> _Ask:

@@ -60,7 +60,7 @@ class OperatorsDoor:
         org = _seen_by(await admitted(self.ingress, request, "usage"))
         found = await self.ingress.ledger.alerts(org, page_limit(request.query_params, MAX_PAGE))
         if org is not None:
-            found = [{name: value for name, value in each.items() if name != "deliveries"} for each in found]
+            found = [_without(each, "deliveries") for each in found]
         return JSONResponse({"object": "list", "data": found})
 
     async def test_alert(self, request: Request) -> Response:
@@ -76,21 +76,24 @@ class OperatorsDoor:
         return JSONResponse(alert.body(), 202)
 
     async def audit(self, request: Request) -> Response:
-        """Entries after the number `after`, oldest first: of the caller's organisation, of all for the operator."""
+        """Entries after the one with the id `after`, oldest first: of the caller's organisation, of all for the
+        operator, who alone sees their numbers (`sequence`): they say how much others do."""
         org = _seen_by(authenticated(self.ingress, request, "audit"))
         query = request.query_params
-        after, limit = query.get("after", "0"), page_limit(query, MAX_AUDIT_PAGE)
-        if not (after.isdecimal() and len(after) < 19):
-            raise InvalidRequest("'after' is the number ('sequence') of an entry.", "after")
-        found = await self.ingress.ledger.audit_page(org, int(after), limit)
+        limit = page_limit(query, MAX_AUDIT_PAGE)
+        found = await self.ingress.ledger.audit_page(org, query.get("after", ""), limit)
         shown = [{"object": "audit.entry", "id": entry["entry_id"], **entry} for entry in found]
+        if org is not None:
+            shown = [_without(entry, "sequence") for entry in shown]
         return JSONResponse({"object": "list", "data": shown, "has_more": len(shown) == limit})
 
     async def verify_audit(self, request: Request) -> Response:
-        """Whether the whole log is as it was written; with `head`, whether an entry with that hash is in it."""
-        authenticated(self.ingress, request, "audit")
-        verdict = await self.ingress.ledger.audit_verdict(request.query_params.get("head"))
-        return JSONResponse({"object": "audit.verdict", "valid": verdict.broken_at is None, **asdict(verdict)})
+        """Whether the whole log is as it was written; with `head`, whether an entry with that hash is in it. Counted
+        are the caller's own entries, for the operator all."""
+        org = _seen_by(authenticated(self.ingress, request, "audit"))
+        verdict = await self.ingress.ledger.audit_verdict(request.query_params.get("head"), org)
+        told = {"object": "audit.verdict", "valid": verdict.broken_at is None, **asdict(verdict)}
+        return JSONResponse(told if org is None else _without(told, "broken_at"))
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -108,6 +111,10 @@ class OperatorsDoor:
 def _seen_by(principal: Principal) -> str | None:
     """Whose alerts and audit entries; None: everybody's, for the operator. A team of the operator's is not it."""
     return None if principal.org == DEFAULT_ORG and not principal.team else principal.org
+
+
+def _without(entry: dict[str, Any], name: str) -> dict[str, Any]:
+    return {each: value for each, value in entry.items() if each != name}
 
 
 def budget_entry(limit: Limit, standing: Standing) -> dict[str, Any]:

@@ -103,6 +103,8 @@ class Channels:
         )
         message.set_content(f"{alert.text}\n\n{json.dumps(alert.body(), indent=2)}\n")
         host, password = channel.host or "", self._secrets.get(channel.password_env, "")
+        if channel.user and not password:
+            raise NotDelivered(f"{channel.password_env} is not set in the ledger's environment", again=False)
         secure = ssl.create_default_context()
         if channel.tls == "implicit":
             server: smtplib.SMTP = smtplib.SMTP_SSL(host, channel.port, timeout=TIMEOUT_S, context=secure)

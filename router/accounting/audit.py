@@ -29,7 +29,8 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of a whole chain: how many entries hold and the newest hash; `broken_at` is the first that does not."""
+    """Of a whole chain: how many entries hold and the newest hash, of one organisation's or of all; `broken_at` is the
+    first that does not, of all."""
 
     entries: int
     head: str
@@ -49,27 +50,30 @@ def digest(before: str, body: str) -> str:
     return hashlib.sha256(f"{before}\n{body}".encode()).hexdigest()
 
 
-def verify(rows: Iterable[AuditRow], expected_head: str | None = None) -> Verdict:
+def verify(rows: Iterable[AuditRow], expected_head: str | None = None, org: str | None = None) -> Verdict:
     """Whether `rows`, oldest first, are one unbroken chain from the first entry on.
 
-    expected_head: a hash that was noted earlier; it has to be that of some entry.
+    expected_head: a hash that was noted earlier; it has to be that of some entry. org: whose entries are counted; how
+    many others have is not for it to know.
     """
     head, last, seen = GENESIS, 0, expected_head is None
+    entries, newest = 0, GENESIS
     for row in rows:
         if row.sequence != last + 1:
-            return Verdict(last, head, last + 1, "the entry is missing")
+            return Verdict(entries, newest, last + 1, "the entry is missing")
         if digest(head, row.body) != row.hash:
-            return Verdict(last, head, row.sequence, "the entry was changed, or one before it")
+            return Verdict(entries, newest, row.sequence, "the entry was changed, or one before it")
         inside = json.loads(row.body)
         if (inside["sequence"], inside["org"], inside["at_unix_ms"], inside["entry_id"]) != (
             *(row.sequence, row.org, row.at_unix_ms),
             row.entry_id,
         ):
-            return Verdict(last, head, row.sequence, "the entry's columns are not those of its body")
+            return Verdict(entries, newest, row.sequence, "the entry's columns are not those of its body")
         head, last = row.hash, row.sequence
+        if org in (None, row.org):
+            entries, newest = entries + 1, row.hash
         seen = seen or head == expected_head
     if not seen:
-        return Verdict(
-            last, head, last + 1, "the expected hash is not in the log: its end was cut off, or it is another"
-        )
-    return Verdict(last, head)
+        reason = "the expected hash is not in the log: its end was cut off, or it is another"
+        return Verdict(entries, newest, last + 1, reason)
+    return Verdict(entries, newest)

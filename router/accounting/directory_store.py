@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from typing import Any
 
+from models.errors import InvalidRequest
 from router.accounting.audit import GENESIS, AuditRow, chained
 from router.accounting.directory import Row
 from router.accounting.postgres import EVERY_ORG, PostgresDatabase
@@ -68,13 +69,20 @@ class DirectoryStore:
         """The database knows better where the chain ends."""
         self._end = None
 
-    def audit_page(self, org: str | None, after: int, limit: int) -> list[dict[str, Any]]:
-        """At most `limit` entries after the number `after`, oldest first; `org` None: of all. Each with its hash."""
+    def audit_page(self, org: str | None, after: str, limit: int) -> list[dict[str, Any]]:
+        """At most `limit` entries after the one with the id `after` ('': from the first on), oldest first; `org` None:
+        of all. Each with its hash. Raises `InvalidRequest` when there is no such entry."""
         where, values = ("", ()) if org is None else ("org = ? AND ", (org,))
         with self._database.reading(EVERY_ORG if org is None else org) as reader:
+            last: tuple[int] | None = (0,)
+            if after:
+                which = f"SELECT sequence FROM audit WHERE {where}entry_id = ?"
+                last = reader.execute(which, (*values, after)).fetchone()
+            if last is None:
+                raise InvalidRequest("'after' is the 'id' of an entry, and there is none with this one.", "after")
             rows = reader.execute(
                 f"SELECT body, hash FROM audit WHERE {where}sequence > ? ORDER BY sequence LIMIT ?",
-                (*values, after, limit),
+                (*values, *last, limit),
             )
             return [{**json.loads(body), "hash": digest} for body, digest in rows]
 

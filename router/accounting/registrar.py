@@ -247,13 +247,14 @@ class Registrar:
         since = version if known else 0
         return Changes(self._incarnation, self._directory.version, self._directory.since(since), not known)
 
-    async def audit_page(self, org: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+    async def audit_page(self, org: str | None, after: str, limit: int) -> list[dict[str, Any]]:
+        """See `DirectoryStore.audit_page`."""
         found: list[dict[str, Any]] = await self._read(lambda: self._store.audit_page(org, after, limit))
         return found
 
-    async def audit_verdict(self, expected_head: str | None) -> Verdict:
-        """Of the whole log. Takes a second for 200,000 entries."""
-        verdict: Verdict = await self._read(lambda: verify(self._store.audit_rows(), expected_head))
+    async def audit_verdict(self, expected_head: str | None, org: str | None = None) -> Verdict:
+        """Of the whole log, see `audit.verify`. Takes a second for 200,000 entries."""
+        verdict: Verdict = await self._read(lambda: verify(self._store.audit_rows(), expected_head, org))
         return verdict
 
 

@@ -23,13 +23,13 @@ from router.accounting.journal import Journal
 from router.accounting.registrar import Put
 from router.accounting.shipper import Shipper
 from router.accounting.store import PostgresStore
-from router.accounting.usage import UsageQuery
+from router.accounting.usage_sql import UsageQuery
 from router.events import Actor
 from router.settings import AlertChannel, AlertSettings
 from tests.contract.test_stores import AT, closed, opened, take
 from tests.postgres_server import Server
 from tests.unit.leases import Fixed, monthly, reserve
-from tests.unit.test_alerts import receiving
+from tests.unit.test_alert_channels import receiving
 
 OUTAGE_S = float(os.environ.get("OUTAGE_S", "1"))
 
@@ -75,14 +75,14 @@ def test_the_books_can_be_taken_along_beside_the_ledger(postgres: Server, tmp_pa
     store = PostgresStore(url)
     take(store, *(closed(f"r{number}", ("acme", "other")[number % 2], at=AT + number) for number in range(50)))
     out = tmp_path / "u.parquet"
-    assert export(tmp_path, out, "parquet", UsageQuery(AT, AT + 40), batch_rows=7, url=url) == 40
+    assert export(tmp_path, out, "parquet", UsageQuery(None, AT, AT + 40), batch_rows=7, url=url) == 40
     rows = parquet.read_table(out).to_pylist()
     assert {row["org"] for row in rows} == {"acme", "other"} and len(rows) == 40
     assert rows[0]["estimated"] is False and rows[0]["output_tokens"] == 5
     assert json.loads(rows[0]["decision"])["strategy"] == "complexity" and rows[0]["feedback"] is None
-    assert export(tmp_path, tmp_path / "days", "days", UsageQuery(AT, AT + 40), batch_rows=7, url=url) == 40
+    assert export(tmp_path, tmp_path / "days", "days", UsageQuery(None, AT, AT + 40), batch_rows=7, url=url) == 40
     with pytest.raises(InternalError, match="cannot be written") as refused:
-        export(tmp_path, out, "parquet", UsageQuery(AT, AT + 40), url="postgresql://u:sesame@127.0.0.1:1/x")
+        export(tmp_path, out, "parquet", UsageQuery(None, AT, AT + 40), url="postgresql://u:sesame@127.0.0.1:1/x")
     assert "sesame" not in str(refused.value)
     store.close()
 
@@ -158,7 +158,7 @@ async def test_while_the_database_is_gone_requests_go_on_and_nothing_is_lost(pos
         watching.cancel()
         await asyncio.wait({watching})
     assert [told["kind"] for told in receiver.bodies()] == [alert["kind"] for alert in alerts] == ["database"]
-    (row,) = await books.usage("acme", AT, now + 10**6, ())
+    (row,) = await books.usage(UsageQuery("acme", AT, now + 10**6))
     assert (row["requests"], row["cost_microusd"]) == (served + 1, 10 * (served + 1))
     assert not books.registrar.directory.get(Org, "acme").disabled
     await books.registrar.do(Put(Org("other", 0)), Actor("default"), {})

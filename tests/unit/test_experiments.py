@@ -194,7 +194,7 @@ async def test_a_winner_is_promoted_automatically_where_that_is_wanted(
     await promoter.look()
     await promoter.look()
     assert directory.promoted("e", version) == arm
-    acts = [entry["act"] for entry in await books.registrar.audit_page(None, 0, 10)]
+    acts = [entry["act"] for entry in await books.registrar.audit_page(None, "", 10)]
     assert acts == ["experiment.promote"] * (arm is not None)
     if arm is not None:
         await books.registrar.do(Promote("e", None, version), Actor(user="somebody"), {})
