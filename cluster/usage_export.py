@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from models.errors import InternalError, NotFound
 from router.accounting.export import BY_ORG, BY_TIME, COLUMNS, Batches, closed_requests, closed_requests_of_postgres
 from router.accounting.store import LEDGER_FILE
-from router.accounting.usage import UsageQuery
+from router.accounting.usage_sql import UsageQuery
 
 if TYPE_CHECKING:
     import pyarrow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -15,7 +15,8 @@ from router.accounting.advice import Words, recommendations, savings
 from router.accounting.directory import DEFAULT_ORG
 from router.accounting.forecast import LEAST_DAYS
 from router.accounting.limits import iso
-from router.accounting.usage import UsageQuery, parse_usage_query, usage_answer, usage_csv
+from router.accounting.usage import parse_usage_query, usage_answer, usage_csv
+from router.accounting.usage_sql import UsageQuery
 from router.events import Principal
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ class AnalyticsDoor:
         )
 
     async def usage(self, request: Request) -> Response:
-        query, org = await self._query(request)
-        rows = await self._rows(org, query, query.group_by, query.latency)
-        if query.form == "csv":
+        query = await self._query(request)
+        rows = await self.ingress.ledger.usage(query)
+        if request.query_params.get("format") == "csv":
             return PlainTextResponse(usage_csv(query, rows), media_type="text/csv; charset=utf-8")
         told = usage_answer(query, rows)
         if query.latency and query.group_by:
-            whole = await self._rows(org, query, (), True)
+            whole = await self.ingress.ledger.usage(replace(query, group_by=()))
             told["total"] |= {name: whole[0][name] for name in ("ttft_ms", "total_ms")}
         elif query.latency:
             told["total"] |= {name: rows[0][name] for name in ("ttft_ms", "total_ms")}
@@ -92,26 +93,27 @@ class AnalyticsDoor:
 
     async def savings(self, request: Request) -> Response:
         """What the caches saved, and what the routing saved against named baselines."""
-        query, org = await self._query(request)
-        by_verdict = await self._rows(org, query, ("cache_verdict",))
-        by_model = await self._rows(org, query, ("model", "strategy", "status"))
+        query = await self._query(request)
+        by_verdict = await self._rows(query, "cache_verdict")
+        by_model = await self._rows(query, "model", "strategy", "status")
         span = {"since": iso(query.since_unix_ms), "until": iso(query.until_unix_ms)}
-        return JSONResponse({"object": "usage.savings", **span, **savings(by_verdict, by_model, self._quotes(org))})
+        return JSONResponse(
+            {"object": "usage.savings", **span, **savings(by_verdict, by_model, self._quotes(query.org))}
+        )
 
     async def recommendations(self, request: Request) -> Response:
         """What would have saved money in that time, the most first, with the numbers behind each."""
-        query, org = await self._query(request)
-        by_task = await self._rows(org, query, ("model", "task", "status"))
-        judged = await self.ingress.ledger.judged(org) if org is not None else []
+        query = await self._query(request)
+        by_task = await self._rows(query, "model", "task", "status")
+        judged = await self.ingress.ledger.judged(query.org) if query.org is not None else []
         words = {(model, task): Words(count, good) for model, task, count, good in judged}
-        data = recommendations(by_task, self._quotes(org), words)
+        data = recommendations(by_task, self._quotes(query.org), words)
         return JSONResponse({"object": "list", "data": data})
 
-    async def _query(self, request: Request) -> tuple[UsageQuery, str | None]:
-        """What is asked, and of which org; None: of all."""
+    async def _query(self, request: Request) -> UsageQuery:
         params = dict(request.query_params)
         org = await self._org(request, params)
-        return parse_usage_query(params, int(time.time() * 1000)), org
+        return parse_usage_query(params, int(time.time() * 1000), org)
 
     async def _org(self, request: Request, params: dict[str, str]) -> str | None:
         """Whose usage is asked for, out of `params`: the caller's own, any for the operator. None: of all orgs."""
@@ -121,10 +123,8 @@ class AnalyticsDoor:
             raise PermissionDenied("A key reads the usage of its own organisation; leave out 'org'.")
         return None if org == ALL_ORGS else org
 
-    async def _rows(
-        self, org: str | None, query: UsageQuery, groups: tuple[str, ...], latency: bool = False
-    ) -> list[dict[str, Any]]:
-        return await self.ingress.ledger.usage(org, query.since_unix_ms, query.until_unix_ms, groups, latency)
+    async def _rows(self, query: UsageQuery, *groups: str) -> list[dict[str, Any]]:
+        return await self.ingress.ledger.usage(replace(query, group_by=groups, latency=False))
 
     def _quotes(self, org: str | None) -> dict[str, Quote]:
         """The prices of the models that may answer this org now. Those without a price are compared with nothing."""

@@ -33,6 +33,7 @@ from router.accounting.forecast import Forecast
 from router.accounting.limits import Limit
 from router.accounting.registrar import Act, Done
 from router.accounting.store import LEDGER_FILE, PostgresStore, SQLiteStore
+from router.accounting.usage_sql import UsageQuery
 from router.events import Actor
 from router.experience import Lessons
 from router.settings import LedgerSettings
@@ -95,10 +96,8 @@ class Ledger:
     async def receipt(self, org: str, request_id: str, wait_s: float) -> dict[str, Any] | None:
         return await self._books.receipt(org, request_id, wait_s)
 
-    async def usage(
-        self, org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...], latency: bool = False
-    ) -> list[dict[str, Any]]:
-        return await self._books.usage(org, since_unix_ms, until_unix_ms, group_by, latency)
+    async def usage(self, query: UsageQuery) -> list[dict[str, Any]]:
+        return await self._books.usage(query)
 
     async def outlook(self, org: str | None) -> Outlook:
         return await self._books.outlook(org)
@@ -154,11 +153,11 @@ class Ledger:
     async def changes(self, incarnation: str, version: int, wait_s: float) -> Changes:
         return await self._books.registrar.changes(incarnation, version, wait_s)
 
-    async def audit_page(self, org: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+    async def audit_page(self, org: str | None, after: str, limit: int) -> list[dict[str, Any]]:
         return await self._books.registrar.audit_page(org, after, limit)
 
-    async def audit_verdict(self, expected_head: str | None) -> Verdict:
-        return await self._books.registrar.audit_verdict(expected_head)
+    async def audit_verdict(self, expected_head: str | None, org: str | None) -> Verdict:
+        return await self._books.registrar.audit_verdict(expected_head, org)
 
     async def counts(self) -> dict[str, int]:
         """`router.accounting.books.Counts` by name."""
@@ -222,10 +221,8 @@ class LedgerHandle:
     async def receipt(self, org: str, request_id: str, wait_s: float) -> dict[str, Any] | None:
         return await _within(READ_TIMEOUT_S + wait_s, self._receipt, org, request_id, wait_s)
 
-    async def usage(
-        self, org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...], latency: bool = False
-    ) -> list[dict[str, Any]]:
-        return await _within(READ_TIMEOUT_S, self._usage, org, since_unix_ms, until_unix_ms, group_by, latency)
+    async def usage(self, query: UsageQuery) -> list[dict[str, Any]]:
+        return await _within(READ_TIMEOUT_S, self._usage, query)
 
     async def outlook(self, org: str | None) -> Outlook:
         return await _within(READ_TIMEOUT_S, self._outlook, org)
@@ -284,11 +281,11 @@ class LedgerHandle:
     async def changes(self, incarnation: str, version: int, wait_s: float) -> Changes:
         return await _within(LEASE_TIMEOUT_S + wait_s, self._changes, incarnation, version, wait_s)
 
-    async def audit_page(self, org: str | None, after: int, limit: int) -> list[dict[str, Any]]:
+    async def audit_page(self, org: str | None, after: str, limit: int) -> list[dict[str, Any]]:
         return await _within(READ_TIMEOUT_S, self._audit_page, org, after, limit)
 
-    async def audit_verdict(self, expected_head: str | None) -> Verdict:
-        return await _within(AUDIT_TIMEOUT_S, self._audit_verdict, expected_head)
+    async def audit_verdict(self, expected_head: str | None, org: str | None) -> Verdict:
+        return await _within(AUDIT_TIMEOUT_S, self._audit_verdict, expected_head, org)
 
 
 async def _within(timeout_s: float, method: DeploymentHandle, *args: Any) -> Any:

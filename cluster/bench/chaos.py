@@ -35,6 +35,7 @@ from router.accounting.limits import Account, Claim
 from router.accounting.shipper import Shipper
 from router.accounting.store import LEDGER_FILE, SQLiteStore
 from router.accounting.tenants import Tenants
+from router.accounting.usage_sql import UsageQuery
 from router.events import Attempt, Principal, RequestClosed, RequestOpened
 from router.settings import IngressSettings, TenantSettings
 
@@ -285,7 +286,7 @@ async def _judged(folder: Path, seconds: float, kills: int, finished: Sequence[S
         receipt = await books.receipt(org, request_id, 0)
         lost += receipt is None
         wrong += receipt is not None and (receipt["status"], receipt["cost_microusd"]) != ("ok", int(cost))
-    rows = [row for org in ("tight", "wide") for row in await books.usage(org, 0, 2**50, ("status",))]
+    rows = [row for org in ("tight", "wide") for row in await books.usage(UsageQuery(org, 0, 2**50, ("status",)))]
     store = books._store
     spent = {
         org: sum(row.microusd for row in store.spent(Account(org, "microusd", "total"), 0, None))

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from router.accounting.store import LEDGER_FILE, MIGRATIONS, SQLiteStore
-from router.accounting.usage import MAX_ROWS
-from router.accounting.usage_sql import GROUPS, TOKENS
+from router.accounting.usage_sql import GROUPS, TOKENS, UsageQuery
 
 DAYS = 30
 END_UNIX_MS = 1_780_000_000_000
@@ -101,7 +100,7 @@ def ask(store: SQLiteStore, queries: int, kind: Kind) -> list[tuple[float, float
         until = chance.choice((END_UNIX_MS, since + chance.randrange(60_000, END_UNIX_MS - since)))
         since = chance.choice((BEGIN_UNIX_MS, since))
         began, began_cpu = time.perf_counter(), time.thread_time()
-        store.usage("acme", since, until, groups, MAX_ROWS + 1, kind == "latency")
+        store.usage(UsageQuery("acme", since, until, tuple(groups), kind == "latency"))
         times_ms.append(((time.perf_counter() - began) * 1000, (time.thread_time() - began_cpu) * 1000))
     return times_ms
 

@@ -13,14 +13,13 @@ from typing import Any
 from router.accounting.anomalies import STEP_MS, Anomaly, explained, find
 from router.accounting.forecast import MOST_DAYS, Forecast, forecast
 from router.accounting.limits import month_of, period_span_unix_ms
-from router.accounting.usage_sql import DAY_MS
+from router.accounting.usage_sql import DAY_MS, UsageQuery
 
-Read = Callable[..., list[dict[str, Any]]]
+Read = Callable[[UsageQuery], list[dict[str, Any]]]
 """`Store.usage`."""
 
 BEFORE_MS = 29 * DAY_MS
 MOST_EXPLAINED = 10
-_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Analyst:
         since, until = since_unix_ms // step_ms * step_ms, until_unix_ms // step_ms * step_ms
         if until <= since:
             return []
-        totals = self._read(org, since - BEFORE_MS, until, (step,), _ROWS, True)
+        totals = self._read(UsageQuery(org, since - BEFORE_MS, until, (step,), latency=True))
         if not totals:
             return []
         begins = min(row[step] for row in totals)
@@ -71,8 +70,8 @@ class Analyst:
             at = deviation.at_unix_ms
             earliest = max(begins, at - BEFORE_MS)
             dimensions = ("key", "model", "team", "task") if number < MOST_EXPLAINED else ()
-            now = {name: self._read(org, at, at + step_ms, (name,), _ROWS, False) for name in dimensions}
-            before = {name: self._read(org, earliest, at, (name,), _ROWS, False) for name in dimensions}
+            now = {name: self._read(UsageQuery(org, at, at + step_ms, (name,))) for name in dimensions}
+            before = {name: self._read(UsageQuery(org, earliest, at, (name,))) for name in dimensions}
             told.append(explained(deviation, step, now, before, (at - earliest) / step_ms))
         return told
 
@@ -81,7 +80,7 @@ class Analyst:
     ) -> dict[int, float]:
         """Micro-USD by day."""
         names = ("day", *(name for name, _ in groups))
-        rows = self._read(org, since_unix_ms, until_unix_ms, names, _ROWS, False, groups)
+        rows = self._read(UsageQuery(org, since_unix_ms, until_unix_ms, names, only=groups))
         return {row["day"]: float(row["cost_microusd"]) for row in rows}
 
 

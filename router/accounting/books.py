@@ -32,8 +32,7 @@ from router.accounting.limits import SLICE_MS, SLICES, Account, Limit, period_of
 from router.accounting.registrar import Registrar
 from router.accounting.shipper import take_in_orphans
 from router.accounting.store import Accepted, OpenRequest, Store
-from router.accounting.usage import MAX_ROWS
-from router.accounting.usage_sql import DAY_MS
+from router.accounting.usage_sql import DAY_MS, UsageQuery
 from router.accounting.watch import Watch
 from router.events import as_json
 from router.experience import Lessons
@@ -237,13 +236,9 @@ class Books:
             if not others:
                 del self._waiters[key]
 
-    async def usage(
-        self, org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: tuple[str, ...], latency: bool = False
-    ) -> list[dict[str, Any]]:
-        """At most `MAX_ROWS` rows and one, see `usage.usage_answer` and `Store.usage`."""
-        return await self._read(
-            "usage", lambda: self._store.usage(org, since_unix_ms, until_unix_ms, group_by, MAX_ROWS + 1, latency)
-        )
+    async def usage(self, query: UsageQuery) -> list[dict[str, Any]]:
+        """See `Store.usage`."""
+        return await self._read("usage", lambda: self._store.usage(query))
 
     async def outlook(self, org: str | None, groups: tuple[tuple[str, str], ...] = ()) -> Outlook:
         return await self._read("usage", lambda: self.analyst.outlook(org, _now_unix_ms(), groups))

@@ -18,7 +18,7 @@ from router.accounting.feedback import FeedbackStore
 from router.accounting.limits import Account
 from router.accounting.postgres import PostgresDatabase
 from router.accounting.retention import RetentionStore
-from router.accounting.usage_sql import TOKENS
+from router.accounting.usage_sql import TOKENS, UsageQuery
 from router.accounting.usage_store import UsageStore
 from router.sqlite_file import SQLiteFile
 
@@ -84,22 +84,8 @@ class Store(Protocol):
 
     def receipt(self, org: str, request_id: str) -> dict[str, Any] | None: ...
 
-    def usage(
-        self,
-        org: str | None,
-        since_unix_ms: int,
-        until_unix_ms: int,
-        group_by: Sequence[str],
-        limit: int,
-        latency: bool = False,
-        only: Sequence[tuple[str, str]] = (),
-    ) -> list[dict[str, Any]]:
-        """Sums over the requests opened in [since, until), one row per group, at most `limit` rows. `org` None: of all.
-
-        `group_by`: of `GROUPS`. `hour` and `day` (UTC) come as the Unix milliseconds of their start. latency: with
-        percentiles of `ttft_ms` and `total_ms`, where `usage_sql.has_latencies`. only: of groups, with the value that
-        alone is looked at; without latency.
-        """
+    def usage(self, query: UsageQuery) -> list[dict[str, Any]]:
+        """A row per group: its groups, `usage_sql.SUMS`, and percentiles where they were asked for."""
 
     def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]: ...
 
@@ -197,17 +183,8 @@ class SQLStore:
             row = reader.execute(f"SELECT body FROM receipts {_KEY}", (org, request_id)).fetchone()
         return json.loads(row[0]) if row else None
 
-    def usage(
-        self,
-        org: str | None,
-        since_unix_ms: int,
-        until_unix_ms: int,
-        group_by: Sequence[str],
-        limit: int,
-        latency: bool = False,
-        only: Sequence[tuple[str, str]] = (),
-    ) -> list[dict[str, Any]]:
-        return self._usage.read(org, since_unix_ms, until_unix_ms, group_by, limit, latency, only)
+    def usage(self, query: UsageQuery) -> list[dict[str, Any]]:
+        return self._usage.read(query)
 
     def open_requests(self, holder: str | None = None, before_unix_ms: int | None = None) -> list[OpenRequest]:
         asked = {"holder = ?": holder, "opened_at_unix_ms < ?": before_unix_ms}

@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from models.errors import InvalidRequest
 from router.accounting.latencies import PERCENTILES
-from router.accounting.usage_sql import GROUPS, SUMS, has_latencies
+from router.accounting.usage_sql import GROUPS, MAX_ROWS, SUMS, UsageQuery, has_latencies
 
-MAX_ROWS = 10_000
 _DEFAULT_DAYS = 30
 _MAX_GROUPS = 4
 _DAY_MS = 86_400_000
@@ -22,24 +20,13 @@ _TIMES = ("ttft_ms", "total_ms")
 _LATEST_UNIX_MS = 253_402_300_800_000  # the year 10000
 
 
-@dataclass(frozen=True, slots=True)
-class UsageQuery:
-    """Requests opened in [since, until), summed by `group_by`. latency: with percentiles."""
-
-    since_unix_ms: int
-    until_unix_ms: int
-    group_by: tuple[str, ...] = ()
-    latency: bool = False
-    form: Literal["json", "csv"] = "json"
-
-
 _PARAMETERS = ("since", "until", "group_by", "latency", "format")
 
 
-def parse_usage_query(params: Mapping[str, str], now_unix_ms: int) -> UsageQuery:
+def parse_usage_query(params: Mapping[str, str], now_unix_ms: int, org: str | None = None) -> UsageQuery:
     """From `since`, `until` (ISO 8601, UTC unless it says otherwise, or Unix seconds; by default the 30 days that end
-    with today), `group_by` (names of `GROUPS`, separated by commas), `latency` (`true`) and `format` (`csv`).
-    Raises `InvalidRequest`."""
+    with today), `group_by` (names of `GROUPS`, separated by commas), `latency` (`true`) and `format` (`csv`),
+    which is not in it. Raises `InvalidRequest`."""
     if unknown := set(params) - {*_PARAMETERS}:
         names = ", ".join(f"'{name}'" for name in _PARAMETERS)
         raise InvalidRequest(f"Unknown parameter '{min(unknown)}'; there are {names}.", min(unknown))
@@ -55,8 +42,8 @@ def parse_usage_query(params: Mapping[str, str], now_unix_ms: int) -> UsageQuery
             "Percentiles are known by one thing at a time, besides 'org', 'hour' and 'day'; ask for fewer groups.",
             "group_by",
         )
-    form: Any = _choice(params, "format", ("json", "csv"))
-    return UsageQuery(since, until, groups, latency, form)
+    _choice(params, "format", ("json", "csv"))
+    return UsageQuery(org, since, until, groups, latency)
 
 
 def usage_csv(query: UsageQuery, rows: Sequence[dict[str, Any]]) -> str:

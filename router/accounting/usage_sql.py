@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+MAX_ROWS = 10_000
+"""Of an answer."""
 GROUPS = {
     "org": "org",
     "team": "team",
@@ -22,6 +24,25 @@ GROUPS = {
     "day": f"at_unix_ms / {DAY_MS} * {DAY_MS}",
 }
 """What usage can be grouped by -> its SQL."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """Requests of `org` (None: of all) opened in [since, until), summed by `group_by`: a row for each group.
+
+    group_by: of `GROUPS`; `hour` and `day` (UTC) come as the Unix milliseconds of their start. latency: with
+    percentiles of `ttft_ms` and `total_ms`, where `has_latencies`. only: of groups, with the value that alone is looked
+    at; without latency. limit: of rows, which are in the order of their groups.
+    """
+
+    org: str | None
+    since_unix_ms: int
+    until_unix_ms: int
+    group_by: tuple[str, ...] = ()
+    latency: bool = False
+    only: tuple[tuple[str, str], ...] = ()
+    limit: int = MAX_ROWS + 1
+
 
 DIMENSIONS = {"": ""} | {name: column for name, column in GROUPS.items() if name not in ("org", "hour", "day")}
 """By each of which there are sums in `usage_by` -> its column in `requests`; '' is for the sum of all."""
@@ -123,23 +144,17 @@ ADD = tuple(sums.add_up("") for sums in (_HOURS, _DAYS, _KEY_DAYS))
 TAKE_OFF = tuple(sums.add_up("-") for sums in (_HOURS, _DAYS, _KEY_DAYS))
 
 
-def usage_sql(
-    org: str | None,
-    since_unix_ms: int,
-    until_unix_ms: int,
-    group_by: Sequence[str],
-    limit: int,
-    only: Sequence[tuple[str, str]] = (),
-) -> tuple[str, list[Any]]:
-    """The query and its values; `org` None: of all orgs. What is grouped by end user and something else, or by key,
-    hour and something else, is in no sums and reads requests. only: of what is grouped by, these values alone."""
-    levels, places = _levels(group_by)
-    spans = _cover(levels, since_unix_ms, until_unix_ms) or [(None, since_unix_ms, until_unix_ms)]
-    where = "" if org is None else "org = ? AND "
+def usage_sql(query: UsageQuery) -> tuple[str, list[Any]]:
+    """The SQL and its values. What is grouped by end user and something else, or by key, hour and something else, is in
+    no sums and reads requests."""
+    since, until = query.since_unix_ms, query.until_unix_ms
+    levels, places = _levels(query.group_by)
+    spans = _cover(levels, since, until) or [(None, since, until)]
+    where = "" if query.org is None else "org = ? AND "
     sources = [sums.select(where) if sums else _requests(where, places) for sums, _, _ in spans]
-    given = _values(org, spans, tuple(value for _, value in only))
-    which = " AND ".join(f"{GROUPS[name]} = ?" for name, _ in only)
-    groups = [f"{GROUPS[name]} AS by_{name}" for name in group_by]
+    given = _values(query.org, spans, tuple(value for _, value in query.only))
+    which = " AND ".join(f"{GROUPS[name]} = ?" for name, _ in query.only)
+    groups = [f"{GROUPS[name]} AS by_{name}" for name in query.group_by]
     numbers = ", ".join(str(number + 1) for number in range(len(groups)))
     grouped = f" GROUP BY {numbers}" if groups else ""
     # As an integer: PostgreSQL's sum of BIGINT is a decimal number.
@@ -147,9 +162,9 @@ def usage_sql(
     chosen = f" WHERE {which}" if which else ""
     # Each source by itself first, so that what comes together are groups, not rows.
     parts = (f"SELECT {', '.join([*groups, *totals])} FROM ({source}) AS one{chosen}{grouped}" for source in sources)
-    shown = ", ".join([*(f"by_{name}" for name in group_by), *totals])
+    shown = ", ".join([*(f"by_{name}" for name in query.group_by), *totals])
     order = f"{grouped} ORDER BY {numbers}" if groups else ""
-    return f"SELECT {shown} FROM ({' UNION ALL '.join(parts)}) AS used{order} LIMIT ?", [*given, limit]
+    return f"SELECT {shown} FROM ({' UNION ALL '.join(parts)}) AS used{order} LIMIT ?", [*given, query.limit]
 
 
 def has_latencies(group_by: Sequence[str]) -> bool:
@@ -157,22 +172,20 @@ def has_latencies(group_by: Sequence[str]) -> bool:
     return len(_named(group_by)) <= 1
 
 
-def latency_sql(
-    org: str | None, since_unix_ms: int, until_unix_ms: int, group_by: Sequence[str]
-) -> Iterator[tuple[bool, str, list[Any]]]:
-    """Queries and their values, for groups that `has_latencies` knows: the groups, then `ttft` and `total`, which are
-    histograms, or where the first of the three is False the milliseconds of single requests."""
-    levels, places = _levels(group_by)
-    where = "" if org is None else "org = ? AND "
-    for sums, since, until in _cover(levels, since_unix_ms, until_unix_ms):
+def latency_sql(query: UsageQuery) -> Iterator[tuple[bool, str, list[Any]]]:
+    """The SQL of each part, and its values, for groups that `has_latencies` knows. Selected are the groups, `ttft` and
+    `total`, which are histograms, or where the first of the three is False the milliseconds of single requests."""
+    levels, places = _levels(query.group_by)
+    where = "" if query.org is None else "org = ? AND "
+    for sums, since, until in _cover(levels, query.since_unix_ms, query.until_unix_ms):
         if sums is None:
             times = {name: f"CASE WHEN status <> 'abandoned' THEN {name}_ms END" for name in ("ttft", "total")}
             source = _requests(where, places, times)
         else:
             assert isinstance(sums, _Cells)
             source = sums.select(where, ("ttft", "total"))
-        groups = ", ".join([*(GROUPS[name] for name in group_by), "ttft", "total"])
-        yield sums is not None, f"SELECT {groups} FROM ({source}) AS one", _values(org, [(sums, since, until)])
+        groups = ", ".join([*(GROUPS[name] for name in query.group_by), "ttft", "total"])
+        yield sums is not None, f"SELECT {groups} FROM ({source}) AS one", _values(query.org, [(sums, since, until)])
 
 
 _Level = _Sums | _Cells

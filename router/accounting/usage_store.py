@@ -9,7 +9,7 @@ from router.accounting.directory_store import Database
 from router.accounting.latencies import percentiles
 from router.accounting.postgres import EVERY_ORG
 from router.accounting.usage_cells import ROW, Cells
-from router.accounting.usage_sql import ADD, SUMS, TAKE_OFF, latency_sql, usage_sql
+from router.accounting.usage_sql import ADD, SUMS, TAKE_OFF, UsageQuery, latency_sql, usage_sql
 
 _ONE = f"SELECT {ROW} FROM requests WHERE org = ? AND request_id = ?"
 _NEXT = (
@@ -40,22 +40,12 @@ class UsageStore:
         """The transaction was taken back."""
         self._cells.forget()
 
-    def read(
-        self,
-        org: str | None,
-        since_unix_ms: int,
-        until_unix_ms: int,
-        group_by: Sequence[str],
-        limit: int,
-        latency: bool = False,
-        only: Sequence[tuple[str, str]] = (),
-    ) -> list[dict[str, Any]]:
+    def read(self, query: UsageQuery) -> list[dict[str, Any]]:
         """See `Store.usage`."""
-        with self._database.reading(EVERY_ORG if org is None else org) as reader:
-            found = reader.execute(*usage_sql(org, since_unix_ms, until_unix_ms, group_by, limit, only))
-            rows = [dict(zip((*group_by, *SUMS), row, strict=True)) for row in found]
-            if latency:
-                _add_latencies(reader.execute, rows, latency_sql(org, since_unix_ms, until_unix_ms, group_by), group_by)
+        with self._database.reading(EVERY_ORG if query.org is None else query.org) as reader:
+            rows = [dict(zip((*query.group_by, *SUMS), row, strict=True)) for row in reader.execute(*usage_sql(query))]
+            if query.latency:
+                _add_latencies(reader.execute, rows, latency_sql(query), query.group_by)
         return rows
 
     def _count(self, org: str, request_id: str, statements: Sequence[str], sign: int) -> None:

@@ -23,6 +23,7 @@ from router.accounting.alerts import (
 )
 from router.accounting.directory import Policy
 from router.accounting.limits import Account, Limit
+from router.accounting.usage_sql import UsageQuery
 from router.settings import AlertChannel, AlertSettings
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Watch:
     async def _look_at_the_last_hours(self) -> None:
         now = _now_unix_ms()
         since = now // _HOUR_MS * _HOUR_MS - _HOUR_MS
-        for row in await self._books.usage(None, since, now, ("org",)):
+        for row in await self._books.usage(UsageQuery(None, since, now, ("org",))):
             for anomaly in await self._books.anomalies(row["org"], "hour", since, now):
                 await self.tell(anomaly_alert(row["org"], anomaly, now))
 

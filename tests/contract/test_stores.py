@@ -26,6 +26,7 @@ from router.accounting.feedback import Feedback
 from router.accounting.journal import encode
 from router.accounting.limits import Account
 from router.accounting.store import PostgresStore, SQLiteStore, SQLStore, Store
+from router.accounting.usage_sql import UsageQuery
 from router.events import Actor, Attempt, AuditEntry, Record, RequestClosed, RequestOpened, as_json
 from router.experience import Learned, Lessons
 
@@ -103,7 +104,7 @@ def take(store: Store, *records: Record, holder: str = "h") -> list[tuple[str, s
 
 def books(store: Store) -> tuple[list[dict[str, Any]], list[Spent], list[str]]:
     """Everything that money can be read from."""
-    usage = [row for org in ("acme", "other") for row in store.usage(org, 0, 2 * AT, ["model", "status"], 1000)]
+    usage = [row for org in ("acme", "other") for row in store.usage(UsageQuery(org, 0, 2 * AT, ("model", "status")))]
     spent = [row for org in ("acme", "other") for row in store.spent(Account(org, "microusd", "total"), 0, None)]
     return usage, sorted(spent, key=str), sorted(r.request_id for r in store.open_requests())
 
@@ -146,7 +147,7 @@ def test_orgs_see_only_their_own_even_with_equal_ids(store: Store) -> None:
     for org, cost in (("acme", 1), ("other", 2)):
         receipt = store.receipt(org, "r")
         assert receipt is not None and receipt["org"] == org
-        (row,) = store.usage(org, 0, 2 * AT, [], 10)
+        (row,) = store.usage(UsageQuery(org, 0, 2 * AT))
         assert (row["requests"], row["cost_microusd"]) == (1, cost)
 
 
@@ -159,7 +160,7 @@ def test_usage_by_group_and_time(store: Store) -> None:
         closed("c", cost=0, at=AT + HOUR, **hit),
         closed("d", cost=4, at=AT + 24 * HOUR, status="error", error_code="overloaded", model=None),
     )
-    (total,) = store.usage("acme", 0, 2 * AT, [], 10)
+    (total,) = store.usage(UsageQuery("acme", 0, 2 * AT))
     assert total == {
         "requests": 4,
         "errors": 1,
@@ -173,19 +174,19 @@ def test_usage_by_group_and_time(store: Store) -> None:
         "cost_microusd": 7,
         "saved_microusd": 70,
     }
-    by_model = {row["model"]: row["cost_microusd"] for row in store.usage("acme", 0, 2 * AT, ["model"], 10)}
+    by_model = {row["model"]: row["cost_microusd"] for row in store.usage(UsageQuery("acme", 0, 2 * AT, ("model",)))}
     assert by_model == {"m": 1, "n": 2, None: 4}
-    by_hour = store.usage("acme", AT, AT + 2 * HOUR, ["hour", "user"], 10)
+    by_hour = store.usage(UsageQuery("acme", AT, AT + 2 * HOUR, ("hour", "user")))
     hour = AT // HOUR * HOUR
     assert [(r["hour"], r["user"], r["requests"]) for r in by_hour] == [
         (hour, "ann", 1),
         (hour + HOUR, "ann", 1),
         (hour + HOUR, "bob", 1),
     ]
-    assert [r["requests"] for r in store.usage("acme", 0, 2 * AT, ["day"], 10)] == [3, 1]
-    assert len(store.usage("acme", 0, 2 * AT, ["model"], 2)) == 2
-    assert store.usage("acme", AT + 1, AT + HOUR, [], 10)[0]["requests"] == 0
-    assert store.usage("acme", AT + 1, AT + HOUR, ["model"], 10) == []
+    assert [r["requests"] for r in store.usage(UsageQuery("acme", 0, 2 * AT, ("day",)))] == [3, 1]
+    assert len(store.usage(UsageQuery("acme", 0, 2 * AT, ("model",), limit=2))) == 2
+    assert store.usage(UsageQuery("acme", AT + 1, AT + HOUR))[0]["requests"] == 0
+    assert store.usage(UsageQuery("acme", AT + 1, AT + HOUR, ("model",))) == []
 
 
 def test_sums_by_hour_are_those_of_the_requests(store: SQLStore) -> None:
@@ -215,9 +216,11 @@ def test_sums_by_hour_are_those_of_the_requests(store: SQLStore) -> None:
             ["provider"],
             ["key"],
         ):
-            by_user = store.usage("acme", since, until, [*groups, "user"], 1000)  # which reads the requests
+            by_user = store.usage(UsageQuery("acme", since, until, (*groups, "user")))  # which reads the requests
             expected = [{name: value for name, value in row.items() if name != "user"} for row in by_user]
-            found = [row for row in store.usage("acme", since, until, groups, 1000) if groups or row["requests"]]
+            found = [
+                row for row in store.usage(UsageQuery("acme", since, until, tuple(groups))) if groups or row["requests"]
+            ]
             assert sorted(found, key=str) == sorted(expected, key=str)
 
 
@@ -241,7 +244,7 @@ def test_percentiles_are_those_of_the_requests(make_store: Callable[[], SQLStore
         ("other", AT + HOUR, AT + 2 * HOUR),
     ):
         for by in ((), ("model",), ("user",), ("model", "org")):
-            for row in store.usage(org, since, until, by, 100, True):
+            for row in store.usage(UsageQuery(org, since, until, tuple(by), latency=True)):
                 which = [
                     ms
                     for n, ms in enumerate(times)
@@ -258,9 +261,9 @@ def test_percentiles_are_those_of_the_requests(make_store: Callable[[], SQLStore
 
 def test_the_operator_sees_the_sums_of_every_organisation(store: Store) -> None:
     take(store, closed("r", "acme", 1), closed("r", "other", 2), closed("s", "other", 4, team="ops"))
-    rows = store.usage(None, 0, 2 * AT, ["org"], 10)
+    rows = store.usage(UsageQuery(None, 0, 2 * AT, ("org",)))
     assert [(row["org"], row["cost_microusd"]) for row in rows] == [("acme", 1), ("other", 6)]
-    by_two = store.usage(None, 0, 2 * AT, ["org", "team", "model"], 10)
+    by_two = store.usage(UsageQuery(None, 0, 2 * AT, ("org", "team", "model")))
     assert [(row["org"], row["team"], row["requests"]) for row in by_two] == [
         ("acme", "web", 1),
         ("other", "ops", 1),
@@ -271,10 +274,10 @@ def test_the_operator_sees_the_sums_of_every_organisation(store: Store) -> None:
 def test_requests_from_before_there_were_such_sums_are_in_them(make_store: Callable[[], SQLStore]) -> None:
     store = make_store()
     take(store, closed("a", cost=3), closed("b", cost=4, model="n", ttft_ms=None))
-    before = store.usage("acme", 0, 2 * AT, ["model"], 10, True)
+    before = store.usage(UsageQuery("acme", 0, 2 * AT, ("model",), latency=True))
     with store._file.transaction() as writer:
         writer.execute("DELETE FROM usage_by")
-    assert make_store().usage("acme", 0, 2 * AT, ["model"], 10, True) == before
+    assert make_store().usage(UsageQuery("acme", 0, 2 * AT, ("model",), latency=True)) == before
 
 
 @pytest.mark.parametrize("user", ["half \ud800", "zero \0", "Zoë 🚋", "'; DROP TABLE requests; --"])
@@ -391,9 +394,9 @@ def test_rows_of_the_directory_and_their_audit_entries_are_kept(make_store: Call
     store.directory.save([second, replace(first, version=3, body="{}")], entry(2, "other"))
     store = make_store()
     assert store.directory.rows() == [second, replace(first, version=3, body="{}")]
-    assert [each["entry_id"] for each in store.directory.audit_page(None, 0, 9)] == ["e1", "e2"]
-    assert [each["entry_id"] for each in store.directory.audit_page("other", 0, 9)] == ["e2"]
-    assert store.directory.audit_page(None, 2, 9) == []
+    assert [each["entry_id"] for each in store.directory.audit_page(None, "", 9)] == ["e1", "e2"]
+    assert [each["entry_id"] for each in store.directory.audit_page("other", "", 9)] == ["e2"]
+    assert store.directory.audit_page(None, "e2", 9) == []
 
 
 def test_the_audit_log_is_a_chain_that_survives_what_is_taken_back(make_store: Callable[[], SQLStore]) -> None:
@@ -516,27 +519,27 @@ def test_what_goes_leaves_its_sums_and_what_budgets_count(store: SQLStore) -> No
     def spent() -> list[int]:
         return [sum(row.microusd for row in store.spent(account, 0, None)) for account in accounts]
 
-    sums, before = store.usage("acme", 0, 2 * AT, ["model"], 10, True), spent()
+    sums, before = store.usage(UsageQuery("acme", 0, 2 * AT, ("model",), latency=True)), spent()
     assert before == [570, 540, 30, 570]
     assert [store.retention.drop_requests("acme", AT + 5, 3) for _ in range(4)] == [3, 3, 0, 0]
     assert spent() == before and store.receipt("acme", "r0") is None and store.receipt("acme", "r6")
-    assert store.usage("acme", 0, 2 * AT, ["model"], 10, True) == sums
+    assert store.usage(UsageQuery("acme", 0, 2 * AT, ("model",), latency=True)) == sums
     assert store.feedback.summary("acme", "model") == []
     assert store.spent(accounts[0], AT, AT + 99) == [Spent("h", 20)]  # a month's budget counts what is there
     ids = store.retention.requests_of("acme", "ann", 10)
     assert ids == ["r5"]
     store.retention.forget_user("acme", "ann", ids)
     assert store.receipt("acme", "r5") is None and store.retention.requests_of("acme", "ann", 10) == []
-    users = {row["user"]: row["requests"] for row in store.usage("acme", 0, 2 * AT, ["user"], 10)}
+    users = {row["user"]: row["requests"] for row in store.usage(UsageQuery("acme", 0, 2 * AT, ("user",)))}
     assert "ann" not in users and sum(users.values()) == sums[0]["requests"]
     assert [store.retention.forget_requests("acme", 1) for _ in range(2)] == [1, 0]
     assert spent() == before and store.receipt("acme", "r6") is None
     take(store, closed("r6", cost=10, at=AT + 6, user="bob", team="ops"))  # a chunk that comes again is known
     assert spent() == before and store.receipt("acme", "r6") is None
     store.retention.forget_users("acme")
-    assert store.usage("acme", 0, 2 * AT, ["user"], 10)[0]["user"] == ""
+    assert store.usage(UsageQuery("acme", 0, 2 * AT, ("user",)))[0]["user"] == ""
     assert store.retention.orgs() and store.retention.facts()["rows"]["requests"] == 3
-    assert store.usage("other", 0, 2 * AT, ["user"], 10)[0]["user"] == "ann"
+    assert store.usage(UsageQuery("other", 0, 2 * AT, ("user",)))[0]["user"] == "ann"
 
 
 def test_what_was_learned_of_models_is_kept_and_comes_back(make_store: Callable[[], SQLStore]) -> None:

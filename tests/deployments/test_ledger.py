@@ -21,6 +21,7 @@ from models.errors import BudgetExceeded
 from router.accounting.budget import Budgets
 from router.accounting.journal import Journal, names
 from router.accounting.shipper import Shipper
+from router.accounting.usage_sql import UsageQuery
 from router.events import RequestClosed, RequestOpened
 from tests.unit.leases import Fixed, monthly, reserve
 from tests.unit.test_journal import CLOSED, OPENED
@@ -69,7 +70,7 @@ async def test_a_receipt_can_be_read_by_whoever_asks_next(ledger: LedgerHandle, 
         receipt = await ledger.receipt("acme", "r1", 5)
         assert receipt is not None and receipt["cost_microusd"] == 77
         assert await ledger.receipt("other", "r1", 0) is None
-    (row,) = await ledger.usage("acme", NOW - 1, NOW + 1, ("model",))
+    (row,) = await ledger.usage(UsageQuery("acme", NOW - 1, NOW + 1, ("model",)))
     assert (row["model"], row["cost_microusd"]) == ("m", 77)
 
 
@@ -150,7 +151,7 @@ async def test_a_new_replica_waits_for_the_old_one_to_let_go(ledger: LedgerHandl
         assert await shipper.drain(60)
         assert await ledger.receipt("acme", f"u{number - 1}", 5) is not None
     assert _ledger_pid(data_dir) != before
-    (row,) = await ledger.usage("acme", NOW - 1, NOW + 1, ())
+    (row,) = await ledger.usage(UsageQuery("acme", NOW - 1, NOW + 1))
     assert row["requests"] >= number
 
 

@@ -82,11 +82,14 @@ class Cluster:
     async def audit(self, org: str | None = None) -> list[dict[str, Any]]:
         for ingress in self:
             ingress.denials.flush()
-        return await self.books.registrar.audit_page(org, 0, 1000)
+        return await self.books.registrar.audit_page(org, "", 1000)
 
 
 @asynccontextmanager
-async def ingress_of(books: Books, name: str, everywhere: list[Follower]) -> AsyncIterator[Ingress]:
+async def ingress_of(
+    books: Books, name: str, everywhere: list[Follower], settings: IngressSettings | None = None, **model: Any
+) -> AsyncIterator[Ingress]:
+    """model: of the simulated ones that answer."""
     follower = Follower(books.registrar)
     everywhere.append(follower)
     operator = KeySettings(sha256=hash_key(OPERATOR), org="default", scopes=("infer", "admin", "usage", "audit"))
@@ -99,7 +102,7 @@ async def ingress_of(books: Books, name: str, everywhere: list[Follower]) -> Asy
     async def catch_up_everywhere(version: int) -> None:
         assert all(await asyncio.gather(*(each.reached(version, 1) for each in everywhere)))
 
-    world = make_world()
+    world = make_world(settings, **model)
     world.pipeline.stages.promoted = follower.directory.promoted
     door = open_door(world)
     world.pipeline.tenants = door.ingress.tenants = tenants
@@ -122,19 +125,26 @@ async def ingress_of(books: Books, name: str, everywhere: list[Follower]) -> Asy
         await door.client.aclose()
 
 
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+@asynccontextmanager
+async def cluster_in(folder: Path, settings: IngressSettings | None = None, **model: Any) -> AsyncIterator[Cluster]:
     """Three ingresses and a ledger."""
-    books = await Books.open(lambda: SQLiteStore(tmp_path / "ledger.sqlite3"), tmp_path / "journal")
+    books = await Books.open(lambda: SQLiteStore(folder / "ledger.sqlite3"), folder / "journal")
     followers: list[Follower] = []
     async with AsyncExitStack() as stack:
         stack.push_async_callback(books.close)
-        ingresses = [await stack.enter_async_context(ingress_of(books, f"i{n}", followers)) for n in range(3)]
+        opened = (ingress_of(books, f"i{n}", followers, settings, **model) for n in range(3))
+        ingresses = [await stack.enter_async_context(ingress) for ingress in opened]
         for follower in followers:
             assert await follower.reached(0, 5)
-        await ingresses[0].done("PUT", "/v1/admin/orgs/acme")
-        await ingresses[0].done("PUT", "/v1/admin/orgs/globex")
-        yield Cluster(books, ingresses, tmp_path)
+        yield Cluster(books, ingresses, folder)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with cluster_in(tmp_path) as opened:
+        await opened.ingresses[0].done("PUT", "/v1/admin/orgs/acme")
+        await opened.ingresses[0].done("PUT", "/v1/admin/orgs/globex")
+        yield opened
 
 
 async def test_a_key_is_shown_once_and_ends_on_every_ingress_when_it_is_revoked(cluster: Cluster) -> None:
@@ -335,6 +345,29 @@ async def test_the_log_cannot_be_changed_and_a_change_would_be_seen(cluster: Clu
     assert verify(rows).broken_at is None
     assert verify(rows[:2] + rows[3:]).broken_at == 3
     assert verify([rows[1], rows[0], *rows[2:]]).broken_at == 1
+
+
+async def test_an_organisation_sees_of_the_log_what_is_its_own_and_not_how_much_others_do(cluster: Cluster) -> None:
+    one, *_ = cluster
+    acme = (await one.done("POST", "/v1/admin/keys", org="acme", scopes=["audit"]))["key"]
+    before = await one.done("GET", "/v1/audit/verify", acme)
+    for n in range(3):
+        await one.done("PUT", f"/v1/admin/orgs/globex/teams/t{n}")
+    assert await one.done("GET", "/v1/audit/verify", acme) == before
+    log = (await one.done("GET", "/v1/audit", acme))["data"]
+    assert before == {"object": "audit.verdict", "valid": True, "entries": 2, "head": log[-1]["hash"], "reason": ""}
+    assert [entry["act"] for entry in log] == ["org.put", "key.create"] and "sequence" not in log[0]
+    assert (await one.done("GET", f"/v1/audit?after={log[0]['id']}", acme))["data"] == log[1:]
+    whole = (await one.done("GET", "/v1/audit"))["data"]
+    assert [entry["sequence"] for entry in whole] == [1, 2, 3, 4, 5, 6]
+    theirs = await one.ask("GET", f"/v1/audit?after={whole[-1]['id']}", acme)
+    assert (theirs.status_code, theirs.json()["error"]["param"]) == (400, "after")
+    assert (await one.done("GET", f"/v1/audit/verify?head={before['head']}", acme))["valid"]
+    with closing(sqlite3.connect(cluster.folder / "ledger.sqlite3", isolation_level=None)) as thief:
+        thief.execute("DROP TRIGGER audit_is_not_changed")
+        thief.execute("UPDATE audit SET body = replace(body, 't1', 't9') WHERE sequence = 5")
+    broken = await one.done("GET", "/v1/audit/verify", acme)
+    assert not broken["valid"] and broken["entries"] == 2 and "broken_at" not in broken
 
 
 async def test_the_chain_goes_on_after_a_restart(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from models.errors import BudgetExceeded, ModelUnavailable, Overloaded
 from router.accounting.books import Books
 from router.accounting.budget import Budgets
-from router.accounting.journal import Journal, encode, names
+from router.accounting.journal import Chunk, Journal, encode, names
 from router.accounting.limits import month_of
 from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.store import SQLiteStore
+from router.accounting.usage_sql import UsageQuery
 from router.events import RequestClosed, RequestOpened
 from tests.unit.leases import Fixed, monthly, reserve
 from tests.unit.test_journal import CLOSED, OPENED
@@ -62,7 +63,7 @@ async def shipping(folder: Path, name: str, ledger: Books) -> AsyncIterator[Ship
 
 async def spent(books: Books, org: str = "acme") -> tuple[int, int]:
     """Requests and micro-USD."""
-    (row,) = await books.usage(org, 0, 2 * NOW, ())
+    (row,) = await books.usage(UsageQuery(org, 0, 2 * NOW))
     return row["requests"], row["cost_microusd"]
 
 
@@ -103,6 +104,26 @@ async def test_a_shipper_that_meets_a_dead_ledger_tries_until_it_lives(tmp_path:
             shipper.sink(closed(f"r{number}"))
         assert await shipper.drain(10)
         assert await spent(books) == (20, 2000)
+        task.cancel()
+        await asyncio.wait({task})
+        await shipper.close(0)
+
+
+async def test_a_journal_that_cannot_be_read_for_a_while_is_delivered_later(tmp_path: Path) -> None:
+    failures = [OSError(5, "Input/output error"), OSError(24, "Too many open files")]
+
+    class Moody(Journal):
+        def unshipped(self, *limit: int) -> Chunk | None:
+            if failures:
+                raise failures.pop()
+            return super().unshipped(*limit)
+
+    async with books_in(tmp_path) as books:
+        shipper = Shipper(Moody(tmp_path / "journal", "one"), books)
+        task = asyncio.create_task(shipper.run())
+        shipper.sink(closed("r"))
+        assert await shipper.drain(10)
+        assert await spent(books) == (1, 100) and not failures
         task.cancel()
         await asyncio.wait({task})
         await shipper.close(0)
@@ -167,9 +188,9 @@ async def test_slow_sums_are_bounded_and_do_not_make_the_books_look_dead(tmp_pat
     proceed = threading.Event()
 
     class Slow(SQLiteStore):
-        def usage(self, *args: Any) -> list[dict[str, Any]]:
+        def usage(self, query: UsageQuery) -> list[dict[str, Any]]:
             assert proceed.wait(10)
-            return super().usage(*args)
+            return super().usage(query)
 
     async with books_in(tmp_path, Slow) as books:
         asked = [asyncio.create_task(spent(books)) for _ in range(16)]

@@ -14,6 +14,7 @@ from router.accounting.budget import Budgets
 from router.accounting.journal import Journal
 from router.accounting.shipper import Shipper
 from router.accounting.store import SQLiteStore
+from router.accounting.usage_sql import UsageQuery
 from tests.unit.leases import Fixed, monthly, reserve
 from tests.unit.test_books import closed, opened
 
@@ -52,7 +53,7 @@ async def test_of_two_hundred_at_once_on_a_budget_for_a_hundred_a_hundred_are_pa
     paid = await asyncio.gather(*(request(number) for number in range(200)))
     for shipper in shippers:
         assert await shipper.drain(10)
-    (row,) = await books.usage("acme", 0, 2**50, ())
+    (row,) = await books.usage(UsageQuery("acme", 0, 2**50))
     assert row["requests"] == sum(1 for cost in paid if cost) == 100
     assert row["cost_microusd"] == sum(paid) == 100 * price
     (standing,) = await books.standings(limits.limits_of_org())

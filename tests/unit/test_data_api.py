@@ -18,6 +18,7 @@ from router.accounting.feedback import Feedback
 from router.accounting.latencies import unpacked
 from router.accounting.limits import Account
 from router.accounting.store import SQLiteStore
+from router.accounting.usage_sql import UsageQuery
 from router.archive import archive as archive_module
 from router.archive.archive import Archive
 from router.archive.batches import new_batch
@@ -80,18 +81,18 @@ def _ingress_of(door: Any) -> Any:
 
 async def test_a_user_is_forgotten_everywhere_and_the_sums_stay(ingress: Ingress, cluster: Cluster) -> None:
     archive: Archive = _ingress_of(ingress.client._transport.app).archive
-    before = await cluster.books.usage("acme", 0, 2**50, ("model",), True)
+    before = await cluster.books.usage(UsageQuery("acme", 0, 2**50, ("model",), latency=True))
     told = await ingress.done("POST", "/v1/admin/erasures", org="acme", user=PLANTED)
     assert told["erased"] == {"responses": 4, "files": 1, "batches": 1, "requests": 4, "cached_answers": 3}
-    assert await cluster.books.usage("acme", 0, 2**50, ("model",), True) == before
-    users = {row["user"]: row["requests"] for row in await cluster.books.usage("acme", 0, 2**50, ("user",))}
+    assert await cluster.books.usage(UsageQuery("acme", 0, 2**50, ("model",), latency=True)) == before
+    users = {row["user"]: row["requests"] for row in await cluster.books.usage(UsageQuery("acme", 0, 2**50, ("user",)))}
     assert users == {"": 4, "bob": 4}
     receipt = await cluster.books.receipt("acme", "req_1", 0)
     assert receipt is not None and receipt["user"] == "bob"
     assert await cluster.books.receipt("acme", "req_0", 0) is None
     assert len(await archive.list_files("acme", None)) == 1
     assert len(await archive.list_batches("acme", 9, None)) == 1
-    kept = {row["user"] for row in await cluster.books.usage("globex", 0, 2**50, ("user",))}
+    kept = {row["user"] for row in await cluster.books.usage(UsageQuery("globex", 0, 2**50, ("user",)))}
     assert kept == {PLANTED} and await archive.response("globex", "resp_2", 0)
     (key,) = (await ingress.done("GET", "/v1/admin/keys?org=acme&ended=true"))["data"]
     assert key["revoked_at_unix_ms"] and not key.get("user")
@@ -134,10 +135,10 @@ async def test_an_organisation_is_forgotten_and_what_it_spent_is_not(ingress: In
     told = await ingress.done("POST", "/v1/admin/erasures", org="acme")
     assert told["erased"]["requests"] == told["erased"]["responses"] == 8
     assert sum(row.microusd for row in cluster.books._store.spent(total, 0, None)) == spent == 800
-    assert (await cluster.books.usage("acme", 0, 2**50, ()))[0]["cost_microusd"] == 800
+    assert (await cluster.books.usage(UsageQuery("acme", 0, 2**50)))[0]["cost_microusd"] == 800
     assert await cluster.books.receipt("acme", "req_1", 0) is None
     assert (await ingress.ask("GET", "/v1/models", key)).status_code == 401
-    assert (await cluster.books.usage("globex", 0, 2**50, ()))[0]["requests"] == 4
+    assert (await cluster.books.usage(UsageQuery("globex", 0, 2**50)))[0]["requests"] == 4
     assert (await ingress.ask("POST", "/v1/admin/erasures", OPERATOR, org="default")).status_code == 400
 
 
@@ -145,12 +146,12 @@ async def test_requests_go_when_they_have_had_their_time(ingress: Ingress, clust
     books, now = cluster.books, int(time.time() * 1000)
     old = [closed(f"old{n}", org, 7, now - 50 * DAY) for n in range(3) for org in ("acme", "globex")]
     books._store.ingest("h", [json.loads(json.dumps(as_json(record))) for record in old])
-    before = {org: await books.usage(org, 0, 2**50, ("day",)) for org in ("acme", "globex")}
+    before = {org: await books.usage(UsageQuery(org, 0, 2**50, ("day",))) for org in ("acme", "globex")}
     assert await books.retain(now) == 0
     books.retention = RetentionSettings(days=40, days_by_org={"globex": 60})
     assert (await books.retain(now), await books.retain(now)) == (3, 0)
     assert await books.receipt("acme", "old0", 0) is None and await books.receipt("globex", "old0", 0)
-    assert {org: await books.usage(org, 0, 2**50, ("day",)) for org in before} == before
+    assert {org: await books.usage(UsageQuery(org, 0, 2**50, ("day",))) for org in before} == before
     for narrowed in ({}, {"team": "web"}, {"key_id": "key"}, {"model": "m"}):
         account = Account("acme", "microusd", "total", **narrowed)
         assert sum(row.microusd for row in books._store.spent(account, 0, None)) == 821, narrowed
@@ -275,7 +276,7 @@ async def test_what_is_delivered_again_after_an_organisation_was_forgotten_is_st
     assert told["erased"]["requests"] == 11
     assert books._store.spent(month, now - DAY, now + DAY) == spent
     assert books._store.ingest("h", again) == [] and await books.receipt("acme", "again0", 0) is None
-    assert {row["user"] for row in await books.usage("acme", 0, 2**50, ("user",))} == {""}
+    assert {row["user"] for row in await books.usage(UsageQuery("acme", 0, 2**50, ("user",)))} == {""}
     assert (await ingress.done("POST", "/v1/admin/erasures", org="acme"))["erased"]["requests"] == 0
     await ingress.done("PUT", "/v1/admin/orgs/acme", disabled=False)  # which does not make the books keep it longer
     assert (await books.retain(now + 30 * DAY), await books.retain(now + 36 * DAY)) == (0, 11)
@@ -300,9 +301,10 @@ async def test_sums_by_user_go_with_the_requests_and_stay_as_nobodys(cluster: Cl
     books._store.ingest("h", [as_shipped(record) for record in records])
     books.retention = RetentionSettings(days=50)
     assert await books.retain(now) == 2
-    users = {row["user"]: row["requests"] for row in await books.usage("acme", 0, 2**50, ("user", "day"))}
+    users = {row["user"]: row["requests"] for row in await books.usage(UsageQuery("acme", 0, 2**50, ("user", "day")))}
     assert users == {"": 1, "user 0": 1, "user 1": 1, "user 2": 1}  # a row for each of two days is ''
-    sums = {row["user"]: row["requests"] for row in await books.usage("acme", 0, 2**50, ("user",), True)}
+    by_user = await books.usage(UsageQuery("acme", 0, 2**50, ("user",), latency=True))
+    sums = {row["user"]: row["requests"] for row in by_user}
     assert sums[""] == 2 and sum(sums.values()) == 5
 
 
@@ -346,4 +348,4 @@ def test_sums_are_made_of_the_requests_that_were_there_before(tmp_path: Path, mo
 
 def _by_user(store: SQLiteStore) -> list[dict[str, Any]]:
     day = int(time.time() * 1000) // DAY * DAY
-    return store.usage("acme", day - DAY, day + DAY, ["user"], 100, True)
+    return store.usage(UsageQuery("acme", day - DAY, day + DAY, ("user",), latency=True))

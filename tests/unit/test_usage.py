@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from models.errors import InvalidRequest
-from router.accounting.usage import MAX_ROWS, UsageQuery, parse_usage_query, usage_answer, usage_csv
-from router.accounting.usage_sql import SUMS
+from router.accounting.usage import parse_usage_query, usage_answer, usage_csv
+from router.accounting.usage_sql import MAX_ROWS, SUMS, UsageQuery
 
 NOW = 1_780_000_000_123
 DAY_MS = 86_400_000
@@ -13,7 +13,7 @@ DAY_MS = 86_400_000
 def test_the_last_thirty_days_by_default() -> None:
     """Of which today is one: whole days, which sums answer."""
     tomorrow = (NOW // DAY_MS + 1) * DAY_MS
-    assert parse_usage_query({}, NOW) == UsageQuery(tomorrow - 30 * DAY_MS, tomorrow, ())
+    assert parse_usage_query({}, NOW) == UsageQuery(None, tomorrow - 30 * DAY_MS, tomorrow, ())
     assert parse_usage_query({"until": "1780000000"}, NOW).until_unix_ms == 1_780_000_000_000
 
 
@@ -70,7 +70,7 @@ def test_the_answer_has_rows_and_their_total() -> None:
 def test_too_many_rows_are_refused() -> None:
     rows = [{"model": "a", **dict.fromkeys(SUMS, 0)}] * (MAX_ROWS + 1)
     with pytest.raises(InvalidRequest, match="shorter"):
-        usage_answer(UsageQuery(0, 1, ("model",)), rows)
+        usage_answer(UsageQuery(None, 0, 1, ("model",)), rows)
 
 
 def test_a_csv_has_the_rows_and_no_formula() -> None:

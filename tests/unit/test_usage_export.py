@@ -20,12 +20,12 @@ from models.messages import Usage
 from router import receipts
 from router.accounting.feedback import Feedback
 from router.accounting.store import LEDGER_FILE, OpenRequest, SQLiteStore
-from router.accounting.usage import UsageQuery
+from router.accounting.usage_sql import UsageQuery
 from router.events import RequestClosed, as_json
 
 ROOT = Path(__file__).parents[2]
 AT = 1_780_000_000_000
-ALL = UsageQuery(0, 2 * AT)
+ALL = UsageQuery(None, 0, 2 * AT)
 DIED = receipts.abandoned(OpenRequest("acme", "died", "h", AT, "", "k", "ann", "m", 10**15), AT + 5)
 DECISION = {"eligible": ("m", "n"), "propensity": 0.5, "strategy": "complexity", "strategy_version": "1"}
 
@@ -120,8 +120,8 @@ def test_a_folder_by_day_is_one_table(store: SQLiteStore, tmp_path: Path) -> Non
 
 
 def test_only_what_was_opened_in_the_time_is_written(store: SQLiteStore, tmp_path: Path) -> None:
-    assert export(tmp_path, tmp_path / "out", "parquet", UsageQuery(AT + 7, AT + 9)) == 3
-    assert export(tmp_path, tmp_path / "out", "parquet", UsageQuery(0, AT)) == 0
+    assert export(tmp_path, tmp_path / "out", "parquet", UsageQuery(None, AT + 7, AT + 9)) == 3
+    assert export(tmp_path, tmp_path / "out", "parquet", UsageQuery(None, 0, AT)) == 0
     assert parquet.read_table(tmp_path / "out").num_rows == 0
 
 
