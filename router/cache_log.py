@@ -7,21 +7,17 @@ follows cannot be trusted. Vectors are kept as 16-bit floats.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import BinaryIO
 
 from models.errors import InternalError
-from models.messages import Finish, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
 from router.accounting.lock import lock
+from router.cache_lines import Gone, Kept, Record, from_line, to_line
 from router.ports import CachedAnswer, CacheKey
 from router.sealing import NO_SEALER, Sealer
 
@@ -36,37 +32,8 @@ CHUNK = 256
 
 _FRAME = struct.Struct(">II")
 _CONTEXT = "cache log"
-_KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (TextDelta, ReasoningDelta, ToolCallDelta, Finish, UsageReport, Usage, TokenLogprob)
-}
 _UNREADABLE = (ValueError, KeyError, TypeError, zlib.error, InternalError)
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    key: CacheKey
-    answer: CachedAnswer
-    embedding: bytes | None
-
-    @property
-    def tenant(self) -> str:
-        return self.key.tenant
-
-    @property
-    def exact(self) -> str:
-        return self.key.exact
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The answer to this very question must not come back."""
-
-    tenant: str
-    exact: str
-
-
-Record = Kept | Gone
 
 
 class CacheLog:
@@ -167,7 +134,7 @@ class CacheLog:
 
     def _records(self, body: bytes) -> list[Record]:
         """Raises one of `_UNREADABLE`."""
-        return [_record(line) for line in zlib.decompress(self._sealer.open(body, _CONTEXT)).splitlines()]
+        return [from_line(line) for line in zlib.decompress(self._sealer.open(body, _CONTEXT)).splitlines()]
 
     # ---- written anew ----------------------------------------------------------------------------------------------
 
@@ -205,7 +172,7 @@ class CacheLog:
             os.close(self._lock)
 
     def _frame(self, records: Iterable[Record]) -> bytes:
-        lines = b"\n".join(_line(record) for record in records)
+        lines = b"\n".join(to_line(record) for record in records)
         body = self._sealer.seal(zlib.compress(lines, 1), _CONTEXT)
         return _FRAME.pack(len(body), zlib.crc32(body)) + body
 
@@ -228,64 +195,3 @@ def _write(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
-
-
-def _line(record: Record) -> bytes:
-    if isinstance(record, Gone):
-        return json.dumps({"gone": [record.tenant, record.exact]}).encode()
-    answer, vector = record.answer, None
-    if record.embedding is not None:
-        vector = np.frombuffer(record.embedding, dtype="<f4").astype("<f2").tobytes().hex()
-    kept = {
-        "key": asdict(record.key),
-        "answer": {field.name: getattr(answer, field.name) for field in fields(answer) if field.name != "events"}
-        | {"usage": _plain(answer.usage), "events": [_plain(event) for event in answer.events]},
-        "vector": vector,
-    }
-    return json.dumps(kept).encode()
-
-
-def _record(line: bytes) -> Record:
-    told = json.loads(line)
-    if "gone" in told:
-        return Gone(*told["gone"])
-    answer = told["answer"]
-    answer["events"] = tuple(_back(event) for event in answer["events"])
-    answer["usage"], answer["tags"] = _back(answer["usage"]), tuple(answer["tags"])
-    embedding = None
-    if told["vector"] is not None:
-        vector = np.frombuffer(bytes.fromhex(told["vector"]), dtype="<f2").astype("<f4")
-        embedding = (vector / np.linalg.norm(vector)).astype("<f4").tobytes()
-    return Kept(CacheKey(**told["key"]), CachedAnswer(**answer), embedding)
-
-
-def _plain(value: Any) -> Any:
-    """JSON values of what events are made of: a text as itself, the rest with its name and what is not the default."""
-    if type(value) is TextDelta and not (value.logprobs or value.choice):
-        return [value.text, value.tokens]  # nearly all events, so worth a short way
-    if isinstance(value, tuple):
-        return {"": "tuple", "of": [_plain(each) for each in value]}
-    if isinstance(value, bytes):
-        return {"": "bytes", "hex": value.hex()}
-    if is_dataclass(value):
-        told = {"": type(value).__name__}
-        for field in fields(value):
-            given = getattr(value, field.name)
-            if field.default is MISSING or given != field.default:
-                told[field.name] = _plain(given)
-        return told
-    return value
-
-
-def _back(told: Any) -> Any:
-    """Raises KeyError or TypeError for what another version of this wrote."""
-    if isinstance(told, list):
-        return TextDelta(*told)
-    if isinstance(told, dict):
-        kind = told.pop("")
-        if kind == "tuple":
-            return tuple(_back(each) for each in told["of"])
-        if kind == "bytes":
-            return bytes.fromhex(told["hex"])
-        return _KINDS[kind](**{name: _back(value) for name, value in told.items()})
-    return told

@@ -16,7 +16,8 @@ import numpy as np
 from router.agreement import agree
 from router.audits import Audits, Pending
 from router.cache_entries import PARTITION_BYTES, Entry, Partition, entry_bytes
-from router.cache_log import CacheLog, Gone, Kept
+from router.cache_lines import Gone, Kept
+from router.cache_log import CacheLog
 from router.coalescing import Claims
 from router.exact_cache import is_complete
 from router.invalidation import Bars, Match, Selection

@@ -17,7 +17,8 @@ import pytest
 from models.errors import InternalError
 from models.messages import Event, Finish, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
 from router import cache_log
-from router.cache_log import CacheLog, Gone, Kept
+from router.cache_lines import Gone, Kept
+from router.cache_log import CacheLog
 from router.fingerprint import partition
 from router.invalidation import Selection
 from router.ports import CachedAnswer, CacheKey
