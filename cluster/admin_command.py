@@ -6,11 +6,13 @@ import argparse
 import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
+from cluster.cache_command import Export, Import, import_lines
 from cluster.checks import StartError
 
 _NO_KEY = "the cluster's own key is in its data folder; with another one set SWITCHYARD_API_KEY"
@@ -22,7 +24,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, run: Callable[[
     output = argparse.ArgumentParser(add_help=False, parents=[common])
     output.add_argument("--json", action="store_true", help="all that is known, as JSON")
 
-    def command(group: Any, name: str, ask: Callable[[argparse.Namespace], _Ask], text: str) -> argparse.ArgumentParser:
+    def command(group: Any, name: str, ask: Callable[[argparse.Namespace], Any], text: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = group.add_parser(name, parents=[output], help=text)
         parser.set_defaults(command=run, ask=ask)
         return parser
@@ -80,6 +82,17 @@ def _add_cache(commands: Any, command: Callable[..., argparse.ArgumentParser]) -
     forget.add_argument("--similarity", type=float, default=0.9, help="how like it: a cosine (0.9)")
     forget.add_argument("--all", action="store_true", help="every answer of the organisation")
     forget.add_argument("--yes", action="store_true", help="drop them; without it nothing is dropped")
+    export = command(
+        cache, "export", lambda a: Export(a.file, a.org, a.namespace), "write an organisation's answers to a file"
+    )
+    export.add_argument("--namespace", help="only of this one")
+    brought = command(
+        cache, "import", lambda a: Import(a.file, a.org, a.dry_run), "bring the answers of a file to an organisation"
+    )
+    brought.add_argument("--dry-run", action="store_true", help="only say what would come of them")
+    for parser in (export, brought):
+        parser.add_argument("file", type=Path)
+        parser.add_argument("--org", help="default: that of the key that asks")
 
 
 def _forgotten(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -168,14 +181,17 @@ class _Ask:
     def __init__(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
         self.method, self.path, self.body = method, path, body
 
+    def send(self, client: httpx.Client) -> httpx.Response:
+        return client.request(self.method, self.path, json=self.body)
+
 
 def run(arguments: argparse.Namespace, base_url: str, key: str) -> list[str]:
     """Ask the cluster; the lines to print. Raises `StartError` with what the cluster said when it refuses."""
-    ask: _Ask = arguments.ask(arguments)
+    ask: _Ask | Export | Import = arguments.ask(arguments)
     headers = {"authorization": f"Bearer {key}"}
     try:
         with httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as client:
-            answer = client.request(ask.method, ask.path, json=ask.body)
+            answer = ask.send(client)
             told = answer.json()
     except (httpx.HTTPError, ValueError) as error:
         raise StartError(f"the cluster at {base_url} did not answer ({type(error).__name__})") from None
@@ -211,6 +227,10 @@ def _told(told: dict[str, Any]) -> Iterable[str]:
         case "cache.invalidation":
             yield f"{told['count']} answers {'would be' if told['dry_run'] else 'were'} dropped"
             yield from (_line(entry) for entry in told["data"])
+        case "cache.export":
+            yield f"{told['count']} answers written to {told['file']}"
+        case "cache.import":
+            yield from import_lines(told)
         case "audit.verdict":
             yield f"{told['entries']} entries, all in their place. Newest hash: {told['head']}"
         case "experiment":

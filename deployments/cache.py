@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from models.errors import (
     Overloaded,
     UnsupportedFeature,
 )
+from router.cache_transfer import TakenIn
 from router.invalidation import Forgotten, Match, Selection
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
 from router.sealing import Sealer
@@ -142,6 +144,38 @@ class SemanticCache:
         if self._disk is not None and not dry_run:
             await self._disk.flush()  # before anybody is told that it is gone
         return found
+
+    async def listed(self, selection: Selection) -> bytes:
+        """The numbers of the answers that are meant (64 bits each), for `shown`."""
+        if self._disk is not None:
+            await self._disk.restored()
+        numbers = array("Q")
+        for number in self._store.meant(selection):
+            numbers.append(number)
+            if len(numbers) % INVALIDATED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return numbers.tobytes()
+
+    async def shown(self, selection: Selection, numbers: bytes) -> list[tuple[CacheKey, CachedAnswer]]:
+        """Those of these that are still there, and meant: a shard that was restarted numbers anew."""
+        records = self._store.records(array("Q", numbers))
+        return [(r.key, r.answer) for r in records if selection.means(r.key.tenant, r.answer)]
+
+    async def take_in(self, answers: Sequence[tuple[CacheKey, CachedAnswer]], dry_run: bool) -> list[TakenIn]:
+        """What came of answers that were made elsewhere, or would come of them."""
+        results: list[TakenIn] = []
+        for start in range(0, len(answers), EMBED_AT_ONCE):
+            async with self._turn:
+                some = answers[start : start + EMBED_AT_ONCE]
+                results += await asyncio.gather(*(self._take_in(*each, dry_run) for each in some))
+        return results
+
+    async def _take_in(self, key: CacheKey, answer: CachedAnswer, dry_run: bool) -> TakenIn:
+        told = self._store.take_in(key, answer, None, dry_run=True)
+        if dry_run or told != "kept":
+            return told
+        encoded = await self._encoded(key.text) if key.scope else None
+        return self._store.take_in(key, answer, encoded.vector if encoded is not None and encoded.whole else None)
 
     async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
         """The vectors of `texts` (float32, little-endian, unit length) and how many tokens these have.

@@ -16,7 +16,7 @@ from deployments.openai.body import Body, read_json
 from models.errors import InvalidRequest
 from router.events import AuditEntry
 from router.fingerprint import MAX_SIMILAR_CHARS, partition
-from router.invalidation import Forgotten, Match, Selection
+from router.invalidation import Match, Selection
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
@@ -74,27 +74,25 @@ class CacheDoor:
         authority.check(org, "")
         found = await self.ingress.invalidate_everywhere(body.selection(org), body.dry_run)
         if not body.dry_run:
-            self._log(request, org, body, found)
+            detail: dict[str, Any] = {
+                **body.model_dump(exclude_none=True, exclude={"question", "dry_run", "org"}),  # no question of anybody
+                "by_question": body.question is not None,
+                "count": found.count,
+                "shards_missed": len(found.lost),
+                "replicas_missed": found.replicas_missed,
+            }
+            audit(self.ingress, request, org, "cache.invalidate", detail)
         found.check()
         told = {"object": "cache.invalidation", "org": org, "dry_run": body.dry_run, "count": found.count}
         told["replicas_missed"] = found.replicas_missed
         return JSONResponse({**told, "data": [_shown(match) for match in found.shown]})
 
-    def _log(self, request: Request, org: str, body: InvalidationBody, found: Forgotten) -> None:
-        """For the audit log, without the question."""
-        detail: dict[str, Any] = {
-            **body.model_dump(exclude_none=True, exclude={"question", "dry_run", "org"}),
-            "by_question": body.question is not None,
-            "count": found.count,
-            "shards_missed": len(found.lost),
-            "replicas_missed": found.replicas_missed,
-        }
-        now_unix_ms, actor = int(time.time() * 1000), actor_of(request)
-        self.ingress.shipper.sink(
-            AuditEntry(
-                secrets.token_hex(12), now_unix_ms, org, "cache.invalidate", f"cache:{org}", actor, "done", detail
-            )
-        )
+
+def audit(ingress: Ingress, request: Request, org: str, act: str, detail: dict[str, Any]) -> None:
+    """Note in the audit log what was done to the stored answers of `org`."""
+    now_unix_ms, actor = int(time.time() * 1000), actor_of(request)
+    entry = AuditEntry(secrets.token_hex(12), now_unix_ms, org, act, f"cache:{org}", actor, "done", detail)
+    ingress.shipper.sink(entry)
 
 
 def _shown(match: Match) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.hop import call, method
 from models.errors import DeadlineExceeded, InvalidRequest, SwitchyardError
+from router.cache_transfer import TakenIn
 from router.invalidation import Forgotten, Selection
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
 
@@ -23,6 +25,9 @@ request."""
 
 STORE_TIMEOUT_S = 20.0
 """For one hop with up to `MAX_UNSENT` answers, of which each may have to be encoded."""
+
+SHOWN_AT_ONCE = 32
+"""Answers that a hop brings of those that are taken elsewhere."""
 
 Storable = tuple[CacheKey, CachedAnswer, bytes | None]
 """An answer, where it belongs and the embedding of its question, if there is one already."""
@@ -37,6 +42,8 @@ class CacheHandle:
         self._audits = {shard.deployment_name: method(shard, "audit") for shard in shards}
         self._judges = [method(shard, "judge") for shard in shards]
         self._invalidations = [method(shard, "invalidate") for shard in shards]
+        self._listings = [(method(shard, "listed"), method(shard, "shown")) for shard in shards]
+        self._takers = {shard.deployment_name: method(shard, "take_in") for shard in shards}
         self._outboxes = {shard.deployment_name: _Outbox(method(shard, "store")) for shard in shards}
         self._embedders = itertools.cycle([method(shard, "embed") for shard in shards])
 
@@ -88,6 +95,22 @@ class CacheHandle:
                 raise error
         parts = [each for each in told if isinstance(each, Forgotten)]
         return replace(Forgotten.together(parts), lost=tuple(e for e in lost if isinstance(e, SwitchyardError)))
+
+    async def answers(self, selection: Selection) -> AsyncIterator[list[tuple[CacheKey, CachedAnswer]]]:
+        """Those that are meant, some at a time, as they are needed. Raises `SwitchyardError` where a shard is down."""
+        for listed, shown in self._listings:
+            numbers: bytes = await call(listed, selection)
+            for start in range(0, len(numbers), SHOWN_AT_ONCE * 8):
+                yield await call(shown, selection, numbers[start : start + SHOWN_AT_ONCE * 8])
+
+    async def take_in(self, answers: Sequence[tuple[CacheKey, CachedAnswer]], dry_run: bool) -> list[TakenIn]:
+        """What came of each, in whatever order. Raises `SwitchyardError` where a shard is down: others may have taken
+        theirs."""
+        of_shard: dict[str, list[tuple[CacheKey, CachedAnswer]]] = defaultdict(list)
+        for each in answers:
+            of_shard[self._shard(each[0].tenant)].append(each)
+        told = await asyncio.gather(*(call(self._takers[name], some, dry_run) for name, some in of_shard.items()))
+        return [each for some in told for each in some]
 
     async def _invalidated(self, shard: DeploymentHandle, selection: Selection, dry_run: bool) -> Forgotten:
         try:

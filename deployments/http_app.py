@@ -18,6 +18,7 @@ from deployments.admin_api import AdminDoor
 from deployments.analytics_api import AnalyticsDoor
 from deployments.anthropic.messages import MessagesDoor
 from deployments.cache_api import CacheDoor
+from deployments.cache_transfer_api import CacheTransferDoor
 from deployments.data_api import DataDoor
 from deployments.door import DENIALS, ErrorBody, Handler, Operation, error_response, note_denied, unexpected
 from deployments.experiments_api import ExperimentsDoor
@@ -45,6 +46,7 @@ DOORS = (
     AnalyticsDoor,
     BatchesDoor,
     CacheDoor,
+    CacheTransferDoor,
     ChatDoor,
     CompletionsDoor,
     DataDoor,

@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from models.errors import NotCached
-from models.messages import Completion, Event, Usage
+from models.messages import ChatRequest, Completion, Event, Usage
 from router.events import Verdict
 from router.fingerprint import Fingerprint, time_sensitive
 from router.policy import AUTO
 from router.ports import CachedAnswer, CacheKey, Lookup, Origin
+from router.settings import IngressSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,9 +176,19 @@ class Recall:
     @cached_property
     def _ttl_s(self) -> float:
         """How long an answer to this may be given again: the caches' own limits hold besides."""
-        run, settings = self._run, self._run.settings
-        mine = settings.tenants.get(run.principal.org, settings.default_tenant).cache_ttl_s
-        ttl_s = settings.exact_cache.ttl_s if mine is None else mine
-        if run.request.messages and time_sensitive(run.request.messages[-1].text):
-            ttl_s = min(ttl_s, settings.exact_cache.time_sensitive_ttl_s)
-        return ttl_s
+        run = self._run
+        return answer_ttl_s(run.settings, run.principal.org, run.request)
+
+
+def answer_ttl_s(settings: IngressSettings, org: str, request: ChatRequest) -> float:
+    """For how long `org` has an answer to `request` given again; 0: not at all."""
+    ttl_s = kept_for_s(settings, org)
+    if request.messages and time_sensitive(request.messages[-1].text):
+        ttl_s = min(ttl_s, settings.exact_cache.time_sensitive_ttl_s)
+    return ttl_s
+
+
+def kept_for_s(settings: IngressSettings, org: str) -> float:
+    """Any answer of `org`, at most."""
+    mine = settings.tenants.get(org, settings.default_tenant).cache_ttl_s
+    return settings.exact_cache.ttl_s if mine is None else mine

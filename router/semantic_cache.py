@@ -18,6 +18,7 @@ from router.audits import Audits, Pending
 from router.cache_entries import PARTITION_BYTES, Entry, Partition, entry_bytes
 from router.cache_lines import Gone, Kept
 from router.cache_log import CacheLog
+from router.cache_transfer import TakenIn
 from router.coalescing import Claims
 from router.exact_cache import is_complete
 from router.invalidation import Bars, Match, Selection
@@ -30,6 +31,11 @@ from router.wariness import NEIGHBOURHOOD, WARY_SCORE, Voices, Wariness
 
 TIGHTER = 0.01
 """By how much the score of a wrong candidate has to be exceeded by the next that the same entry answers."""
+
+_COUNTED = (
+    *("hits_exact", "hits_surface", "hits_semantic", "misses", "claimed", "stores", "refused"),
+    *("evicted", "expired", "invalidated", "disliked", "restored"),
+)
 
 Agree = Callable[[CachedAnswer, CachedAnswer], bool | None]
 Judge = Callable[[str, Sequence[tuple[float, str]]], list[Judgement]]
@@ -166,6 +172,24 @@ class SemanticStore:
         else:
             self._counts["refused"] += 1
 
+    def take_in(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, dry_run: bool = False) -> TakenIn:
+        """Keep an answer that was made earlier, or elsewhere, under the rules for those that are made now."""
+        held = self._held(key.tenant, key.exact)
+        if self._is_over(answer):
+            return "expired"
+        if held is not None and self._entries[held].answer.created_at_unix_s >= answer.created_at_unix_s:
+            return "held"
+        if self._bars.against(key.tenant, answer):
+            return "forgotten"
+        if not is_complete(answer) or not (dry_run or self._put(key, answer, embedding)):
+            return "refused"
+        if not dry_run and self._log is not None:
+            self._log.kept(key, answer, embedding if key.scope else None)
+        return "kept"
+
+    def _is_over(self, answer: CachedAnswer) -> bool:
+        return self._clock() >= answer.created_at_unix_s + min(answer.ttl_s, self._settings.ttl_s)
+
     def _put(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
         vector = np.frombuffer(embedding, dtype="<f4") if embedding and key.scope else None
         size = entry_bytes(key, answer)
@@ -219,6 +243,10 @@ class SemanticStore:
         self._counts["disliked"] += 1
         return key.exact
 
+    def meant(self, selection: Selection) -> Iterator[int]:
+        """The numbers of the answers that are meant, for `records`; between two of them there may be other calls."""
+        return (entry_id for _, entry_id, _ in self._selected(selection, None))
+
     def invalidate(self, selection: Selection, embedding: bytes | None = None, dry_run: bool = True) -> list[Match]:
         """The answers that `selection` means, which are dropped unless `dry_run`. `embedding`: of its question."""
         return list(self.invalidating(selection, embedding, dry_run))
@@ -257,22 +285,8 @@ class SemanticStore:
 
     def stats(self) -> dict[str, int]:
         """Counts since the start (`veto_<name>`: candidates that a veto ruled out); what is held now."""
-        names = (
-            "hits_exact",
-            "hits_surface",
-            "hits_semantic",
-            "misses",
-            "claimed",
-            "stores",
-            "refused",
-            "evicted",
-            "expired",
-            "invalidated",
-            "disliked",
-            "restored",
-        )
         return {
-            **{name: self._counts[name] for name in names},
+            **{name: self._counts[name] for name in _COUNTED},
             **{f"veto_{name}": count for name, count in self._vetoes.items()},
             **self._audits.totals(),
             "log_dropped": self._log.dropped if self._log is not None else 0,
@@ -329,7 +343,7 @@ class SemanticStore:
     def _entry(self, entry_id: int) -> Entry | None:
         """The entry; an outlived one is removed."""
         entry = self._entries[entry_id]
-        if self._clock() >= entry.answer.created_at_unix_s + min(entry.answer.ttl_s, self._settings.ttl_s):
+        if self._is_over(entry.answer):
             self._remove(entry_id)
             self._counts["expired"] += 1
             return None

@@ -1,9 +1,15 @@
-"""Answers that are forgotten, by all ingress replicas."""
+"""Answers that are forgotten by all ingress replicas, taken to a file and brought from one."""
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
+from typing import Any
 
+import httpx
+
+from cluster.cache_command import Export, Import
 from tests.serve.product import OPERATOR, Product, until
 
 
@@ -56,3 +62,42 @@ def test_a_shard_that_was_killed_has_its_answers_again(product: Product) -> None
     until(lambda: product.chat("WHO still knows this after a restart", **body).status_code == 200, 60.0)
     again = product.chat("Please: who still knows THIS after a restart?", **body)
     assert again.headers["x-switchyard-cache"] == "hit-semantic"
+
+
+def test_answers_are_taken_to_a_file_and_brought_from_one(product: Product, tmp_path: Path) -> None:
+    door, file, text = product.http(OPERATOR), tmp_path / "answers.jsonl", "Which shelf has the atlas?"
+    moved = {"namespace": "moved"}
+
+    def stored(text: str) -> httpx.Response:
+        return product.chat(text, switchyard={**moved, "cache": "only-if-cached"})
+
+    def brought(*lines: dict[str, Any]) -> dict[str, Any]:
+        file.write_text("\n".join(map(json.dumps, lines)))
+        told = Import(file, "acme", False).send(door)
+        assert told.status_code == 200, told.text
+        return told.json()
+
+    said = product.chat(text, switchyard=moved).json()["choices"]
+    until(lambda: stored(text).status_code == 200, 10.0)
+    assert Export(file, "acme", "moved").send(door).json()["count"] == 1
+    head, answer, end = map(json.loads, file.read_text().splitlines())
+    whole = {"org": "acme", "namespace": "moved", "dry_run": False}
+    assert door.post("/v1/cache/invalidate", json=whole).json()["count"] == 1
+    assert stored(text).status_code == 504
+    assert brought(head, answer, end)["forgotten"] == 1  # an old file does not bring it back
+    answer["answer"] |= {"created_at_unix_s": time.time(), "opened_at_unix_s": time.time()}
+    told = brought(head, answer, end)
+    assert (told["kept"], told["complete"], told["errors"]) == (1, True, [])
+    again = stored("Please, which shelf has the ATLAS?")
+    assert again.headers["x-switchyard-cache"] == "hit-semantic" and again.json()["choices"] == said
+    body = {"model": "sim", "messages": [{"role": "user", "content": "When is the library open?"}], "switchyard": moved}
+    choices = [{"message": {"content": "From nine to five."}, "finish_reason": "stop"}]
+    assert brought({"request": body, "response": {"model": "sim", "choices": choices}})["kept"] == 1
+    known = stored("When is the library open?")
+    assert known.headers["x-switchyard-cache"] == "hit-exact"
+    assert known.json()["choices"][0]["message"]["content"] == "From nine to five."
+    other = {"switchyard": {**moved, "cache": "only-if-cached"}}
+    assert product.chat("When is the library open?", org="globex", **other).status_code == 504
+    acts = [entry["act"] for entry in door.get("/v1/audit", params={"limit": 1000}).json()["data"]]
+    assert acts.count("cache.export") == 1 and acts.count("cache.import") == 3
+    assert product.http("globex").get("/v1/cache/export", params={"org": "acme"}).status_code == 403
