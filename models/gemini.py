@@ -71,6 +71,7 @@ class GeminiModel:
     """A `ChatModel` for all the models behind one key, or of one Vertex AI project.
 
     models: the path before a model's name. health: what to ask for that costs nothing; None: credentials are enough.
+    call_ids: whether it takes the ids of calls of tools.
     What the API lacks here (n, logprobs) is refused, even where an entry claims it.
     """
 
@@ -80,15 +81,17 @@ class GeminiModel:
         http: HttpUpstream,
         models: str = "models",
         health: str | None = "models",
+        call_ids: bool = True,
     ) -> None:
         self._entries = _within_dialect(entries)
         self._http = http
         self._models = models
         self._health = health
+        self._call_ids = call_ids
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
         entry, upstream = begin(self._entries, request, call, self._http.is_closed)
-        body = json.dumps(encode(request, entry), ensure_ascii=False).encode()
+        body = json.dumps(encode(request, entry, self._call_ids), ensure_ascii=False).encode()
         path = f"{self._models}/{quote(entry.source or entry.name, '')}:streamGenerateContent"
         answer = Answer(upstream)
         async with aclosing(self._http.stream(upstream, path, body, answer, {"alt": "sse"})) as events:  # type: ignore[type-var]
@@ -116,12 +119,16 @@ def vertex(
     base_url: str | None = None,
     credentials: GoogleCredentials | None = None,
 ) -> GeminiModel:
-    """location: a region, or `global`. credentials: None: Google's application default ones."""
+    """location: a region, or `global`. credentials: None: Google's application default ones.
+
+    Version 1 of this API refuses ids of calls ('Unknown name "id" at function_call',
+    https://github.com/vercel/ai/issues/15664).
+    """
     host = "aiplatform.googleapis.com" if location == "global" else f"{location}-aiplatform.googleapis.com"
     who = credentials or GoogleCredentials()
     http = HttpUpstream(base_url or f"https://{host}/v1", {}, credentials=who.headers, refusal=refusal)
     models = f"projects/{quote(project, '')}/locations/{quote(location, '')}/publishers/google/models"
-    return GeminiModel(entries, http, models, health=None)
+    return GeminiModel(entries, http, models, health=None, call_ids=False)
 
 
 def _within_dialect(entries: Mapping[str, ModelEntry]) -> dict[str, ModelEntry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,8 +27,8 @@ _LEVEL = {"none": "low", "minimal": "low", "low": "low", "medium": "medium", "hi
 }
 
 
-def encode(request: ChatRequest, entry: ModelEntry) -> dict[str, Any]:
-    """The body of a `streamGenerateContent`.
+def encode(request: ChatRequest, entry: ModelEntry, call_ids: bool = True) -> dict[str, Any]:
+    """The body of a `streamGenerateContent`. call_ids: whether calls of tools and their results have ids there.
 
     Raises `InvalidRequest` for JSON of the caller's that is none, and `UnsupportedFeature` for what the API cannot do.
     """
@@ -37,7 +38,7 @@ def encode(request: ChatRequest, entry: ModelEntry) -> dict[str, Any]:
             "'parallel_tool_calls' or choose another model.",
             "parallel_tool_calls",
         )
-    body: dict[str, Any] = {"contents": _contents(request.messages, entry)}
+    body: dict[str, Any] = {"contents": _contents(request.messages, entry, call_ids)}
     if system := "\n\n".join(m.text for m in request.messages if m.role in ("system", "developer") and m.text):
         body["systemInstruction"] = {"parts": [{"text": system}]}
     if config := _config(request, entry):
@@ -104,11 +105,11 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return declaration
 
 
-def _contents(messages: tuple[Message, ...], entry: ModelEntry) -> list[dict[str, Any]]:
+def _contents(messages: tuple[Message, ...], entry: ModelEntry, call_ids: bool) -> list[dict[str, Any]]:
     """User and model in turn. Results of tools are the user's, and name the tool that was called."""
     names = {call.id: call.name for message in messages for call in message.tool_calls}
     contents: list[dict[str, Any]] = []
-    for message in messages:
+    for message in messages if call_ids else _in_order_of_calls(messages):
         if message.role in ("system", "developer"):
             continue
         role = "model" if message.role == "assistant" else "user"
@@ -116,12 +117,25 @@ def _contents(messages: tuple[Message, ...], entry: ModelEntry) -> list[dict[str
             parts = list(_result(message, names))
         else:
             parts = list(_parts(message, needs_signature=not _source(entry).startswith("gemini-2")))
+        if not call_ids:
+            for part in parts:
+                (part.get("functionCall") or part.get("functionResponse") or {}).pop("id", None)
         if not parts:
             continue
         if not contents or contents[-1]["role"] != role:
             contents.append({"role": role, "parts": []})
         contents[-1]["parts"] += parts
     return contents
+
+
+def _in_order_of_calls(messages: tuple[Message, ...]) -> list[Message]:
+    """Results that follow one another, in the order in which the tools were called: it is all that pairs them."""
+    calls = [call.id for message in messages for call in message.tool_calls]
+    place = {identifier: number for number, identifier in enumerate(calls)}
+    ordered: list[Message] = []
+    for _, some in groupby(messages, lambda message: message.role == "tool"):
+        ordered += sorted(some, key=lambda message: place.get(message.tool_call_id or "", len(place)))
+    return ordered
 
 
 def _result(message: Message, names: dict[str, str]) -> Iterator[dict[str, Any]]:

@@ -37,6 +37,7 @@ from models.messages import (
 from models.openai_turns import openai_turns
 from models.providers import Quirks
 from models.sse import SSEDecoder
+from models.tool_call_ids import fitting
 from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
 
@@ -181,15 +182,21 @@ def _message(message: Message, quirks: Quirks) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,
         "content": _content(message),
-        **_present(name=message.name, tool_call_id=message.tool_call_id),
+        **_present(name=message.name),
     }
+    if message.tool_call_id is not None:
+        fields["tool_call_id"] = fitting(message.tool_call_id, quirks.tool_call_ids)
     thoughts = "".join(part.text for part in message.parts if isinstance(part, ReasoningPart))
     if thoughts and quirks.reasoning_field:
         fields[quirks.reasoning_field] = thoughts
     if message.tool_calls:
         fields["content"] = fields["content"] or None
         fields["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            {
+                "id": fitting(call.id, quirks.tool_call_ids),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
             for call in message.tool_calls
         ]
     return fields

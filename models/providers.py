@@ -5,6 +5,7 @@ A provider whose dialect is known and that is not here is an endpoint in the con
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,6 +33,8 @@ class Quirks(BaseModel):
     reasoning_field: where an assistant's message has what it thought before; None: the endpoint refuses it or has no
         use for it, so it is left out.
     no_thinking: how it is told not to think: `reasoning_effort: none`, or `thinking: {type: disabled}`.
+    tool_call_ids: a regular expression that matches the ids of tool calls which it takes; others, made by another
+        provider, are exchanged for ids of nine letters and digits (`models/tool_call_ids.py`). None: it takes all.
     leaves_out: what the endpoint refuses, and what changes no answer when it is left out.
     """
 
@@ -42,6 +45,7 @@ class Quirks(BaseModel):
     key_header: Literal["authorization", "api-key", "x-api-key"] = "authorization"
     reasoning_field: Literal["reasoning_content", "reasoning"] | None = None
     no_thinking: Literal["reasoning_effort", "thinking"] = "reasoning_effort"
+    tool_call_ids: re.Pattern[str] | None = None
     leaves_out: tuple[Literal["stream_options", "user", "name"], ...] = ()
     query: dict[str, str] = Field({}, description="parameters of every address, such as api-version")
     headers: dict[str, str] = Field({}, description="of every request; no place for a key: they are printed")
@@ -73,6 +77,8 @@ class Provider(BaseModel):
 
 
 _NEWER = Quirks(max_tokens_field="max_completion_tokens")
+# "Expected a string with maximum length 40": https://github.com/vercel/ai/issues/5171
+_OPENAI = Quirks(max_tokens_field="max_completion_tokens", tool_call_ids=re.compile(r"(?s).{1,40}"))
 _ANTHROPIC: Package = ("anthropic", "pip install 'switchyard[cloud]'")
 _VERTEX_SETTINGS = {
     "GOOGLE_CLOUD_PROJECT": "the project's id",
@@ -85,7 +91,7 @@ PROVIDERS: tuple[Provider, ...] = (
         dialect="openai",
         base_url="https://api.openai.com/v1",
         key_variables=("OPENAI_API_KEY",),
-        quirks=_NEWER,
+        quirks=_OPENAI,
     ),
     Provider(
         name="anthropic",
@@ -105,8 +111,13 @@ PROVIDERS: tuple[Provider, ...] = (
         dialect="openai",
         base_url="https://api.mistral.ai/v1",
         key_variables=("MISTRAL_API_KEY",),
-        # It answers 422 to any field that it does not know, and a stream has its usage unasked.
-        quirks=Quirks(seed_field="random_seed", leaves_out=("stream_options", "user", "name")),
+        # It answers 422 to any field that it does not know, and a stream has its usage unasked. "Tool call id ... must
+        # be a-z, A-Z, 0-9, with a length of 9": https://github.com/langchain-ai/langchain/pull/24668
+        quirks=Quirks(
+            seed_field="random_seed",
+            leaves_out=("stream_options", "user", "name"),
+            tool_call_ids=re.compile(r"[a-zA-Z0-9]{9}"),
+        ),
     ),
     Provider(
         name="deepseek",
@@ -152,7 +163,8 @@ PROVIDERS: tuple[Provider, ...] = (
         dialect="openai",
         base_url="https://openrouter.ai/api/v1",
         key_variables=("OPENROUTER_API_KEY",),
-        quirks=Quirks(reasoning_field="reasoning"),
+        # It hands ids on to whom it asks: what both OpenAI and Anthropic take.
+        quirks=Quirks(reasoning_field="reasoning", tool_call_ids=re.compile(r"[a-zA-Z0-9_-]{1,40}")),
     ),
     Provider(
         name="huggingface",
@@ -168,7 +180,7 @@ PROVIDERS: tuple[Provider, ...] = (
         base_url="{AZURE_OPENAI_ENDPOINT}/openai/v1",
         key_variables=("AZURE_OPENAI_API_KEY",),
         settings={"AZURE_OPENAI_ENDPOINT": "such as https://NAME.openai.azure.com"},
-        quirks=_NEWER.model_copy(update={"key_header": "api-key"}),
+        quirks=_OPENAI.model_copy(update={"key_header": "api-key"}),
         auto=False,
         note="which deployments there are is the account's choice: name them with `only`, or list them as `models`",
     ),
