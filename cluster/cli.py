@@ -92,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     place.add_argument("--labels", type=Path, help='JSON lines, each {"prompt": "...", "good": 1}')
     place.add_argument("--log", type=Path, help="made by `switchyard usage export`: what callers said of its answers")
     place.set_defaults(command=_place)
+    gates = commands.add_parser("gates", help="thresholds for a cascade's gates, learned from rated answers")
+    gates.add_argument("file", type=Path, help="made by `switchyard usage export`")
+    gates.add_argument("--target", type=float, default=0.95, help="share of what is given out that has to be good")
+    gates.add_argument("--org", help="only requests of this organisation")
+    gates.set_defaults(command=_gates)
     return parser
 
 
@@ -229,6 +234,13 @@ def _place(arguments: argparse.Namespace) -> int:
     from cluster.place_command import place_model
 
     print(place_model(arguments.model, arguments.tier, arguments.labels, arguments.log))
+    return 0
+
+
+def _gates(arguments: argparse.Namespace) -> int:
+    from cluster.gates_command import gates
+
+    print(gates(arguments.file, arguments.target, arguments.org))
     return 0
 
 

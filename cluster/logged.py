@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,23 @@ _COLUMNS = (
 def logged(path: Path, strategy: str | None = None, org: str | None = None) -> list[Logged]:
     """The requests that `auto` decided and a model answered, of this strategy and this organisation where they are
     named. Raises `InvalidRequest` for a file that is no Parquet export of the books, or has fewer than two of them."""
+    columns = (*_COLUMNS, *(["org"] if org is not None else []))
+    rows = [_logged(row) for row in rows_of(path, columns) if _counts(row, strategy, org)]
+    if len(rows) < 2:
+        raise InvalidRequest(
+            f"{path} has fewer than two answered requests that 'auto' decided; there is nothing to compare."
+        )
+    return rows
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """All rows of a Parquet export of the books. Raises `InvalidRequest` for a file that is none, or lacks a column."""
     import pyarrow
     from pyarrow import parquet
 
-    columns = [*_COLUMNS, *(["org"] if org is not None else [])]
     try:
         missing = set(columns) - set(parquet.read_schema(path).names)
-        table = parquet.read_table(path, columns=[] if missing else columns)
+        table = parquet.read_table(path, columns=[] if missing else list(columns))
     except (OSError, pyarrow.ArrowException) as error:
         raise InvalidRequest(
             f"{path} is no Parquet export of the books ({error}); make one with `switchyard usage export`."
@@ -40,11 +51,7 @@ def logged(path: Path, strategy: str | None = None, org: str | None = None) -> l
     if missing:
         names = ", ".join(sorted(missing))
         raise InvalidRequest(f"{path} has no column {names}: make it anew with `switchyard usage export`.")
-    rows = [_logged(row) for row in table.to_pylist() if _counts(row, strategy, org)]
-    if len(rows) < 2:
-        raise InvalidRequest(
-            f"{path} has fewer than two answered requests that 'auto' decided; there is nothing to compare."
-        )
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 

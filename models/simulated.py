@@ -30,7 +30,6 @@ from models.messages import (
 
 _IMAGE_TOKENS = 256
 _ABLE = Capabilities(tools=True, images=True, seed=True, logprobs=True)
-_SURE, _UNSURE = -0.01, -1.0
 _RIMES = ("a", "e", "i", "o", "u", "an", "ar", "el", "en", "er", "in", "on", "or", "um", "us", "ai")
 # One delta per byte value, made once: a token then costs a table look-up.
 _FIRST = tuple(TextDelta(onset + rime, 1) for onset in "bdfghklmnprstvwz" for rime in _RIMES)
@@ -47,8 +46,8 @@ class SimulatedModel:
     `fail_after_tokens`, after that many tokens with `StreamInterrupted`.
     stamped: every token is the moment at which it leaves here, `time.monotonic_ns()` in digits. All processes of a
     machine read the same clock, so whoever receives it there knows how long it was on its way.
-    unsure_rate: share of the questions, in [0, 1], of whose answers every token has the log probability -1 instead of
-    -0.01; both are told to those who ask for them.
+    unsure_rate: share of the questions, in [0, 1], of whose answers every token has the log probability
+    `unsure_logprob` instead of `sure_logprob`; both are told to those who ask for them.
     With `tool_choice` required or naming a tool the answer is a tool call instead of text.
     """
 
@@ -63,6 +62,8 @@ class SimulatedModel:
         seed: int = 0,
         stamped: bool = False,
         unsure_rate: float = 0.0,
+        sure_logprob: float = -0.01,
+        unsure_logprob: float = -1.0,
     ) -> None:
         numbers = ttft_ms, tokens_per_s, output_tokens, fail_after_tokens or 0
         if min(numbers) < 0 or not (0 <= failure_rate <= 1 and 0 <= unsure_rate <= 1):
@@ -70,6 +71,8 @@ class SimulatedModel:
                 f"model '{entry.name}': ttft_ms, tokens_per_s, output_tokens and fail_after_tokens must not be "
                 "negative, and failure_rate and unsure_rate must be between 0 and 1"
             )
+        if max(sure_logprob, unsure_logprob) > 0:
+            raise ValueError(f"model '{entry.name}': no log probability is above 0")
         for field in fields(Capabilities):
             if getattr(entry.capabilities, field.name) and not getattr(_ABLE, field.name):
                 raise ValueError(
@@ -84,6 +87,7 @@ class SimulatedModel:
         self._seed = seed
         self._stamped = stamped
         self._unsure_rate = unsure_rate
+        self._logprobs = sure_logprob, unsure_logprob
         self._closed = False
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
@@ -101,7 +105,7 @@ class SimulatedModel:
         output_tokens = len(answer)
         if request.sampling.top_logprobs is not None:
             unsure = int.from_bytes(digest[8:16], "big") < self._unsure_rate * 2**64
-            answer = [_with_logprob(event, _UNSURE if unsure else _SURE) for event in answer]
+            answer = [_with_logprob(event, self._logprobs[unsure]) for event in answer]
         if fails:
             answer = answer[: self._fail_after_tokens or 0]
         if self._ttft_s or self._token_s:

@@ -24,7 +24,9 @@ from models.demo import evaluate
 from models.demo.dataset import held_out_items
 from models.demo.items import Item
 from models.messages import ChatRequest, Event, Finish, Message, TextDelta, TextPart, TokenLogprob
+from router.accounting.feedback import wilson
 from router.cascade import judge
+from router.gates import auroc, threshold
 from router.settings import GateSettings
 
 SEED = 2028
@@ -77,31 +79,9 @@ def row(outcomes: Sequence[Outcome], tokens: int | None, threshold: float) -> Ro
     )
 
 
-def learned(outcomes: Sequence[Outcome], tokens: int | None, target: float) -> float | None:
-    """The lowest threshold at which at least `target` of what is given out is right; None: there is none."""
-    best, right = None, 0
-    ranked = sorted(outcomes, key=lambda each: -each.sureness(tokens))
-    for number, each in enumerate(ranked, 1):
-        right += each.right
-        last_of_its_kind = number == len(ranked) or ranked[number].sureness(tokens) < each.sureness(tokens)
-        if last_of_its_kind and right >= target * number:
-            best = each.sureness(tokens)
-    return best
-
-
-def auroc(outcomes: Sequence[Outcome], tokens: int | None) -> float:
-    """The probability that a right answer is surer than a wrong one."""
-    right = [each.sureness(tokens) for each in outcomes if each.right]
-    wrong = [each.sureness(tokens) for each in outcomes if not each.right]
-    wins = sum((a > b) + 0.5 * (a == b) for a in right for b in wrong)
-    return wins / (len(right) * len(wrong)) if right and wrong else math.nan
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share of `count` (Wilson 1927)."""
-    z = 1.96
-    centre, spread = share + z * z / (2 * count), z * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
-    return (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
+def judged(outcomes: Iterable[Outcome], tokens: int | None) -> list[tuple[float, float]]:
+    """By their first tokens, as `router.gates` has it."""
+    return [(each.sureness(tokens), float(each.right)) for each in outcomes]
 
 
 def discarded_tokens(outcomes: Iterable[Outcome], gate: GateSettings) -> float:
@@ -126,11 +106,11 @@ def report(outcomes: Sequence[Outcome], target: float) -> str:
     stronger = sum(each.stronger_right for each in outcomes) / len(outcomes)
     lines = [f"{len(outcomes)} questions; alone {alone:.1%} right, the stronger model {stronger:.1%}"]
     for tokens in TOKENS:
-        chosen = learned(outcomes, tokens, target)
+        chosen = threshold(judged(outcomes, tokens), target)
         name = "the whole answer" if tokens is None else f"k = {tokens}"
         lines += [
             "",
-            f"{name}: AUROC {auroc(outcomes, tokens):.3f}",
+            f"{name}: AUROC {auroc(judged(outcomes, tokens)):.3f}",
             "",
             "| mean log probability from | given out | of it right (95 % interval) | cascade right | lost / won |",
             "|---|---|---|---|---|",
@@ -138,7 +118,8 @@ def report(outcomes: Sequence[Outcome], target: float) -> str:
         rows = {row(outcomes, tokens, threshold) for threshold in (*THRESHOLDS, *([chosen] if chosen else []))}
         for each in sorted(rows, key=lambda each: -each.threshold):
             given_out = round(each.released * len(outcomes))
-            low, high = wilson(each.accuracy_of_released, given_out) if given_out else (0.0, 1.0)
+            right = each.accuracy_of_released * given_out if given_out else 0.0
+            low, high = wilson(right, given_out)
             mark = " (learned)" if each.threshold == chosen else ""
             lines.append(
                 f"| {each.threshold:.3g}{mark} | {each.released:.1%} "

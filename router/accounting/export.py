@@ -14,12 +14,13 @@ from router.accounting.store import REQUEST_COLUMNS
 
 Batches = Iterator[list[tuple[Any, ...]]]
 
-COLUMNS = (*REQUEST_COLUMNS, "decision", "feedback")
-"""`decision` is the receipt's, as JSON; `feedback` the mean score of its callers, in [0, 1]."""
+_OF_RECEIPT = ("decision", "attempts")
+COLUMNS = (*REQUEST_COLUMNS, *_OF_RECEIPT, "feedback")
+"""`decision` and `attempts` are the receipt's, as JSON; `feedback` the mean score of its callers, in [0, 1]."""
 
 BY_ORG = "r.org, r.opened_at_unix_ms"  # as the index is, so nothing is sorted in memory
 BY_TIME = "r.opened_at_unix_ms, r.org"
-_DECISION = COLUMNS.index("decision")
+_RECEIPT = len(REQUEST_COLUMNS)
 
 
 def closed_requests(
@@ -29,7 +30,7 @@ def closed_requests(
 
     Raises sqlite3.Error.
     """
-    sql = _select("json_extract(b.body, '$.decision')", "?", order)
+    sql = _select(", ".join(f"json_extract(b.body, '$.{name}')" for name in _OF_RECEIPT), "?", order)
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         rows = connection.execute(sql, (since_unix_ms, until_unix_ms))
         while batch := rows.fetchmany(batch_rows):
@@ -49,19 +50,19 @@ def closed_requests_of_postgres(
             rows.itersize = batch_rows
             rows.execute(_select("b.body", "%s", order), (since_unix_ms, until_unix_ms))
             while batch := rows.fetchmany(batch_rows):
-                yield [(*row[:_DECISION], _decision(row[_DECISION]), *row[_DECISION + 1 :]) for row in batch]
+                yield [(*row[:_RECEIPT], *_of_receipt(row[_RECEIPT]), *row[_RECEIPT + 1 :]) for row in batch]
 
 
-def _select(decision: str, place: str, order: str) -> str:
+def _select(receipt: str, place: str, order: str) -> str:
     return (
-        f"SELECT {', '.join(f'r.{column}' for column in REQUEST_COLUMNS)}, {decision}, "
+        f"SELECT {', '.join(f'r.{column}' for column in REQUEST_COLUMNS)}, {receipt}, "
         "(SELECT AVG(f.score) FROM feedback f WHERE f.org = r.org AND f.request_id = r.request_id) "
         "FROM requests r LEFT JOIN receipts b ON b.org = r.org AND b.request_id = r.request_id "
         f"WHERE r.opened_at_unix_ms >= {place} AND r.opened_at_unix_ms < {place} ORDER BY {order}"
     )
 
 
-def _decision(body: str | None) -> str | None:
+def _of_receipt(body: str | None) -> list[str | None]:
     """Here, since PostgreSQL's own JSON refuses halves of characters, which callers may send."""
-    found = json.loads(body).get("decision") if body else None
-    return None if found is None else json.dumps(found)
+    told = json.loads(body) if body else {}
+    return [None if told.get(name) is None else json.dumps(told[name]) for name in _OF_RECEIPT]

@@ -5,8 +5,9 @@ from dataclasses import astuple
 
 import pytest
 
-from cluster.bench.gate import PUBLISHED, Outcome, auroc, discarded_tokens, learned, questions, report, row, wilson
+from cluster.bench.gate import PUBLISHED, Outcome, discarded_tokens, judged, questions, report, row
 from models.demo.dataset import held_out_items
+from router.gates import auroc, threshold
 from router.settings import GateSettings
 
 
@@ -29,21 +30,16 @@ def test_a_row_says_what_a_threshold_gives_out_and_what_the_cascade_gets_right()
 
 
 def test_the_lowest_threshold_that_keeps_to_the_target_is_learned() -> None:
-    assert learned(FOUR, None, 1.0) == pytest.approx(-0.04)
-    assert learned(FOUR, 1, 1.0) == pytest.approx(-0.02)
-    assert learned(FOUR, None, 0.7) == pytest.approx(-0.20), "three of four are right again"
-    assert learned([outcome(False, -0.1)], None, 0.5) is None
-    tied = [outcome(True, -0.1), outcome(False, -0.1)]
-    assert learned(tied, None, 0.9) is None, "a threshold cannot tell two equals apart"
+    assert threshold(judged(FOUR, None), 1.0) == pytest.approx(-0.04)
+    assert threshold(judged(FOUR, 1), 1.0) == pytest.approx(-0.02)
+    assert threshold(judged(FOUR, None), 0.7) == pytest.approx(-0.20), "three of four are right again"
 
 
 def test_the_report_names_what_was_learned() -> None:
-    assert auroc(FOUR, None) == pytest.approx(2 / 3)
+    assert auroc(judged(FOUR, None)) == pytest.approx(2 / 3)
     told = report(FOUR, 1.0)
     assert "4 questions; alone 75.0% right, the stronger model 75.0%" in told
     assert "| -0.04 (learned) | 50.0% | 100.0%" in told
-    low, high = wilson(0.95, 400)
-    assert (round(low, 3), round(high, 3)) == (0.924, 0.967)
 
 
 def test_what_an_answer_costs_until_it_is_given_up_is_the_products_own_count() -> None:
