@@ -35,7 +35,7 @@ from models.errors import (
 )
 from router.cache_transfer import TakenIn
 from router.invalidation import Forgotten, Match, Selection
-from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
+from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Embedded, Lookup, Terms
 from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings
@@ -177,8 +177,8 @@ class SemanticCache:
         encoded = await self._encoded(key.text) if key.scope else None
         return self._store.take_in(key, answer, encoded.vector if encoded is not None and encoded.whole else None)
 
-    async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
-        """The vectors of `texts` (float32, little-endian, unit length) and how many tokens these have.
+    async def embed(self, texts: Sequence[str], dimensions: int | None) -> Embedded:
+        """The vectors of `texts`, of unit length.
 
         Raises `InvalidRequest` for a text or a number of dimensions that the encoder does not have, `Overloaded`.
         """
@@ -197,7 +197,7 @@ class SemanticCache:
                     tokens += encoded.tokens
         finally:
             self._embedding -= 1
-        return vectors, tokens
+        return Embedded(vectors, tokens, self._encoder.identity)
 
     def _vector(self, encoded: Encoded, number: int, dimensions: int | None) -> bytes:
         where, window = f"input.{number}", self._encoder.window_tokens

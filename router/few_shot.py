@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from models.errors import SwitchyardError
+from router.ports import Embedded
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Embed = Callable[[Sequence[str], int | None], Awaitable[tuple[list[bytes], int]]]
+Embed = Callable[[Sequence[str], int | None], Awaitable[Embedded]]
 """`embeddings.EmbedderPort.embed`, of vectors of unit length."""
 
 MOST_VECTORS = 8_000
@@ -30,7 +31,8 @@ _WORD = re.compile(r"\w+")
 
 
 class Examples:
-    """Finds them; the vectors and words of examples are made once.
+    """Finds them; the words of examples are made once, their vectors once by each encoder, which may be replaced while
+    this process runs.
 
     wait_s: for vectors that are not there yet. They are made in the background, so what one request does not live to
     see another has.
@@ -38,7 +40,8 @@ class Examples:
 
     def __init__(self, wait_s: float = 2.0) -> None:
         self._wait_s = wait_s
-        self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._vectors: OrderedDict[tuple[str, str], NDArray[np.float32]] = OrderedDict()  # by encoder and text
+        self._encoder = ""  # whose vector was the last to come
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()
         self._indexes: OrderedDict[tuple[str, ...], asyncio.Task[_Words]] = OrderedDict()
@@ -59,22 +62,29 @@ class Examples:
         """None: the encoder has not all of the vectors, so the words in common have to do."""
         import numpy as np
 
-        held = {text: self._vectors[text] for text in texts if text in self._vectors}  # others may be evicted meanwhile
-        for text in held:
-            self._vectors.move_to_end(text)
+        encoder, held = self._encoder, self._held(texts)  # taken now, since others may be evicted meanwhile
         if missing := [text for text in dict.fromkeys(texts) if text not in held]:
             await self._fetched(missing, embed)
-            held |= {text: self._vectors[text] for text in missing if text in self._vectors}
+            held = (held if self._encoder == encoder else {}) | self._held(texts)
+            encoder = self._encoder
+        if any(text not in held for text in texts):
+            return None
         try:
-            vectors, _ = await embed([asked], None) if all(text in held for text in texts) else ([], 0)
+            mine = await embed([asked], None)
         except SwitchyardError:
             return None
-        rows = [held[text] for text in texts] if vectors else []
-        mine = np.frombuffer(vectors[0], np.float32) if vectors else None
-        if mine is None or any(row.shape != mine.shape for row in rows):
+        if mine.encoder != encoder:
+            self._encoder = mine.encoder  # who asks next has the examples read by this one
             return None
-        found: list[float] = (np.stack(rows) @ mine).tolist()
+        rows = np.stack([held[text] for text in texts])
+        found: list[float] = (rows @ np.frombuffer(mine.vectors[0], np.float32)).tolist()
         return found
+
+    def _held(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        held = {text: self._vectors[self._encoder, text] for text in texts if (self._encoder, text) in self._vectors}
+        for text in held:
+            self._vectors.move_to_end((self._encoder, text))
+        return held
 
     async def _fetched(self, missing: Sequence[str], embed: Embed) -> None:
         """Wait until the vectors are here, for `wait_s` at most."""
@@ -92,9 +102,10 @@ class Examples:
 
         try:
             async with self._turn:
-                vectors, _ = await embed(texts, None)
-            for text, vector in zip(texts, vectors, strict=True):
-                self._vectors[text] = np.frombuffer(vector, np.float32)
+                made = await embed(texts, None)
+            self._encoder = made.encoder
+            for text, vector in zip(texts, made.vectors, strict=True):
+                self._vectors[made.encoder, text] = np.frombuffer(vector, np.float32)
             while len(self._vectors) > MOST_VECTORS:
                 self._vectors.popitem(last=False)
         except SwitchyardError:

@@ -88,6 +88,16 @@ class CachedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors of texts (float32, little-endian), in their order, and the tokens of all. `encoder` says who made them:
+    only vectors of one encoder can be compared."""
+
+    vectors: list[bytes]
+    tokens: int
+    encoder: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lookup:
     """`answer` is None on a miss. `embedding` (float32, little-endian, unit length) saves a second encoding.
 

@@ -16,6 +16,7 @@ from models.messages import ChatRequest, Message, Part, TextPart
 from router.compression import without_boilerplate, without_spaces
 from router.few_shot import Embed, Examples
 from router.history import trimmed
+from router.ports import Embedded
 from router.tokens import prompt_tokens
 from router.trial_settings import PromptSettings
 
@@ -76,7 +77,7 @@ class Prompting:
         if embed is None:
             return None
 
-        async def soon(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+        async def soon(texts: Sequence[str], dimensions: int | None) -> Embedded:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await embed(texts, dimensions)

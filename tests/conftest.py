@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cluster.ray_process import LOOPBACK_ONLY
 from models.smoke import ensure_smoke_model
@@ -31,6 +32,11 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     **LOOPBACK_ONLY,
 }
+
+
+# Hypothesis gives each example 200 ms of wall-clock time, which a busy machine takes away: that is no failure.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

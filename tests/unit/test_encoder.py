@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.encoder import MAX_WINDOWS, PACKAGED, Encoder, _resolve
+from models.encoder import MAX_WINDOWS, PACKAGED, Encoder, _identity, _resolve
 from models.encoder_graph import encoder_model
 from models.errors import ModelUnavailable
 
@@ -81,7 +81,9 @@ def test_with_eight_bits_they_are_close_to_them(encoder: Encoder, peer: Sentence
     assert ((encoder.encode(TEXTS) * theirs).sum(axis=1) > 0.97).all()
 
 
-def test_another_model_is_run_by_sentence_transformers(peer: SentenceTransformer, tmp_path: Path) -> None:
+def test_another_model_is_run_by_sentence_transformers(
+    encoder: Encoder, peer: SentenceTransformer, tmp_path: Path
+) -> None:
     """It has one that `encoder_graph` cannot build: pooled by its first token."""
     for file in Path(_resolve(PACKAGED)).iterdir():
         if file.name != "1_Pooling":
@@ -94,6 +96,12 @@ def test_another_model_is_run_by_sentence_transformers(peer: SentenceTransformer
     theirs = type(peer)(str(tmp_path), device="cpu").encode(TEXTS, normalize_embeddings=True)
     assert np.allclose(other.encode(TEXTS), theirs, atol=1e-5)
     assert other.read(["hello"])[0].whole and other.window_tokens == 256
+    assert other.identity != encoder.identity, "the same weights, and other vectors of them"
+
+
+def test_an_encoder_is_known_by_its_weights_and_how_they_are_run(encoder: Encoder) -> None:
+    assert Encoder().identity == encoder.identity != Encoder(precision="float32").identity
+    assert _identity("BAAI/bge-small-en", "") != _identity("BAAI/bge-base-en", "")
 
 
 def test_the_graph_is_sound(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from models.catalog import ModelEntry
 from models.errors import DeadlineExceeded, ModelUnavailable, RateLimited, SwitchyardError, UpstreamFailed
 from models.openai_embeddings import OpenAIEmbeddings
 from models.providers import Quirks
+from router.ports import Embedded
 from router.topology import CloudEndpoint
 
 ENTRY = ModelEntry(name="vectors", engine="openai_compatible", source="text-embedding-x", context_tokens=8192)
@@ -113,7 +114,7 @@ async def test_a_providers_embedding_models_are_found_by_name(upstream: Any) -> 
     (found,) = cloud_embedders([there, endpoint("", name="off")], {}, {"x": cloud}).items()
     name, (entry, embedder) = found
     assert (name, entry.name, entry.engine) == ("vectors", "vectors", "openai_compatible")
-    assert await embedder.embed(["a"], None) == ([struct.pack("<f", 1.0)], 2)
+    assert await embedder.embed(["a"], None) == Embedded([struct.pack("<f", 1.0)], 2, "vectors")
     await cloud._embeddings.close()
 
 

@@ -17,6 +17,7 @@ from router.compression import without_boilerplate, without_spaces
 from router.few_shot import AT_ONCE, Examples
 from router.history import trimmed
 from router.pipeline import Options
+from router.ports import Embedded
 from router.prompting import Prompting
 from router.settings import IngressSettings
 from router.trial_settings import PromptSettings
@@ -157,31 +158,68 @@ async def test_by_the_words_in_common_where_there_is_no_encoder() -> None:
 async def test_by_the_encoder_whose_vectors_of_examples_are_made_once() -> None:
     asked: list[list[str]] = []
 
-    async def embed(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+    async def embed(texts: Sequence[str], dimensions: int | None) -> Embedded:
         asked.append(list(texts))
         angles = [1.0 if "invoice" in text or "bill" in text else 2.5 for text in texts]
-        return [array("f", [math.cos(angle), math.sin(angle)]).tobytes() for angle in angles], 9
+        return Embedded([array("f", [math.cos(angle), math.sin(angle)]).tobytes() for angle in angles], 9, "e")
 
     examples = Examples()
     for _ in range(2):
         assert await examples.nearest("my bill?", KNOWN, 1, embed) == ([1], "encoder")
     assert asked == [list(KNOWN), ["my bill?"], ["my bill?"]]
 
-    async def fails(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+    async def fails(texts: Sequence[str], dimensions: int | None) -> Embedded:
         raise Overloaded("no")
 
     assert (await examples.nearest("invoice", KNOWN, 1, fails)) == ([1], "words")
 
 
-async def slowly(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+async def test_another_encoder_reads_the_examples_anew() -> None:
+    encoder, asked = "one", list[list[str]]()
+
+    async def embed(texts: Sequence[str], dimensions: int | None) -> Embedded:
+        asked.append(list(texts))
+        size = 2 if encoder == "one" else -3  # of another length, and the other way round
+        rows = [[0.0] * (abs(size) - 2) + [math.cos(len(text)), math.sin(size * len(text))] for text in texts]
+        return Embedded([array("f", row).tobytes() for row in rows], 9, encoder)
+
+    examples = Examples()
+    before = await examples.nearest(KNOWN[1], KNOWN, 1, embed)
+    encoder = "two"
+    assert (await examples.nearest(KNOWN[1], KNOWN, 1, embed))[1] == "words", "the old vectors say nothing of this one's"
+    asked.clear()
+    assert await examples.nearest(KNOWN[1], KNOWN, 1, embed) == ([1], "encoder")
+    assert asked == [list(KNOWN), [KNOWN[1]]]
+    encoder = "one"  # both are up for a while
+    assert (await examples.nearest(KNOWN[1], KNOWN, 1, embed))[1] == "words"
+    asked.clear()
+    assert await examples.nearest(KNOWN[1], KNOWN, 1, embed) == before and asked == [[KNOWN[1]]]
+
+
+async def test_an_encoder_that_is_replaced_while_it_reads_them() -> None:
+    calls = 0
+
+    async def embed(texts: Sequence[str], dimensions: int | None) -> Embedded:
+        nonlocal calls
+        calls += 1
+        made = await slowly(texts, dimensions)
+        return Embedded(made.vectors, made.tokens, f"e{min(calls, 2)}")
+
+    known = [f"example {number}" for number in range(AT_ONCE + 1)]
+    examples = Examples(10)
+    assert (await examples.nearest("q", known, 1, embed))[1] == "words"
+    assert (await examples.nearest("q", known, 1, embed))[1] == "encoder"
+
+
+async def slowly(texts: Sequence[str], dimensions: int | None) -> Embedded:
     await asyncio.sleep(0.002 * len(texts))
-    return [array("f", [1.0, len(text) / 100]).tobytes() for text in texts], 9
+    return Embedded([array("f", [1.0, len(text) / 100]).tobytes() for text in texts], 9, "slow")
 
 
 async def test_vectors_that_take_longer_than_a_request_waits_are_there_for_later_ones() -> None:
     sent: list[int] = []
 
-    async def embed(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+    async def embed(texts: Sequence[str], dimensions: int | None) -> Embedded:
         sent.append(len(texts))
         return await slowly(texts, dimensions)
 
@@ -216,9 +254,9 @@ async def test_hundreds_of_long_examples_do_not_hold_up_others() -> None:
 
 
 async def test_an_encoder_that_hangs_is_not_waited_for() -> None:
-    async def hangs(texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+    async def hangs(texts: Sequence[str], dimensions: int | None) -> Embedded:
         await asyncio.sleep(60)
-        return [], 0
+        return Embedded([], 0, "")
 
     settings = PromptSettings.model_validate({"examples": [{"question": "Where?", "answer": "There."}]})
     made, changes = await Prompting(hangs, 0.01).changed(ask("Where is it?"), settings)

@@ -14,6 +14,7 @@ from openai.types import CreateEmbeddingResponse
 from models.errors import ModelUnavailable, UnsupportedFeature
 from router.embeddings import encoder_entry
 from router.events import RequestOpened
+from router.ports import Embedded
 from router.settings import IngressSettings, TenantSettings
 from router.topology import Encoder
 from tests.unit.test_http_app import KEY, Door, open_door
@@ -31,14 +32,15 @@ class Lengths:
         self.hangs.set()
         self.asked = asyncio.Event()
 
-    async def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
+    async def embed(self, texts: Sequence[str], dimensions: int | None) -> Embedded:
         self.asked.set()
         await self.hangs.wait()
         if self.failure:
             raise self.failure
         if dimensions not in (None, 2):
             raise UnsupportedFeature("This model has 2 dimensions.", "dimensions")
-        return [struct.pack("<2f", len(text), 0.5) for text in texts], sum(len(text.split()) for text in texts)
+        vectors = [struct.pack("<2f", len(text), 0.5) for text in texts]
+        return Embedded(vectors, sum(len(text.split()) for text in texts), "lengths")
 
 
 @pytest.fixture
