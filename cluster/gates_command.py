@@ -21,7 +21,7 @@ def gates(path: Path, target: float, org: str | None = None) -> str:
     """From an export of the books: answers that a gate judged and gave out, and that somebody rated. Raises
     `InvalidRequest` for a file that is no such export, and where no model has enough of them."""
     outcomes = _outcomes(path, org)
-    told = [f"{'model':24} {'rated':>6} {'good':>6} {'AUROC':>6} {'threshold':>10} {'given out':>10}  of it good (95 %)"]
+    told = [f"{'model':24}  rated   good  AUROC  threshold  given out  of it good (95 %)"]
     learned: dict[str, dict[str, float]] = {}
     for model, found in sorted(outcomes.items()):
         good = sum(value for _, value in found) / len(found)
@@ -36,7 +36,7 @@ def gates(path: Path, target: float, org: str | None = None) -> str:
         share = f"{len(given_out) / len(found):10.1%}  {sum(given_out) / len(given_out):.1%} ({low:.1%} to {high:.1%})"
         told.append(f"{start} {best:10.4g} {share}")
         learned[model] = {"min_mean_logprob": _rounded(best)}
-    told.append("What a gate gave up was rated by nobody, so no threshold can be found below the one that was in force.")
+    told.append("What a gate gave up nobody could rate, so no threshold below the one in force can be found.")
     if learned:
         told += ["For the user_config of Ingress:", f"routing: {{gates: {json.dumps(learned)}}}"]
     return "\n".join(told)

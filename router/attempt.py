@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from models.base import Call
 from models.catalog import LOCAL_ENGINES
 from models.errors import StreamInterrupted, SwitchyardError, UpstreamFailed
-from models.messages import ChatRequest, Event, Finish, Usage
+from models.messages import ChatRequest, Completion, Event, Finish, Usage, fold
 from router.accounting.limits import Claim
 from router.archive.lines import BATCH_DOOR
 from router.cascade import Judgement, consistent, judge, without_logprobs
@@ -39,6 +39,7 @@ class LiveAttempt:
         self.entry, self._backend = run.pipeline.entries[model], run.pipeline.backend_of(model)
         self.events: list[Event] = []
         self.judgement: Judgement | None = None
+        self._folded: tuple[int, Completion] | None = None
         self._gate, self._filter_escalates = gate, filter_escalates
         self._spare_attempts = run.settings.spare_attempts.get(model, 0)
         # A provider's tokens are counted as they come, and a gate that says no does not wait for the rest.
@@ -106,6 +107,7 @@ class LiveAttempt:
             return False
         if self._own_logprobs:
             self.events[:] = without_logprobs(self.events)
+            self._folded = None
         return True
 
     async def more(self) -> Sequence[Event] | None:
@@ -115,6 +117,7 @@ class LiveAttempt:
             return batch
         bare = without_logprobs(batch)
         self.events[-len(batch) :] = bare
+        self._folded = None
         return bare
 
     async def stop(self) -> None:
@@ -157,11 +160,20 @@ class LiveAttempt:
         filtered = self.judgement is not None and self.judgement.reason == "content_filter"
         return "content_filter" if filtered else "escalated"
 
+    @property
+    def completion(self) -> Completion:
+        """The answer as far as it has come. Folded once, since a long one takes a millisecond."""
+        if self._folded is None or self._folded[0] != len(self.events):
+            self._folded = len(self.events), fold(self.events)
+        return self._folded[1]
+
     def usage(self) -> tuple[Usage, bool]:
         """Of the answer, as far as it has come, and whether it is our count."""
         # Left before it began: nobody says how many attempts were under way by then.
         asked = 1 if self.events else 1 + self._spare_attempts
-        return usage_of(self.events, asked * self.run.tokens.expected) if self._called else (Usage(), True)
+        if not self._called:
+            return Usage(), True
+        return usage_of(self.events, asked * self.run.tokens.expected, self.completion)
 
     def _bill(self, error: SwitchyardError | None) -> tuple[Usage, bool, int]:
         """What the answer took, whether that is our count, and its cost, without samples."""

@@ -15,7 +15,7 @@ Outcomes = Sequence[tuple[float, float]]
 
 
 def threshold(outcomes: Outcomes, target: float) -> float | None:
-    """The lowest sureness from which at least `target` of what is given out is good, in the mean; None: there is none."""
+    """The lowest sureness from which at least `target` of what is given out is good; None: there is none."""
     ranked = sorted(outcomes, reverse=True)
     best, good = None, 0.0
     for number, (sureness, value) in enumerate(ranked, 1):

@@ -229,7 +229,7 @@ class Run:
         return self.folded
 
     def _finish(self) -> None:
-        self._folded = self.answer.completion if self.answer else fold(self.events)
+        self._folded = self.answer.completion if self.answer else self.folded
         if self._folded.finish_reason is None:
             raise StreamInterrupted("The model's answer broke off; what came is incomplete. Send the request again.")
         self._finished = True
@@ -247,7 +247,8 @@ class Run:
         if live is None:
             return
         await live.stop()
-        completion, self._landed = fold(self.events), live.usage()
+        completion, self._landed = live.completion, live.usage()
+        self._folded = completion
         if error is not None:
             self._book(self._status(error)[1] or "")
         elif completion.finish_reason is None:

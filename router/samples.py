@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from models.base import Call
 from models.errors import SwitchyardError
-from models.messages import ChatRequest, Event, Usage, UsageReport, fold
+from models.messages import ChatRequest, Completion, Event, Usage, UsageReport, fold
 from router.ports import Ticket
 from router.settings import GateSettings
 from router.tokens import output_tokens
@@ -23,9 +23,12 @@ LEAST_TEMPERATURE = 0.7
 """A greedy answer would only be repeated."""
 
 
-def usage_of(events: Sequence[Event], expected_input_tokens: int) -> tuple[Usage, bool]:
-    """What an answer took, and whether it is our count: of what was asked and of what came of it."""
-    answer = fold(events)
+def usage_of(
+    events: Sequence[Event], expected_input_tokens: int, answer: Completion | None = None
+) -> tuple[Usage, bool]:
+    """What an answer took, and whether it is our count: of what was asked and of what came of it. answer: `events`
+    folded, where that is done."""
+    answer = answer or fold(events)
     counted = any(isinstance(event, UsageReport) for event in events)
     if counted and answer.finish_reason is not None:
         return answer.usage, answer.estimated

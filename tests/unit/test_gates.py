@@ -91,7 +91,7 @@ def learned(folder: Path, closes: list[RequestClosed], capsys: pytest.CaptureFix
             Feedback(close.org, close.request_id, "k", 1, close.model or "", "chat", "", float(good(close)))
         )
     store.close()
-    export(folder, folder / "log.parquet", "parquet", UsageQuery(0, 2**60))
+    export(folder, folder / "log.parquet", "parquet", UsageQuery(None, 0, 2**60))
     capsys.readouterr()
     assert main(["gates", str(folder / "log.parquet"), "--target", "0.95"]) == 0
     told = yaml.safe_load(capsys.readouterr().out.splitlines()[-1])

@@ -186,7 +186,7 @@ async def test_another_encoder_reads_the_examples_anew() -> None:
     examples = Examples()
     before = await examples.nearest(KNOWN[1], KNOWN, 1, embed)
     encoder = "two"
-    assert (await examples.nearest(KNOWN[1], KNOWN, 1, embed))[1] == "words", "the old vectors say nothing of this one's"
+    assert (await examples.nearest(KNOWN[1], KNOWN, 1, embed))[1] == "words", "the old vectors say nothing of these"
     asked.clear()
     assert await examples.nearest(KNOWN[1], KNOWN, 1, embed) == ([1], "encoder")
     assert asked == [list(KNOWN), [KNOWN[1]]]
