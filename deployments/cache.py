@@ -157,7 +157,7 @@ class SemanticCache:
         return numbers.tobytes()
 
     async def shown(self, selection: Selection, numbers: bytes) -> list[tuple[CacheKey, CachedAnswer]]:
-        """Those of these that are still there, and meant: a shard that was restarted numbers anew."""
+        """Those of these that are still there, and meant: another answer may have the number by now."""
         records = self._store.records(array("Q", numbers))
         return [(r.key, r.answer) for r in records if selection.means(r.key.tenant, r.answer)]
 

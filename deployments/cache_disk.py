@@ -1,4 +1,5 @@
-"""A cache shard's log beside its requests: written every tenth of a second, on a thread of its own."""
+"""A cache shard's log beside its requests: written every tenth of a second, on a thread of its own; and the indexes of
+its large scopes, whenever much of one has changed."""
 
 from __future__ import annotations
 
@@ -11,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from router.cache_log import CHUNK, FLUSH_S, CacheLog
+from router.index_files import IndexFiles
 from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
+from router.vector_index import SAVE_FROM, SavedIndex
 
 LOCK_WAIT_S = 60.0
 """For an earlier replica of the shard that is still going."""
+
+SAVE_EVERY_S = 10.0
+"""How often is asked which indexes have changed. A copy of one stops the shard for 0.3 s a million vectors."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -28,17 +34,22 @@ class CacheDisk:
         folder."""
         self._store = store
         self._log = CacheLog(folder, sealer, LOCK_WAIT_S)
+        self._indexes = IndexFiles(folder / "indexes", sealer)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-log")
-        steps = store.restore(self._log)
-        self._restoring = asyncio.get_running_loop().create_task(self._restore(steps))
+        self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="cache-indexes")  # a log cannot wait for those
+        saved: list[SavedIndex] = []
+        steps = store.restore(self._log, saved)
+        self._restoring = asyncio.get_running_loop().create_task(self._restore(steps, saved))
         self._running = asyncio.get_running_loop().create_task(self._run())
+        self._saving = asyncio.get_running_loop().create_task(self._save_often())
 
     async def restored(self) -> None:
         """Returns when all is there that will be: nothing can be forgotten for good before that."""
         await asyncio.wait({self._restoring})
 
-    async def _restore(self, steps: Iterable[None]) -> None:
+    async def _restore(self, steps: Iterable[None], saved: list[SavedIndex]) -> None:
         began_s = time.monotonic()
+        await self._do_with_indexes(lambda: saved.extend(self._indexes.read()))
         for _ in steps:
             await asyncio.sleep(0)
         took_s = time.monotonic() - began_s
@@ -49,12 +60,33 @@ class CacheDisk:
         await self._do(self._log.write, self._log.take(), True)
 
     async def close(self) -> None:
-        tasks = {self._running, self._restoring}
+        whole = self._restoring.done()
+        tasks = {self._running, self._restoring, self._saving}
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        await self._do(self._log.write, self._log.take(), True)
+        if whole:
+            await self._save_indexes(SAVE_FROM)
         await self._do(self._log.close)
         self._thread.shutdown()
+        self._index_thread.shutdown()
+
+    async def _save_often(self) -> None:
+        await self.restored()
+        while True:
+            await asyncio.sleep(SAVE_EVERY_S)
+            await self._save_indexes()
+
+    async def _save_indexes(self, least_changes: int | None = None) -> None:
+        vectors = self._store.vectors
+        try:
+            for place in vectors.unsaved(least_changes):
+                if (saved := vectors.save(*place)) is not None:
+                    await self._do_with_indexes(self._indexes.write, saved)
+            await self._do_with_indexes(self._indexes.keep_only, vectors.places())
+        except OSError as error:
+            logger.error("indexes of the cache were not written (%s); a restart builds them anew", error)
 
     async def _run(self) -> None:
         while True:
@@ -71,9 +103,12 @@ class CacheDisk:
         await self._do(self._log.begin, self._log.take())
         entry_ids = self._store.entry_ids()
         for start in range(0, len(entry_ids), CHUNK):
-            await self._do(self._log.add, self._store.records(entry_ids[start : start + CHUNK]))
+            await self._do(self._log.add, self._store.stored(entry_ids[start : start + CHUNK]))
             await self._do(self._log.write, self._log.take())
         await self._do(self._log.finish, self._log.take())
 
     async def _do(self, work: Callable[..., None], *args: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    async def _do_with_indexes(self, work: Callable[..., None], *args: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._index_thread, work, *args)

@@ -49,6 +49,8 @@ _CACHE_GAUGES = {
     "entries": ("entries", "Answers held"),
     "tenants": ("tenants", "Tenants with answers"),
     "used_bytes": ("bytes", "Memory of the answers and their indexes"),
+    "index_bytes": ("index_bytes", "Of these, the vectors and what they are found by"),
+    "vectors": ("vectors", "Answers that are found by meaning"),
     "log_bytes": ("log_bytes", "Answers on disk, with those that are out of date"),
 }
 _LEDGER_COUNTERS = {

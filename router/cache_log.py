@@ -1,24 +1,31 @@
 """The stored answers of a shard on disk: a log that is appended to, and written anew when most of it is out of date.
 
-A frame is a length, a CRC-32 and a body: what was kept and forgotten in a tenth of a second, as JSON lines, compressed,
-and sealed where there is a key (`router.sealing`). A frame that was cut short, or does not open, ends the log: what
-follows cannot be trusted. Vectors are kept as 16-bit floats.
+A frame is a length, a CRC-32 and a body: what was kept and forgotten in a tenth of a second or less, `CHUNK` records at
+most, sealed where there is a key (`router.sealing`). A frame that was cut short, or does not open, ends the log: what
+follows cannot be trusted.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import struct
+import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from models.errors import InternalError
 from router.accounting.lock import lock
-from router.cache_lines import Gone, Kept, Record, from_line, to_line
-from router.ports import CachedAnswer, CacheKey
+from router.cache_lines import Gone, Kept
+from router.packed_answer import PackedAnswer
+from router.ports import CacheKey
+from router.scope_index import unit
 from router.sealing import NO_SEALER, Sealer
 
 FLUSH_S = 0.1
@@ -30,10 +37,36 @@ MAX_PENDING = 20_000
 REWRITE_FROM_BYTES = 32 * 1024**2
 CHUNK = 256
 
-_FRAME = struct.Struct(">II")
+_FRAME, _SIZE = struct.Struct(">II"), struct.Struct(">I")
 _CONTEXT = "cache log"
-_UNREADABLE = (ValueError, KeyError, TypeError, zlib.error, InternalError)
+_VERSION = b"\x02"
+_UNREADABLE = (ValueError, KeyError, TypeError, struct.error, zlib.error, InternalError)
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """codes: the question's vector, as `router.scope_index.quantised` makes it."""
+
+    key: CacheKey
+    answer: PackedAnswer
+    codes: bytes | None
+
+    @property
+    def tenant(self) -> str:
+        return self.key.tenant
+
+    @property
+    def exact(self) -> str:
+        return self.key.exact
+
+    def opened(self) -> Kept:
+        """With the vector in float32, of unit length."""
+        embedding = unit(np.frombuffer(self.codes, dtype=np.int8)).tobytes() if self.codes else None
+        return Kept(self.key, self.answer.opened(), embedding)
+
+
+Record = Stored | Gone
 
 
 class CacheLog:
@@ -64,14 +97,14 @@ class CacheLog:
 
     # ---- what is added ---------------------------------------------------------------------------------------------
 
-    def kept(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
-        self._append(Kept(key, answer, embedding))
+    def kept(self, key: CacheKey, answer: PackedAnswer, codes: bytes | None) -> None:
+        self._append(Stored(key, answer, codes))
 
     def gone(self, key: CacheKey) -> None:
         self._append(Gone(key.tenant, key.exact))
 
     def _append(self, record: Record) -> None:
-        if len(self._pending) >= MAX_PENDING and isinstance(record, Kept):
+        if len(self._pending) >= MAX_PENDING and isinstance(record, Stored):
             self.dropped += 1
             return
         self._pending.append(record)
@@ -86,8 +119,8 @@ class CacheLog:
         failure of power does not. Raises OSError; the records are lost then, and nothing else."""
         if self._since is not None:
             self._since += records
-        if records:
-            _write(self._file, self._frame(records))
+        for start in range(0, len(records), CHUNK):
+            _write(self._file, self._frame(records[start : start + CHUNK]))
         if to_disk:
             os.fdatasync(self._file)
 
@@ -98,7 +131,7 @@ class CacheLog:
         with self._path.open("rb") as file:
             while file.tell() < self._end:
                 try:
-                    records = self._records(_body(file) or b"")
+                    records = self._records(read_frame(file) or b"")
                 except _UNREADABLE as error:
                     self._note_torn(self._end - file.tell(), error)
                     return
@@ -109,7 +142,7 @@ class CacheLog:
         even begin (its key is missing, say) is set aside as `answers.log.unreadable`."""
         end = 0
         with self._path.open("rb") as file:
-            while (body := _body(file)) is not None:
+            while (body := read_frame(file)) is not None:
                 if not end:
                     try:
                         self._records(body)
@@ -134,7 +167,7 @@ class CacheLog:
 
     def _records(self, body: bytes) -> list[Record]:
         """Raises one of `_UNREADABLE`."""
-        return [from_line(line) for line in zlib.decompress(self._sealer.open(body, _CONTEXT)).splitlines()]
+        return list(_records(self._sealer.open(body, _CONTEXT)))
 
     # ---- written anew ----------------------------------------------------------------------------------------------
 
@@ -148,7 +181,7 @@ class CacheLog:
         self._next_path.unlink(missing_ok=True)
         self._next_file, self._since = _opened(self._next_path), []
 
-    def add(self, records: Sequence[Kept]) -> None:
+    def add(self, records: Sequence[Stored]) -> None:
         assert self._next_file is not None
         _write(self._next_file, self._frame(records))
 
@@ -171,14 +204,17 @@ class CacheLog:
         if self._lock is not None:
             os.close(self._lock)
 
-    def _frame(self, records: Iterable[Record]) -> bytes:
-        lines = b"\n".join(to_line(record) for record in records)
-        body = self._sealer.seal(zlib.compress(lines, 1), _CONTEXT)
-        return _FRAME.pack(len(body), zlib.crc32(body)) + body
+    def _frame(self, records: Sequence[Record]) -> bytes:
+        body = self._sealer.seal(_frame_text(records), _CONTEXT)
+        return framed(body)
 
 
-def _body(file: BinaryIO) -> bytes | None:
-    """Of the next frame; None when there is none, or not a whole one."""
+def framed(body: bytes) -> bytes:
+    return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+
+def read_frame(file: BinaryIO) -> bytes | None:
+    """The body of the next frame; None when there is none, or not a whole one."""
     head = file.read(_FRAME.size)
     if len(head) < _FRAME.size:
         return None
@@ -195,3 +231,52 @@ def _write(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+
+
+def _frame_text(records: Sequence[Record]) -> bytes:
+    """A mark of this version, the length of what follows compressed (a line for each record, then the answers' bodies),
+    that, and the vectors as they are: they hardly get smaller."""
+    lines, bodies, codes = [], [], []
+    for record in records:
+        lines.append(_line(record))
+        if isinstance(record, Stored):
+            bodies.append(record.answer.body)
+            codes.append(record.codes or b"")
+    text = b"\n".join(lines)
+    packed = zlib.compress(_SIZE.pack(len(text)) + text + b"".join(bodies), 1)
+    return _VERSION + _SIZE.pack(len(packed)) + packed + b"".join(codes)
+
+
+def _records(data: bytes) -> Iterator[Record]:
+    """Raises one of `_UNREADABLE`, also for what another version wrote."""
+    if data[:1] != _VERSION:
+        raise ValueError("another version of the log")
+    (packed_size,) = _SIZE.unpack_from(data, 1)
+    at_codes = 1 + _SIZE.size + packed_size
+    packed = zlib.decompress(data[1 + _SIZE.size : at_codes])
+    (text_size,) = _SIZE.unpack_from(packed)
+    at_body = _SIZE.size + text_size
+    for line in packed[_SIZE.size : at_body].split(b"\n"):
+        told = json.loads(line)
+        if len(told) == 2:
+            yield Gone(*told)
+            continue
+        tenant, exact, scope, text, surface, name, model, cost, created_s, ttl_s, tags, opened_s, body, codes = told
+        key = CacheKey(sys.intern(tenant), exact, sys.intern(scope) if scope else None, text, surface)
+        answer = PackedAnswer(
+            name, sys.intern(model), cost, created_s, ttl_s, tuple(tags), opened_s, packed[at_body : at_body + body]
+        )
+        yield Stored(key, answer, data[at_codes : at_codes + codes] or None)
+        at_body, at_codes = at_body + body, at_codes + codes
+
+
+def _line(record: Record) -> bytes:
+    if isinstance(record, Gone):
+        return json.dumps([record.tenant, record.exact]).encode()
+    key, answer = record.key, record.answer
+    told = (
+        *(key.tenant, key.exact, key.scope, key.text, key.surface),
+        *(answer.answer_id, answer.model, answer.cost_microusd, answer.created_at_unix_s, answer.ttl_s, answer.tags),
+        *(answer.opened_at_unix_s, len(answer.body), len(record.codes or b"")),
+    )
+    return json.dumps(told).encode()

@@ -6,10 +6,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest
+from typing import TYPE_CHECKING
 
 from models.errors import DeadlineExceeded, ModelUnavailable, SwitchyardError
 from router.fingerprint import partition
 from router.ports import CachedAnswer, CacheKey
+
+if TYPE_CHECKING:
+    from router.packed_answer import PackedAnswer  # which needs numpy, and the door does not
 
 MAX_SHOWN = 100
 MAX_BARS = 512
@@ -37,7 +41,7 @@ class Selection:
             return tenant == partition(self.org, self.namespace)
         return tenant.startswith(partition(self.org, ""))
 
-    def means(self, tenant: str, answer: CachedAnswer) -> bool:
+    def means(self, tenant: str, answer: CachedAnswer | PackedAnswer) -> bool:
         """Without looking at the question."""
         return (
             self.covers(tenant)
@@ -65,7 +69,7 @@ class Bars:
         if len(self._bars) > MAX_BARS:
             _, self._least_opened_unix_s = self._bars.popleft()
 
-    def against(self, tenant: str, answer: CachedAnswer) -> bool:
+    def against(self, tenant: str, answer: CachedAnswer | PackedAnswer) -> bool:
         """Whether `answer` must not be stored any more."""
         opened_unix_s = answer.opened_at_unix_s
         if opened_unix_s < self._least_opened_unix_s:
@@ -85,7 +89,7 @@ class Match:
     similarity: float | None = None
 
     @classmethod
-    def of(cls, key: CacheKey, answer: CachedAnswer, similarity: float | None) -> Match:
+    def of(cls, key: CacheKey, answer: CachedAnswer | PackedAnswer, similarity: float | None) -> Match:
         return cls(key.tenant, key.exact, answer.answer_id, answer.model, answer.created_at_unix_s, similarity)
 
     @property

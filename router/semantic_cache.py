@@ -15,17 +15,20 @@ import numpy as np
 
 from router.agreement import agree
 from router.audits import Audits, Pending
-from router.cache_entries import PARTITION_BYTES, Entry, Partition, entry_bytes
+from router.cache_entries import PARTITION_BYTES, Entry, Partition, entry_bytes, held_key, number_of
 from router.cache_lines import Gone, Kept
-from router.cache_log import CacheLog
+from router.cache_log import CacheLog, Record, Stored
 from router.cache_transfer import TakenIn
 from router.coalescing import Claims
 from router.exact_cache import is_complete
 from router.invalidation import Bars, Match, Selection
 from router.keeping import GreedyDual
+from router.packed_answer import PackedAnswer
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
-from router.scope_index import ScopeIndex, Vector
+from router.restoring import restored
+from router.scope_index import Vector, codes_of, unit
 from router.settings import CacheSettings
+from router.vector_index import Placed, SavedIndex, VectorIndex
 from router.verifier import Judgement, packaged
 from router.wariness import NEIGHBOURHOOD, WARY_SCORE, Voices, Wariness
 
@@ -70,8 +73,8 @@ class SemanticStore:
         self._keeping = GreedyDual()
         self._by_answer: dict[str, int] = {}
         self._partitions: dict[str, Partition] = {}
-        self._used_bytes = 0
-        self._next_id = 0
+        self.vectors = VectorIndex()
+        self._used_bytes = 0  # besides the vectors
         self._counts: Counter[str] = Counter()
         self._vetoes: Counter[str] = Counter()
 
@@ -108,13 +111,13 @@ class SemanticStore:
         if entry_id is not None and (entry := self._entry(entry_id)) is not None:
             self._keeping.use(entry_id)
             self._counts["hits_exact"] += 1
-            return Lookup("hit-exact", entry.answer)
+            return Lookup("hit-exact", entry.answer.opened())
         entry_id = partition.by_surface.get(key.surface) if key.surface else None
         if entry_id is None or (entry := self._entry(entry_id)) is None:
             return None
         self._keeping.use(entry_id)
         self._counts["hits_surface"] += 1
-        return Lookup("hit-semantic", entry.answer, 1.0, score=1.0)
+        return Lookup("hit-semantic", entry.answer.opened(), 1.0, score=1.0)
 
     def similar(self, key: CacheKey, embedding: bytes, terms: Terms) -> Lookup:
         """The answer to the question of the same tenant and scope that the verifier finds the same, if any."""
@@ -134,7 +137,7 @@ class SemanticStore:
                 audits.served(key.tenant, score)
             self._keeping.use(entry_id)
             self._counts["hits_semantic"] += 1
-            return Lookup("hit-semantic", entry.answer, min(similarity, 1.0), embedding, score=score)
+            return Lookup("hit-semantic", entry.answer.opened(), min(similarity, 1.0), embedding, score=score)
         if terms.audited:
             audits.wait(key.exact, Pending(key.tenant, entry_id, score))
         return Lookup("miss", embedding=embedding, score=score, near=entry.answer.answer_id)
@@ -154,10 +157,9 @@ class SemanticStore:
         return self._audits.stats(tenant)
 
     def _candidates(self, key: CacheKey, vector: Vector) -> list[tuple[float, int, Entry]]:
-        partition = self._partitions.get(key.tenant)
-        index = partition.by_scope.get(key.scope) if partition and key.scope else None
-        near = index.nearest(vector, self._settings.threshold) if index is not None else []
-        fresh = ((similarity, entry_id, self._entry(entry_id)) for similarity, entry_id in near)
+        near = self.vectors.nearest(key.tenant, key.scope, vector, self._settings.threshold) if key.scope else []
+        held = ((similarity, entry_id) for similarity, entry_id in near if entry_id in self._entries)
+        fresh = ((similarity, entry_id, self._entry(entry_id)) for similarity, entry_id in held)
         return [(similarity, entry_id, entry) for similarity, entry_id, entry in fresh if entry is not None]
 
     def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None = None) -> None:
@@ -165,12 +167,8 @@ class SemanticStore:
         it was on its way is not kept."""
         self._claims.release(key.flight)
         self._compare(key, answer)
-        if not self._bars.against(key.tenant, answer) and self._put(key, answer, embedding):
-            self._counts["stores"] += 1
-            if self._log is not None:
-                self._log.kept(key, answer, embedding if key.scope else None)
-        else:
-            self._counts["refused"] += 1
+        kept = not self._bars.against(key.tenant, answer) and self._keep(key, answer, embedding)
+        self._counts["stores" if kept else "refused"] += 1
 
     def take_in(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, dry_run: bool = False) -> TakenIn:
         """Keep an answer that was made earlier, or elsewhere, under the rules for those that are made now."""
@@ -181,45 +179,55 @@ class SemanticStore:
             return "held"
         if self._bars.against(key.tenant, answer):
             return "forgotten"
-        if not is_complete(answer) or not (dry_run or self._put(key, answer, embedding)):
-            return "refused"
-        if not dry_run and self._log is not None:
-            self._log.kept(key, answer, embedding if key.scope else None)
-        return "kept"
+        kept = is_complete(answer) if dry_run else self._keep(key, answer, embedding)
+        return "kept" if kept else "refused"
 
-    def _is_over(self, answer: CachedAnswer) -> bool:
+    def _is_over(self, answer: CachedAnswer | PackedAnswer) -> bool:
         return self._clock() >= answer.created_at_unix_s + min(answer.ttl_s, self._settings.ttl_s)
 
-    def _put(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
-        vector = np.frombuffer(embedding, dtype="<f4") if embedding and key.scope else None
-        size = entry_bytes(key, answer)
-        if not is_complete(answer) or size + len(embedding or b"") > self._settings.max_bytes:
+    def _keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
+        if not is_complete(answer):
             return False
-        partition = self._partitions.get(key.tenant)
-        if partition and key.exact in partition.by_exact:
-            self._remove(partition.by_exact[key.exact])
-        partition = self._partition(key.tenant)
-        entry_id, self._next_id = self._next_id, self._next_id + 1
-        entry = self._entries[entry_id] = Entry(key, answer, size, vector is not None)
-        if vector is not None and key.scope:
-            entry.least_score = self._wariness.least_score(key.tenant, key.scope, vector)
-        self._keeping.add(entry_id, answer.cost_microusd, size + len(embedding or b""))
-        self._by_answer[answer.answer_id] = entry_id
-        partition.by_exact[key.exact] = entry_id
-        if key.surface:
-            partition.by_surface[key.surface] = entry_id
-        if vector is not None and key.scope:
-            self._index(partition, key.scope, entry_id, vector)
-        self._used_bytes += size
+        packed, codes = PackedAnswer.of(answer), codes_of(embedding) if embedding and key.scope else None
+        placed = self._put(key, packed, codes)
+        if placed is None:
+            return False
+        self.vectors.add(placed)
         self._shrink()
+        if self._log is not None:
+            self._log.kept(key, packed, codes)
         return True
+
+    def _put(self, key: CacheKey, answer: PackedAnswer, codes: bytes | None) -> list[Placed] | None:
+        """Returns the vector to be put in its place, if there is one; None where there is no room for the answer."""
+        size = entry_bytes(key, answer)
+        if size + len(codes or b"") > self._settings.max_bytes:
+            return None
+        number = number_of(key)
+        if number in self._entries:
+            self._remove(number)
+        key, partition = held_key(key), self._partition(key.tenant)
+        indexed = codes is not None and key.scope is not None
+        entry = self._entries[number] = Entry(key, answer, size, indexed)
+        self._keeping.add(number, answer.cost_microusd, size + len(codes or b""))
+        self._by_answer[answer.answer_id] = number
+        partition.by_exact[key.exact] = number
+        if key.surface:
+            partition.by_surface[key.surface] = number
+        self._used_bytes += size
+        if codes is None or key.scope is None:
+            return []
+        if self._wariness.knows(key.tenant, key.scope):
+            vector = unit(np.frombuffer(codes, dtype=np.int8))
+            entry.least_score = self._wariness.least_score(key.tenant, key.scope, vector)
+        return [Placed(key.tenant, key.scope, number, codes)]
 
     def _compare(self, key: CacheKey, answer: CachedAnswer) -> None:
         pending = self._audits.take(key.exact)
         if pending is not None:
             self._audits.wait(key.exact, pending)
             other = self._entries.get(pending.entry_id)
-            self.compared(key, self._agree(other.answer, answer) if other is not None else None)
+            self.compared(key, self._agree(other.answer.opened(), answer) if other is not None else None)
 
     def judge(self, org: str, answer_id: str, voice: str, score: float) -> str | None:
         """What somebody of `org` says of a stored answer, from 0 for bad to 1. None: it is not held here. Returns its
@@ -234,18 +242,13 @@ class SemanticStore:
             return ""
         key = entry.key
         if entry.indexed and key.scope:
-            index = self._partitions[key.tenant].by_scope[key.scope]
-            vector = index.vector(entry_id)
+            vector = unit(self.vectors.codes(key.tenant, key.scope, entry_id))
             self._wariness.mark(key.tenant, key.scope, vector)
-            for _, near in index.within(vector, NEIGHBOURHOOD):
+            for _, near in self.vectors.within_scope(key.tenant, key.scope, vector, NEIGHBOURHOOD):
                 self._entries[near].least_score = max(self._entries[near].least_score, WARY_SCORE)
         self._forget(entry_id)
         self._counts["disliked"] += 1
         return key.exact
-
-    def meant(self, selection: Selection) -> Iterator[int]:
-        """The numbers of the answers that are meant, for `records`; between two of them there may be other calls."""
-        return (entry_id for _, entry_id, _ in self._selected(selection, None))
 
     def invalidate(self, selection: Selection, embedding: bytes | None = None, dry_run: bool = True) -> list[Match]:
         """The answers that `selection` means, which are dropped unless `dry_run`. `embedding`: of its question."""
@@ -261,18 +264,21 @@ class SemanticStore:
                 self._counts["invalidated"] += 1
             yield Match.of(entry.key, entry.answer, similarity)
 
+    def meant(self, selection: Selection) -> Iterator[int]:
+        """The numbers of the answers that are meant, for `records`; between two of them there may be other calls."""
+        return (entry_id for _, entry_id, _ in self._selected(selection, None))
+
     def _selected(self, selection: Selection, embedding: bytes | None) -> Iterator[tuple[float | None, int, Entry]]:
         if selection.answer_id is not None:
             named = self._by_answer.get(selection.answer_id)
             ids: Iterable[tuple[float | None, int]] = [] if named is None else [(None, named)]
         else:
-            mine = [part for name, part in self._partitions.items() if selection.covers(name)]
             if selection.question is None:
+                mine = [part for name, part in self._partitions.items() if selection.covers(name)]
                 ids = [(None, entry_id) for part in mine for entry_id in part.by_exact.values()]
             else:
                 near = np.frombuffer(embedding or b"", dtype="<f4")
-                indexes = [index for part in mine for index in part.by_scope.values()] if len(near) else []
-                ids = [pair for index in indexes for pair in index.within(near, selection.similarity)]
+                ids = list(self.vectors.within(selection.covers, near, selection.similarity)) if len(near) else []
         for similarity, entry_id in ids:
             entry = self._entries.get(entry_id)  # it may have gone meanwhile
             if entry is not None and selection.means(entry.key.tenant, entry.answer):
@@ -294,27 +300,38 @@ class SemanticStore:
             "log_bytes": self._log.size_bytes if self._log is not None else 0,
             "entries": len(self._entries),
             "tenants": len(self._partitions),
-            "used_bytes": self._used_bytes,
+            "used_bytes": self.used_bytes,
+            "vectors": self.vectors.count,
+            "index_bytes": self.vectors.used_bytes,
         }
 
-    def restore(self, log: CacheLog) -> Iterator[None]:
-        """Take over what a log has, a little with each step, and write down there what comes from now on, which stands
-        before what is older. Nothing is to be forgotten before the last step: it could come back."""
-        self._log = log
-        return self._restored(log)
+    @property
+    def used_bytes(self) -> int:
+        return self._used_bytes + self.vectors.used_bytes
 
-    def _restored(self, log: CacheLog) -> Iterator[None]:
-        began_unix_s = self._clock()
-        for record in log.read():
-            yield
+    def restore(self, log: CacheLog, saved: list[SavedIndex] | None = None) -> Iterator[None]:
+        """Take over what a log has, a little with each step, and write down there what comes from now on, which stands
+        before what is older. Nothing is to be forgotten before the last step: it could come back. saved: indexes of
+        what is in the log, taken from there with the first steps."""
+        self._log = log
+        return restored(self, log, saved if saved is not None else [], self._clock())
+
+    def replay(self, records: Sequence[Record], began_unix_s: float) -> None:
+        """Take over what was written down before `began_unix_s`; an answer that came since stands before it."""
+        placed: list[Placed] = []
+        for record in records:
             held = self._held(record.tenant, record.exact)
             if held is not None and self._entries[held].answer.created_at_unix_s > began_unix_s:
-                continue  # it has a newer answer by now
+                continue
             if isinstance(record, Gone):
                 if held is not None:
                     self._remove(held)
-            elif began_unix_s < record.answer.created_at_unix_s + min(record.answer.ttl_s, self._settings.ttl_s):
-                self._counts["restored"] += self._put(record.key, record.answer, record.embedding)
+            elif not self._is_over(record.answer):
+                found = self._put(record.key, record.answer, record.codes)
+                self._counts["restored"] += found is not None
+                placed += found or ()
+        self.vectors.add([each for each in placed if each.entry_id in self._entries])
+        self._shrink()
 
     def _held(self, tenant: str, exact: str) -> int | None:
         partition = self._partitions.get(tenant)
@@ -324,15 +341,17 @@ class SemanticStore:
         return list(self._entries)
 
     def records(self, entry_ids: Sequence[int]) -> list[Kept]:
-        """What a log has to know of these; those that have gone meanwhile are left out."""
-        found = ((entry_id, self._entries[entry_id]) for entry_id in entry_ids if entry_id in self._entries)
-        return [Kept(entry.key, entry.answer, self._embedding(entry_id, entry)) for entry_id, entry in found]
+        """These answers, opened; those that have gone meanwhile are left out."""
+        return [each.opened() for each in self.stored(entry_ids)]
 
-    def _embedding(self, entry_id: int, entry: Entry) -> bytes | None:
-        if not (entry.indexed and entry.key.scope):
-            return None
-        vector = self._partitions[entry.key.tenant].by_scope[entry.key.scope].vector(entry_id)
-        return vector.astype("<f4").tobytes()
+    def stored(self, entry_ids: Sequence[int]) -> list[Stored]:
+        """The same, as a log has them."""
+        found = ((entry_id, self._entries[entry_id]) for entry_id in entry_ids if entry_id in self._entries)
+        return [Stored(entry.key, entry.answer, self._codes_of(entry_id, entry)) for entry_id, entry in found]
+
+    def _codes_of(self, entry_id: int, entry: Entry) -> bytes | None:
+        key = entry.key
+        return self.vectors.codes(key.tenant, key.scope, entry_id).tobytes() if entry.indexed and key.scope else None
 
     def _forget(self, entry_id: int) -> None:
         """Remove what must not come back."""
@@ -355,17 +374,8 @@ class SemanticStore:
             self._used_bytes += PARTITION_BYTES
         return self._partitions[tenant]
 
-    def _index(self, partition: Partition, scope: str, entry_id: int, vector: Vector) -> None:
-        index = partition.by_scope.get(scope)
-        if index is None:
-            index = partition.by_scope[scope] = ScopeIndex(len(vector))
-        else:
-            self._used_bytes -= index.size_bytes
-        index.add(entry_id, vector)
-        self._used_bytes += index.size_bytes
-
     def _shrink(self) -> None:
-        while self._used_bytes > self._settings.max_bytes:
+        while self.used_bytes > self._settings.max_bytes and self._entries:
             self._remove(self._keeping.least())
             self._counts["evicted"] += 1
 
@@ -380,13 +390,7 @@ class SemanticStore:
         if entry.key.surface and partition.by_surface.get(entry.key.surface) == entry_id:
             del partition.by_surface[entry.key.surface]
         if entry.indexed and entry.key.scope:
-            index = partition.by_scope[entry.key.scope]
-            self._used_bytes -= index.size_bytes
-            index.remove(entry_id)
-            if len(index):
-                self._used_bytes += index.size_bytes
-            else:
-                del partition.by_scope[entry.key.scope]
+            self.vectors.remove(entry.key.tenant, entry.key.scope, entry_id)
         if not partition.by_exact:
             del self._partitions[entry.key.tenant]
             self._used_bytes -= PARTITION_BYTES

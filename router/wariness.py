@@ -53,6 +53,10 @@ class Wariness:
         if len(self._marks) > MAX_SCOPES:
             self._marks.popitem(last=False)
 
+    def knows(self, tenant: str, scope: str) -> bool:
+        """Whether a question of this scope had an answer that had to go."""
+        return (tenant, scope) in self._marks
+
     def least_score(self, tenant: str, scope: str, vector: Vector) -> float:
         """Of a question that may be answered with the answer to this one."""
         marks = self._marks.get((tenant, scope), ())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models.messages import Event, Finish, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
 from router.exact_cache import ExactCache, answer_bytes, is_complete
 from router.ports import CachedAnswer, CacheKey, Terms
-from router.scope_index import PROMOTE_AT, ScopeIndex
+from router.scope_index import PROMOTE_AT, ScopeIndex, quantised
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings, ExactCacheSettings
 
@@ -180,7 +180,7 @@ def test_the_very_question_needs_no_embedding(clock: Clock) -> None:
     kept = answer()
     store.store(key("hi"), kept)
     found = store.lookup(key("hi"))
-    assert found.kind == "hit-exact" and found.answer is kept
+    assert found.kind == "hit-exact" and found.answer == kept
     assert store.lookup(key("hi", "other")).kind == "miss"
 
 
@@ -318,7 +318,7 @@ def test_used_bytes_are_about_what_it_takes(entries: int, scopes: int, tenants: 
     fill()
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    indexes = [index for part in store._partitions.values() for index in part.by_scope.values()]
+    indexes = [index for scopes in store.vectors._by_tenant.values() for index in scopes.values()]
     unseen = sum(index.size_bytes for index in indexes if len(index) > PROMOTE_AT)  # usearch has its own memory
     assert 0.8 < (store.stats()["used_bytes"] - unseen) / taken < 1.25
     store.reconfigure(CacheSettings(audit=0, max_bytes=0))
@@ -333,7 +333,7 @@ def test_an_index_finds_the_nearest_while_it_grows_and_shrinks() -> None:
     index, held = ScopeIndex(DIMENSIONS), {}
     for entry_id in range(3 * PROMOTE_AT):
         held[entry_id] = unit(entry_id)
-        index.add(entry_id, held[entry_id])
+        index.add([entry_id], quantised(held[entry_id])[None])
         if rng.random() < 0.3:
             gone = rng.choice([*held])
             index.remove(gone)

