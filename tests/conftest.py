@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -32,6 +33,10 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     **LOOPBACK_ONLY,
 }
+
+# How long something takes is for the benchmarks to say: here another test may have the processor.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 
 # Hypothesis gives each example 200 ms of wall-clock time, which a busy machine takes away: that is no failure.

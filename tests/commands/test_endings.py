@@ -6,13 +6,15 @@ import os
 import signal
 from pathlib import Path
 
-from tests.commands.commands import CONFIG, STOP_S, Commands, ask, session
+from cluster import state
+from tests.commands.commands import CONFIG, STOP_S, Commands, ask, session, wait_until
 
 BEGUN = "starting the application"
 
 
 def test_down_stops_also_what_has_not_started_yet(commands: Commands) -> None:
-    with commands.up("--port", "0", until=BEGUN) as up:
+    with commands.up("--port", "0", until="starting Ray") as up:
+        wait_until(lambda: state.find(commands.data_dir) is not None, 10.0)
         started = commands.cluster()
         assert commands.run("down").stdout == "stopped\n"
         assert up.wait(1.0) == 0

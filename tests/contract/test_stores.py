@@ -429,7 +429,7 @@ def test_any_order_any_repetition_any_split_gives_the_same_books(tmp_path: Path)
         take(plain, *RECORDS)
         expected = books(plain)
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(order=st.permutations(RECORDS), again=st.lists(st.sampled_from(RECORDS), max_size=10), data=st.data())
     def check(order: list[Record], again: list[Record], data: st.DataObject) -> None:
         todo = [*order, *again] if data.draw(st.booleans()) else [*again, *order]

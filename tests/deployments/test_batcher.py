@@ -47,7 +47,7 @@ class Door:
     """What an Ingress does with a place: admit, run, release."""
 
     def __init__(self, batcher: DeploymentHandle, model: DeploymentHandle) -> None:
-        self._batcher = BatcherHandle(batcher)
+        self._batcher = BatcherHandle(batcher, restart_wait_s=60.0)  # however long a busy machine takes
         self._answer = model.options(method_name="answer")
 
     async def ask(self, ticket: Ticket) -> dict[str, Any]:

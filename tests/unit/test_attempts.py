@@ -547,7 +547,7 @@ class _Raising(Scripted):
             self.open -= 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.tuples(scripts, scripts, scripts),
     st.sampled_from(

@@ -221,7 +221,7 @@ actions = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(actions, min_size=5, max_size=40))
 def test_crashes_neither_lose_nor_double_a_request(plan: list[tuple[str, int]]) -> None:
     """Three processes that write, ship, and die; a ledger that restarts. In the end each request is there once."""

@@ -298,7 +298,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(steps, max_size=60))
 def test_no_interleaving_of_crashes_and_losses_overshoots(plan: list[tuple[str, str, int]]) -> None:
     """Holders that reserve, settle, ship their closes late and die, and a ledger that restarts and loses messages."""
@@ -424,7 +424,7 @@ async def test_requests_per_minute_hold_over_all_processes_and_all_of_them_can_b
     assert await crowd.enter(0, Principal("other"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.floats(0, 15), st.integers(0, 2), st.sampled_from(["", "renew", "die"])), max_size=120),
     st.integers(1, 12),

@@ -4,7 +4,7 @@ import inspect
 from dataclasses import fields, is_dataclass, replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models import messages
@@ -14,8 +14,6 @@ from router.ports import CacheKey
 from router.settings import ExactCacheSettings, IngressSettings
 
 SETTINGS = IngressSettings()
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A busy machine is no failure."""
 
 
 def asked(text: str, **changes: object) -> ChatRequest:
@@ -76,14 +74,12 @@ requests = st.builds(
 users = st.builds(Message, st.just("user"), st.lists(st.builds(TextPart, texts), min_size=1, max_size=2).map(tuple))
 
 
-@unhurried
 @given(requests, requests)
 def test_only_the_same_request_has_the_same_exact_digest(a: ChatRequest, b: ChatRequest) -> None:
     same = repr(replace(a, user=None)) == repr(replace(b, user=None))
     assert (key(a).exact == key(b).exact) == same
 
 
-@unhurried
 @given(requests, requests, st.sampled_from([field.name for field in fields(ChatRequest)]))
 def test_any_changed_field_but_the_user_changes_the_exact_digest(a: ChatRequest, b: ChatRequest, field: str) -> None:
     changed = replace(a, **{field: getattr(b, field)})
@@ -91,7 +87,6 @@ def test_any_changed_field_but_the_user_changes_the_exact_digest(a: ChatRequest,
         assert (key(changed).exact == key(a).exact) == (field == "user")
 
 
-@unhurried
 @given(st.lists(turns, max_size=2), users, requests, st.sampled_from(["model", "sampling", "tools", "messages"]))
 def test_any_change_before_the_last_turn_changes_the_scope(
     head: list[Message], last: Message, other: ChatRequest, field: str
@@ -103,7 +98,6 @@ def test_any_change_before_the_last_turn_changes_the_scope(
         assert key(a).scope != key(b).scope
 
 
-@unhurried
 @given(texts.filter(str.strip), texts.filter(str.strip))
 def test_the_last_turns_text_is_not_in_the_scope(a: str, b: str) -> None:
     one, other = key(asked(a)), key(asked(b))
@@ -113,7 +107,6 @@ def test_the_last_turns_text_is_not_in_the_scope(a: str, b: str) -> None:
         assert (one.text, other.text) == (a, b)
 
 
-@unhurried
 @given(requests, texts, texts, texts, texts)
 def test_tenants_never_share(request: ChatRequest, org: str, namespace: str, org2: str, namespace2: str) -> None:
     a, b = key(request, org, namespace), key(request, org2, namespace2)

@@ -62,7 +62,7 @@ def test_who_abstains_goes_to_the_strong_side() -> None:
     assert unsure.score > Outlook(0.85, 0.9, "chat").score
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(assessments, costs, strategies, st.integers(0, 4), st.integers(1, 5_000))
 def test_a_model_that_gets_dearer_is_never_chosen_for_it(
     assessment: Assessment, prices: list[int], strategy: str, which: int, more: int
@@ -90,7 +90,7 @@ def test_a_model_that_gets_dearer_is_never_chosen_for_it(
     assert first.model == f"model-{which}" or then.model != f"model-{which}"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(assessments, costs, st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_bound_of_quality_never_lets_in_more_models_nor_a_worse_one(
     assessment: Assessment, prices: list[int], one: float, other: float
@@ -110,7 +110,7 @@ def test_a_higher_bound_of_quality_never_lets_in_more_models_nor_a_worse_one(
     assert all(chance >= higher - 1e-4 for chance in strict.values())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(assessments, costs, strategies, st.floats(0, 0.999), st.floats(0, 1), st.integers(0, 9), st.integers(0, 8_000))
 def test_no_excluded_model_is_chosen_and_the_same_inputs_give_the_same_decision(
     assessment: Assessment, prices: list[int], strategy: str, draw: float, share: float, turn: int, limit: int

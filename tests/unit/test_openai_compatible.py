@@ -3,7 +3,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.base import Call, Capabilities
@@ -224,7 +224,6 @@ async def decode(*chunks, n=1, done=True, splits=None):
 USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.data())
 def test_any_splits_of_any_text_give_the_same_events(data):
     texts = data.draw(st.lists(st.text(min_size=1), min_size=1, max_size=4))

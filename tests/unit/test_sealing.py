@@ -28,7 +28,7 @@ def test_what_is_sealed_opens_and_does_not_show(size: int) -> None:
     assert data != sealed(plain)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 3 * PIECE_BYTES), st.integers(0, 3 * PIECE_BYTES + 9), st.integers(1, 2 * PIECE_BYTES))
 def test_any_part_of_a_file_can_be_read(size: int, offset: int, limit: int) -> None:
     plain = bytes(range(256)) * (size // 256 + 1)

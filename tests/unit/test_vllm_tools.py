@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import UnsupportedFeature
@@ -60,7 +60,6 @@ def forced(name: str | None = None, only_first: bool = False) -> ForcedCalls:
     return ForcedCalls(0, name, only_first, lambda: None, None, thinks=False)
 
 
-@settings(deadline=None)
 @given(st.data(), calls, spaces)
 def test_required_calls_come_byte_for_byte_whatever_the_cuts(data: Any, made: list[Any], space: str) -> None:
     members = [
@@ -74,7 +73,6 @@ def test_required_calls_come_byte_for_byte_whatever_the_cuts(data: Any, made: li
     assert len({call.id for call in found}) == len(made)
 
 
-@settings(deadline=None)
 @given(st.data(), arguments)
 def test_a_named_calls_arguments_are_the_text(data: Any, written: str) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(written)), max_size=8)))
@@ -207,7 +205,6 @@ def utf8(tokens: Sequence[int]) -> str:
     return bytes(tokens).decode("utf-8", "replace")
 
 
-@settings(deadline=None)
 @given(st.data(), st.text(max_size=30))
 def test_tokens_that_came_together_are_taken_apart(data: Any, text: str) -> None:
     tokens = list(text.encode())

@@ -56,7 +56,7 @@ def test_a_choice_of_lettered_options_and_a_sum_told_as_a_story_have_experts() -
     assert [chances(text).kind for text in (choice, story, "Tell me a joke.")] == ["choice", "problem", "open"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=400))
 def test_any_text_has_chances_and_always_the_same(text: str) -> None:
     found = chances(text)

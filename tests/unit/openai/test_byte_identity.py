@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -22,7 +22,6 @@ from router.run import Head
 ENTRY = ModelEntry(name="m", engine="openai_compatible", context_tokens=1024)
 HEAD = Head("req_1", "m", "miss", 5, 0.1, 0.0)
 REQUEST = ChatRequest("m", (Message("user", (TextPart("hi"),)),))
-unhurried = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 # Any text, and text as models write it: JSON with spaces, escapes, exponents, characters of two to four bytes.
 written = st.text(max_size=40) | st.sampled_from(
@@ -73,7 +72,7 @@ async def decoded(stream: list[bytes]) -> list[Event]:
     return events + answer.end()
 
 
-@unhurried
+@settings(max_examples=150)
 @given(st.data(), calls, st.sampled_from(["\n", "\r\n", "\r"]), st.booleans(), st.integers(1, 5))
 def test_from_a_providers_bytes_to_the_clients(
     data: Any, arguments: list[str], newline: str, ascii_only: bool, batch: int
@@ -99,7 +98,7 @@ def test_from_a_providers_bytes_to_the_clients(
     assert [call.function.arguments for call in made] == arguments  # type: ignore[union-attr]
 
 
-@unhurried
+@settings(max_examples=150)
 @given(calls, st.booleans())
 def test_from_a_clients_history_to_the_provider(arguments: list[str], ascii_only: bool) -> None:
     made = [
