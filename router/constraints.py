@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from models.base import check_supported
 from models.catalog import LOCAL_ENGINES, ModelEntry
-from models.errors import ContextLengthExceeded, NoEligibleModel, PermissionDenied, SwitchyardError, UnsupportedFeature
+from models.errors import (
+    ContextLengthExceeded,
+    ModelUnavailable,
+    NoEligibleModel,
+    PermissionDenied,
+    SwitchyardError,
+    UnsupportedFeature,
+)
 from models.messages import ChatRequest
 
 
@@ -17,6 +24,7 @@ class Candidate:
 
     first_token_ms: what it was measured to take to the first token, at the 95th percentile; None: not measured.
     switch_cost_microusd: what leaving the model that has the conversation costs; 0 for that model.
+    rests: it could not be reached the last few times.
     """
 
     entry: ModelEntry
@@ -24,6 +32,7 @@ class Candidate:
     expected_cost_microusd: int = 0
     first_token_ms: float | None = None
     switch_cost_microusd: int = 0
+    rests: bool = False
 
     @property
     def local(self) -> bool:
@@ -169,3 +178,19 @@ def exclusion(demand: Demand, candidate: Candidate) -> Exclusion | None:
         if error is not None:
             return Exclusion(name, error)
     return None
+
+
+def resting(eligible: Sequence[Candidate]) -> dict[str, Exclusion]:
+    """Those that could not be reached of late are out, as long as others are left: a try is better than no answer."""
+    if all(candidate.rests for candidate in eligible):
+        return {}
+    return {
+        candidate.entry.name: Exclusion(
+            "healthy",
+            ModelUnavailable(
+                f"Model '{candidate.entry.name}' could not be reached the last few times; it is tried again in seconds."
+            ),
+        )
+        for candidate in eligible
+        if candidate.rests
+    }

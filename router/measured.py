@@ -4,14 +4,19 @@ process."""
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict, deque
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 
+from models.errors import ModelUnavailable
 from models.messages import ChatRequest
 from router.events import Principal, Record, RequestClosed
 
 KEPT = 128
 LEAST = 8
 MOST_CONVERSATIONS = 20_000
+RESTS_AFTER = 3
+RESTS_S = 10.0
 
 
 class Latencies:
@@ -32,6 +37,31 @@ class Latencies:
         """The 95th percentile of the last `KEPT` answers; None before there are `LEAST`."""
         seen = self._first_ms.get(model, ())
         return sorted(seen)[int(0.95 * (len(seen) - 1))] if len(seen) >= LEAST else None
+
+
+class Rests:
+    """Which models cannot be reached: a sink of records. After `RESTS_AFTER` attempts in a row that found a model
+    unavailable it rests for `RESTS_S`, and after each further one again; whatever it answers ends that."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures: Counter[str] = Counter()
+        self._until_s: dict[str, float] = {}
+
+    def __call__(self, record: Record) -> None:
+        if not isinstance(record, RequestClosed):
+            return
+        for attempt in record.attempts:
+            if attempt.outcome == ModelUnavailable.code:
+                self._failures[attempt.model] += 1
+                if self._failures[attempt.model] >= RESTS_AFTER:
+                    self._until_s[attempt.model] = self._clock() + RESTS_S
+            elif attempt.ttft_ms is not None:
+                del self._failures[attempt.model]
+                self._until_s.pop(attempt.model, None)
+
+    def rests(self, model: str) -> bool:
+        return self._until_s.get(model, 0.0) > self._clock()
 
 
 def conversation_of(request: ChatRequest, principal: Principal) -> str | None:

@@ -26,7 +26,7 @@ from router.experience import Experience
 from router.few_shot import Embed
 from router.fingerprint import Fingerprint, circle_of, fingerprint
 from router.invalidation import Selection
-from router.measured import Conversations, Latencies, conversation_of
+from router.measured import Conversations, Latencies, Rests, conversation_of
 from router.policy import AUTO, NO_LIMITS, Candidate, Circumstances, Decision, Limits, Wish, decide
 from router.ports import (
     Assessment,
@@ -132,7 +132,7 @@ class Pipeline:
         self.running = 0
         self.flights = Flights()
         self.name = stages.peers.name if stages.peers is not None else ""
-        self.latencies = Latencies()
+        self.latencies, self.rests = Latencies(), Rests()
         self.conversations = Conversations()
         self.experience = Experience()
         self.shadows = Shadows(self)
@@ -171,6 +171,7 @@ class Pipeline:
         open record is there, and the ledger closes it at its worst case when this process has gone."""
         self._turn += 1
         self.latencies(record)
+        self.rests(record)
         self.experience(record)
         for sink in self.stages.sinks:
             try:
@@ -275,6 +276,7 @@ class Pipeline:
             self._expected(entry, request, tokens),
             self.latencies.first_token_ms(entry.name),
             self._switch(entry, last, tokens, routing),
+            self.rests.rests(entry.name),
         )
 
     def _switch(self, entry: ModelEntry, last: str | None, tokens: PromptTokens, routing: RoutingSettings) -> int:

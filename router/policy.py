@@ -21,7 +21,7 @@ from models.errors import (
 )
 from models.messages import ChatRequest
 from router.basis import basis_of
-from router.constraints import NO_LIMITS, Candidate, Demand, Exclusion, Limits, allow_list, exclusion
+from router.constraints import NO_LIMITS, Candidate, Demand, Exclusion, Limits, allow_list, exclusion, resting
 from router.objective import Evidence, Loss, by_loss, chances, losses
 from router.ports import Assessment
 from router.settings import RoutingSettings, Strategy
@@ -216,7 +216,9 @@ def _choose(
         demand = replace(demand, chances=chance)
     outs = {candidate.entry.name: exclusion(demand, candidate) for candidate in candidates}
     eligible = [candidate for candidate in candidates if outs[candidate.entry.name] is None]
-    excluded = {name: out for name, out in outs.items() if out is not None}
+    out_of_reach = resting(eligible)
+    eligible = [candidate for candidate in eligible if candidate.entry.name not in out_of_reach]
+    excluded = {name: out for name, out in outs.items() if out is not None} | out_of_reach
     if not eligible:
         raise _nobody(excluded)
     loss = losses(eligible, chance, routing) if strategy in WEIGHING else {}

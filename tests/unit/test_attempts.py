@@ -28,6 +28,7 @@ from models.errors import (
 from models.messages import ChatRequest, Event, Finish, TextDelta, TokenLogprob, Usage, UsageReport
 from router.accounting.tenants import Tenants
 from router.events import Record, RequestClosed, RequestOpened
+from router.measured import RESTS_S, Rests
 from router.pipeline import Backend, Options, Pipeline, Stages
 from router.settings import GateSettings, IngressSettings, RoutingSettings, TenantSettings
 from router.tokens import prompt_tokens
@@ -370,6 +371,31 @@ async def test_samples_end_with_the_answer_and_with_the_caller() -> None:
 
 
 # ---- the choice of the strategy ------------------------------------------------------------------------------------
+
+
+async def test_a_model_out_of_reach_is_no_candidate_until_it_may_be_tried_again() -> None:
+    it = three(RoutingSettings(strategy="complexity"))
+    now_s = 0.0
+    it.world.pipeline.rests = Rests(lambda: now_s)
+    it.small.script = [ModelUnavailable("the provider is down")]
+
+    async def asked() -> list[str]:
+        await unary(it.world, ask(f"hi {len(it.world.records)}"))
+        return [model for model, _ in it.outcomes()]
+
+    assert await asked() == ["small-1", "small-1", "medium-1"], "its replica may have died: another one is tried"
+    assert await asked() == ["small-1", "small-1", "medium-1"]
+    assert await asked() == ["medium-1"]
+    assert it.close.decision is not None and "could not be reached" in it.close.decision["excluded"]["small-1"]
+    now_s += RESTS_S
+    assert await asked() == ["small-1", "small-1", "medium-1"]
+    assert await asked() == ["medium-1"]
+    now_s += RESTS_S
+    it.small.script = None
+    assert await asked() == ["small-1"] == await asked()
+    it.small.script = [ModelUnavailable("again")]
+    assert await asked() == ["small-1", "small-1", "medium-1"], "what it answered ended the count"
+    it.books_are_shut()
 
 
 async def test_the_strategy_is_the_callers_or_the_configured_one() -> None:

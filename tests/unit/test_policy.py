@@ -201,6 +201,16 @@ def test_an_allow_list_of_absent_models_and_no_models_at_all() -> None:
     assert "No model is configured" in refused(NoEligibleModel).message
 
 
+def test_who_could_not_be_reached_of_late_is_out_as_long_as_others_are_left() -> None:
+    down = replace(SMALL, rests=True)
+    found = choose(0.0, (down, MEDIUM, LARGE))
+    assert (found.model, found.eligible) == ("m", ("l", "m")) and "could not be reached" in found.excluded["s"]
+    assert "s" not in found.fallbacks
+    alone = choose(0.0, (down, replace(MEDIUM, rests=True)))
+    assert (alone.model, alone.eligible) == ("s", ("m", "s")), "a try is better than no answer"
+    assert choose(None, (down, MEDIUM), question("s")).model == "s", "a named model is asked all the same"
+
+
 # ---- properties ----------------------------------------------------------------------------------------------------
 
 capabilities = st.sampled_from([Capabilities(), WITH_TOOLS])
