@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from models.anthropic_platforms import no_credentials
@@ -75,10 +74,7 @@ class AnthropicModel:
     ) -> None:
         import anthropic
 
-        self._entries = {
-            name: entry.model_copy(update={"capabilities": _within_dialect(entry.capabilities)})
-            for name, entry in entries.items()
-        }
+        self._entries = {name: entry.within(_DIALECT) for name, entry in entries.items()}
         # Key and address are always given, else the SDK looks for them in the environment and in the home folder.
         self._on_platform = platform is not None
         self._client = platform or anthropic.AsyncAnthropic(
@@ -165,11 +161,6 @@ class AnthropicModel:
 
     async def close(self) -> None:
         await self._client.close()
-
-
-def _within_dialect(capabilities: Capabilities) -> Capabilities:
-    lacking = {field.name: False for field in fields(Capabilities) if not getattr(_DIALECT, field.name)}
-    return replace(capabilities, **lacking)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from models.errors import UnsupportedFeature
@@ -45,6 +45,11 @@ class Capabilities:
     prefill: bool = False
     logit_bias: bool = False
     verbosity: bool = False
+
+    def beyond(self, able: Capabilities) -> list[str]:
+        """The names of those that `able` is without."""
+        names = (field.name for field in fields(self))
+        return [name for name in names if getattr(self, name) and not getattr(able, name)]
 
 
 class ChatModel(Protocol):

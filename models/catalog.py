@@ -120,6 +120,19 @@ class ModelEntry(BaseModel):
     node_price: NodePrice | None = None
     note: str = ""
 
+    def within(self, able: Capabilities) -> ModelEntry:
+        """Without the capabilities that its provider's API lacks."""
+        lacking = dict.fromkeys(self.capabilities.beyond(able), False)
+        return self.model_copy(update={"capabilities": replace(self.capabilities, **lacking)})
+
+    def check_engine_has(self, able: Capabilities) -> None:
+        """Raises ValueError for a capability that its engine lacks."""
+        if lacking := self.capabilities.beyond(able):
+            raise ValueError(
+                f"model '{self.name}': the {self.engine} engine has no {', '.join(lacking)}; "
+                "take it out of `capabilities`"
+            )
+
 
 def cpu_kv_cache_bytes(weights_gb: float) -> int:
     """Memory for vLLM's KV cache on a CPU where nobody says how much: as much as the weights, in whole GiB. vLLM itself

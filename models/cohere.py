@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import urljoin
 
@@ -61,11 +60,7 @@ class CohereModel:
     """
 
     def __init__(self, entries: Mapping[str, ModelEntry], api_key: str | None, base_url: str | None = None) -> None:
-        lacking = {field.name: False for field in fields(Capabilities) if not getattr(_DIALECT, field.name)}
-        self._entries = {
-            name: entry.model_copy(update={"capabilities": replace(entry.capabilities, **lacking)})
-            for name, entry in entries.items()
-        }
+        self._entries = {name: entry.within(_DIALECT) for name, entry in entries.items()}
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = HttpUpstream(base_url or _BASE_URL, headers)
         self._health = urljoin(base_url or _BASE_URL, "/v1/models")  # version 2 has no such list

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -83,7 +82,7 @@ class GeminiModel:
         health: str | None = "models",
         call_ids: bool = True,
     ) -> None:
-        self._entries = _within_dialect(entries)
+        self._entries = {name: entry.within(_DIALECT) for name, entry in entries.items()}
         self._http = http
         self._models = models
         self._health = health
@@ -129,14 +128,6 @@ def vertex(
     http = HttpUpstream(base_url or f"https://{host}/v1", {}, credentials=who.headers, refusal=refusal)
     models = f"projects/{quote(project, '')}/locations/{quote(location, '')}/publishers/google/models"
     return GeminiModel(entries, http, models, health=None, call_ids=False)
-
-
-def _within_dialect(entries: Mapping[str, ModelEntry]) -> dict[str, ModelEntry]:
-    lacking = {field.name: False for field in fields(Capabilities) if not getattr(_DIALECT, field.name)}
-    return {
-        name: entry.model_copy(update={"capabilities": replace(entry.capabilities, **lacking)})
-        for name, entry in entries.items()
-    }
 
 
 def refusal(upstream: UpstreamCall, status: int, headers: Mapping[str, str], error: object) -> SwitchyardError:

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import fields
 
 from models.base import Call, Capabilities, check_supported
 from models.catalog import ModelEntry
@@ -73,11 +72,7 @@ class SimulatedModel:
             )
         if max(sure_logprob, unsure_logprob) > 0:
             raise ValueError(f"model '{entry.name}': no log probability is above 0")
-        for field in fields(Capabilities):
-            if getattr(entry.capabilities, field.name) and not getattr(_ABLE, field.name):
-                raise ValueError(
-                    f"model '{entry.name}': the simulated engine has no {field.name}; take it out of `capabilities`"
-                )
+        entry.check_engine_has(_ABLE)
         self._entry = entry
         self._ttft_s = ttft_ms / 1000
         self._token_s = 1 / tokens_per_s if tokens_per_s else 0.0

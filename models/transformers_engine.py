@@ -12,7 +12,6 @@ import math
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import fields
 from typing import Any
 
 from models.base import Call, Capabilities, check_supported
@@ -62,11 +61,7 @@ class TransformersChatModel:
         max_batch_tokens: int = 512,
         threads: int | None = None,
     ) -> None:
-        for field in fields(Capabilities):
-            if getattr(entry.capabilities, field.name) and not getattr(_ABLE, field.name):
-                raise ValueError(
-                    f"model '{entry.name}': the transformers engine has no {field.name}; take it out of `capabilities`"
-                )
+        entry.check_engine_has(_ABLE)
         self._entry = entry
         self._tokenizer, model = _load(entry, folder, threads)
         self._default = model.generation_config

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import fields
 from typing import Any
 
 from models.base import Call, Capabilities, check_supported
@@ -51,11 +50,7 @@ class VllmModel:
     """
 
     def __init__(self, entry: ModelEntry, serving: Any) -> None:
-        for field in fields(Capabilities):
-            if getattr(entry.capabilities, field.name) and not getattr(_ABLE, field.name):
-                raise ValueError(
-                    f"model '{entry.name}': the vllm engine has no {field.name}; take it out of `capabilities`"
-                )
+        entry.check_engine_has(_ABLE)
         if entry.capabilities.tools:
             _check_tools(entry, serving)
         self._entry = entry
