@@ -10,7 +10,6 @@ from typing import Any
 
 import hypothesis
 import pytest
-from hypothesis import HealthCheck, settings
 
 from cluster.ray_process import LOOPBACK_ONLY
 from models.smoke import ensure_smoke_model
@@ -37,11 +36,6 @@ os.environ |= {
 # How long something takes is for the benchmarks to say: here another test may have the processor.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
-
-
-# Hypothesis gives each example 200 ms of wall-clock time, which a busy machine takes away: that is no failure.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
