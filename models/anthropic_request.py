@@ -25,7 +25,7 @@ from models.messages import (
     Thinking,
     Tool,
 )
-from models.tool_call_ids import fitting
+from models.tool_call_ids import ANTHROPICS, with_fitting_ids
 from models.upstream import parse_json
 
 _DEFAULT_MAX_TOKENS = 4096  # the API wants a limit with every request
@@ -34,8 +34,6 @@ _DEFAULT_MAX_TOKENS = 4096  # the API wants a limit with every request
 _SAMPLING_VERSION = "2023-06-01"
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _INSTRUCTIONS = ("system", "developer")
-# "String should match pattern '^[a-zA-Z0-9_-]+$'"; Bedrock: of up to 64 characters.
-_CALL_IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _THINKING = {"adaptive": "adaptive", "budget": "enabled", "off": "disabled"}
 
 
@@ -173,7 +171,7 @@ def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     Instructions within a conversation stay where they are; the older models refuse them there.
     """
     turns: list[dict[str, Any]] = []
-    for message in messages:
+    for message in with_fitting_ids(messages, ANTHROPICS):
         role = {"tool": "user", "developer": "system"}.get(message.role, message.role)
         if not (blocks := list(_blocks(message))):
             continue
@@ -187,8 +185,7 @@ def _blocks(message: Message) -> Iterator[dict[str, Any]]:
     blocks = [block for part in message.parts if (block := _block(part))]
     if message.role == "tool":
         failed = {"is_error": True} if message.is_error else {}
-        called = fitting(message.tool_call_id or "", _CALL_IDS)
-        result = {"type": "tool_result", "tool_use_id": called, "content": blocks}
+        result = {"type": "tool_result", "tool_use_id": message.tool_call_id, "content": blocks}
         yield result | failed | _cache(message.cache)
         return
     yield from blocks
@@ -196,8 +193,7 @@ def _blocks(message: Message) -> Iterator[dict[str, Any]]:
         arguments = call.arguments or "{}"
         if not isinstance(parse_json(arguments, "messages"), dict):
             raise InvalidRequest("The arguments of a tool call are not a JSON object; correct them.", "messages")
-        called = fitting(call.id, _CALL_IDS)
-        fields = {"type": "tool_use", "id": called, "name": call.name, "input": RawJSON(arguments)}
+        fields = {"type": "tool_use", "id": call.id, "name": call.name, "input": RawJSON(arguments)}
         yield fields | _cache(call.cache)
 
 

@@ -37,7 +37,7 @@ from models.messages import (
 from models.openai_turns import openai_turns
 from models.providers import Quirks
 from models.sse import SSEDecoder
-from models.tool_call_ids import fitting
+from models.tool_call_ids import with_fitting_ids
 from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
 
@@ -108,9 +108,10 @@ def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str,
     if request.thinking and request.thinking.mode == "budget":
         where = "thinking.budget_tokens"
         raise UnsupportedFeature(f"Model '{entry.name}' takes no budget of thinking; leave out '{where}'.", where)
+    messages = with_fitting_ids(request.messages, quirks.tool_call_ids)
     body: dict[str, Any] = {
         "model": entry.source or entry.name,
-        "messages": [_message(message, quirks) for message in openai_turns(request.messages)],
+        "messages": [_message(message, quirks) for message in openai_turns(messages)],
         "stream": True,
         "stream_options": {"include_usage": True},
         **_sampling(request.sampling, quirks),
@@ -182,21 +183,15 @@ def _message(message: Message, quirks: Quirks) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,
         "content": _content(message),
-        **_present(name=message.name),
+        **_present(name=message.name, tool_call_id=message.tool_call_id),
     }
-    if message.tool_call_id is not None:
-        fields["tool_call_id"] = fitting(message.tool_call_id, quirks.tool_call_ids)
     thoughts = "".join(part.text for part in message.parts if isinstance(part, ReasoningPart))
     if thoughts and quirks.reasoning_field:
         fields[quirks.reasoning_field] = thoughts
     if message.tool_calls:
         fields["content"] = fields["content"] or None
         fields["tool_calls"] = [
-            {
-                "id": fitting(call.id, quirks.tool_call_ids),
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in message.tool_calls
         ]
     return fields

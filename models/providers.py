@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.catalog import Engine
+from models.tool_call_ids import MISTRALS, OPENAIS
 
 Dialect = Literal["openai", "anthropic", "gemini", "cohere"]
 Platform = Literal["bedrock", "vertex"]
@@ -77,8 +78,7 @@ class Provider(BaseModel):
 
 
 _NEWER = Quirks(max_tokens_field="max_completion_tokens")
-# "Expected a string with maximum length 40": https://github.com/vercel/ai/issues/5171
-_OPENAI = Quirks(max_tokens_field="max_completion_tokens", tool_call_ids=re.compile(r"(?s).{1,40}"))
+_OPENAI = Quirks(max_tokens_field="max_completion_tokens", tool_call_ids=OPENAIS)
 _ANTHROPIC: Package = ("anthropic", "pip install 'switchyard[cloud]'")
 _VERTEX_SETTINGS = {
     "GOOGLE_CLOUD_PROJECT": "the project's id",
@@ -111,13 +111,8 @@ PROVIDERS: tuple[Provider, ...] = (
         dialect="openai",
         base_url="https://api.mistral.ai/v1",
         key_variables=("MISTRAL_API_KEY",),
-        # It answers 422 to any field that it does not know, and a stream has its usage unasked. "Tool call id ... must
-        # be a-z, A-Z, 0-9, with a length of 9": https://github.com/langchain-ai/langchain/pull/24668
-        quirks=Quirks(
-            seed_field="random_seed",
-            leaves_out=("stream_options", "user", "name"),
-            tool_call_ids=re.compile(r"[a-zA-Z0-9]{9}"),
-        ),
+        # It answers 422 to any field that it does not know, and a stream has its usage unasked.
+        quirks=Quirks(seed_field="random_seed", leaves_out=("stream_options", "user", "name"), tool_call_ids=MISTRALS),
     ),
     Provider(
         name="deepseek",

@@ -153,7 +153,7 @@ class VllmModel:
 
     async def _prompt(self, request: ChatRequest, streamed: bool) -> tuple[Any, Any]:
         """vLLM's own request for `request`, and its prompt. Templating and tokenising run in vLLM's own threads."""
-        asked = self._request_class(**openai_request(request, streamed))
+        asked = self._request_class(**openai_request(request, streamed, self._entry.tool_parser))
         renderer = self._serving.online_renderer
         if request.raw_prompt:
             (prompt,) = await renderer.preprocess_completion(asked, request.messages[-1].text, None)

@@ -7,15 +7,20 @@ from typing import Any
 
 from models.messages import ChatRequest, Message, ReasoningPart, TextPart, Tool
 from models.openai_turns import openai_turns
+from models.tool_call_ids import MISTRALS, with_fitting_ids
 from models.upstream import parse_json
 
+_CALL_IDS = {"mistral": MISTRALS}
+"""What the chat templates of models take whose calls are read by these parsers."""
 
-def openai_request(request: ChatRequest, streamed: bool) -> dict[str, Any]:
+
+def openai_request(request: ChatRequest, streamed: bool, tool_parser: str | None = None) -> dict[str, Any]:
     """The answer's length is left out: it is set later. Raises `InvalidRequest` for a schema that is not JSON."""
     sampling = request.sampling
+    messages = with_fitting_ids(request.messages, _CALL_IDS.get(tool_parser or ""))
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": [_openai_message(message) for message in openai_turns(request.messages)],
+        "messages": [_openai_message(message) for message in openai_turns(messages)],
         "stream": streamed,
         "n": sampling.n,
         "temperature": sampling.temperature,

@@ -16,7 +16,8 @@ from models.catalog import ModelEntry
 from models.messages import ChatRequest, Message, TextPart, ToolCall
 from models.openai_compatible import encode
 from models.providers import PROVIDERS, Quirks, known_provider
-from models.tool_call_ids import fitting
+from models.tool_call_ids import MISTRALS, fitting, with_fitting_ids
+from models.vllm_request import openai_request
 from router.topology import CloudEndpoint
 
 ENTRY = ModelEntry(name="m", engine="openai_compatible", context_tokens=1024)
@@ -50,10 +51,11 @@ def sent_to(provider: str, request: ChatRequest) -> list[dict[str, Any]]:
 
 
 def test_an_id_stands_for_itself_as_long_as_it_is_taken_and_for_the_same_one_always() -> None:
-    nine = re.compile(r"[a-zA-Z0-9]{9}")
-    assert fitting("D681PevKs", nine) == "D681PevKs"
-    assert fitting("anything: at all", None) == "anything: at all"
-    assert fitting("call_1", nine) == "rGJ3PDHDM", "providers' caches and stored conversations rely on it"
+    assert fitting("D681PevKs", MISTRALS) == "D681PevKs"
+    assert (
+        with_fitting_ids(conversation("anything: at all").messages, None) == conversation("anything: at all").messages
+    )
+    assert fitting("call_1", MISTRALS) == "rGJ3PDHDM", "providers' caches and stored conversations rely on it"
 
 
 @given(st.sampled_from(sorted(TAKEN)), st.lists(ids, min_size=1, max_size=6, unique=True))
@@ -115,4 +117,12 @@ def test_an_endpoint_of_ones_own_says_what_it_takes() -> None:
     quirks = CloudEndpoint.model_validate(line).quirks
     assert isinstance(quirks, Quirks)
     call = encode(conversation("call_1"), ENTRY, quirks)["messages"][1]["tool_calls"][0]
-    assert call["id"] == fitting("call_1", quirks.tool_call_ids) != "call_1"
+    assert call["id"] == fitting("call_1", MISTRALS) != "call_1"
+
+
+def test_mistrals_own_models_have_a_chat_template_that_is_particular() -> None:
+    _, called, *results = openai_request(conversation("call_1", "D681PevKs"), True, "mistral")["messages"]
+    assert [call["id"] for call in called["tool_calls"]] == [fitting("call_1", MISTRALS), "D681PevKs"]
+    assert [result["tool_call_id"] for result in results] == ["D681PevKs", fitting("call_1", MISTRALS)]
+    _, called, *_ = openai_request(conversation("call_1"), True, "hermes")["messages"]
+    assert called["tool_calls"][0]["id"] == "call_1"
