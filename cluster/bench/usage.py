@@ -2,9 +2,10 @@
 
     python -m cluster.bench.usage --rows 1000000
 
-Fills a SQLite ledger with requests of one busy organisation (a tenth is others'), spread evenly over 30 days, and then
-asks what `GET /v1/usage` can be asked, for random times, in this process. Apart: percentiles, and what is grouped by
-end user, of whom there are sums by whole days only, so that the requests of what is left of a day are read.
+Fills a SQLite ledger with requests of one busy organisation (a tenth is others'), one after the other over 30 days,
+and then asks what `GET /v1/usage` can be asked, for random times, in this process. Apart: percentiles,
+and what is grouped by end user, of whom there are sums by whole days only, so that the requests of what is left of a
+day are read.
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ _TASKS = ("chat", "code", "extract", "summarise")
 
 Kind = Literal["sums", "latency", "users"]
 
-_AT = f"{BEGIN_UNIX_MS} + abs(random()) % {END_UNIX_MS - BEGIN_UNIX_MS}"
-
 
 def _one_of(values: Sequence[str]) -> str:
     cases = " ".join(f"WHEN {number} THEN '{value}'" for number, value in enumerate(values))
@@ -46,7 +45,7 @@ def fill(store: SQLiteStore, rows: int) -> None:
         "org": f"CASE WHEN abs(random()) % 10 THEN 'acme' ELSE {_one_of([f'org{n}' for n in range(20)])} END",
         "request_id": "printf('req_%012x', i)",
         "holder": "'bench'",
-        "opened_at_unix_ms": _AT,
+        "opened_at_unix_ms": f"{BEGIN_UNIX_MS} + i * {END_UNIX_MS - BEGIN_UNIX_MS} / {rows + 1}",  # as they come
         "closed_at_unix_ms": str(END_UNIX_MS),
         "team": "'team' || (i % 5)",
         "key_id": "'key' || (i % 40)",  # 40 keys, each of one of 5 teams

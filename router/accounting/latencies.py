@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 ERROR = 0.02
@@ -50,31 +49,31 @@ def percentiles(
     """
     import numpy as np
 
-    counts = np.zeros((max(1, groups), BUCKETS))
-    numbers, blobs = [], []
+    numbers, lengths, blobs = [], [], []
     for number, blob in kept:
-        numbers.append((number, len(blob) // 8))
+        numbers.append(number)
+        lengths.append(len(blob) // 8)
         blobs.append(blob)
-    if numbers:
-        pairs = np.frombuffer(b"".join(blobs), "<u8")
-        owner = np.repeat(np.array([n for n, _ in numbers]), np.array([length for _, length in numbers]))
-        np.add.at(counts, (owner, (pairs >> 32).astype(np.int64)), pairs & _COUNT)
-    for number, ms in single:
-        counts[number, bucket_of(ms)] += 1
-    return _read_off(counts)[:groups]
+    pairs = np.frombuffer(b"".join(blobs), "<u8")
+    owners = np.repeat(np.array(numbers, np.int64), np.array(lengths, np.int64))
+    others = np.array([(number, bucket_of(ms)) for number, ms in single], np.int64).reshape(-1, 2)
+    at = np.concatenate((owners * BUCKETS + (pairs >> 32).astype(np.int64), others @ (BUCKETS, 1)))
+    weights = np.concatenate((pairs & _COUNT, np.ones(len(others), np.uint64)))
+    return _read_off(np.bincount(at, weights, groups * BUCKETS).reshape(-1, BUCKETS))
 
 
-def _read_off(counts: NDArray[np.float64]) -> list[dict[str, float] | None]:
+def _read_off(counts: NDArray[Any]) -> list[dict[str, float] | None]:
+    """`counts` of a group in each row, which are summed up in place."""
     import numpy as np
 
-    middle = _LEAST_MS * np.exp(_LOG_RATIO * np.arange(BUCKETS)) * (1 - ERROR)
-    summed = counts.cumsum(axis=1)
+    shown = np.array([round(_LEAST_MS * math.exp(_LOG_RATIO * n) * (1 - ERROR), 3) for n in range(BUCKETS)])
+    summed = counts.cumsum(axis=1, out=counts)
     total = summed[:, -1]
-    found: dict[str, Any] = {}
+    names, found = [f"p{percent}" for percent in PERCENTILES], []
     for percent in PERCENTILES:
         rank = np.maximum(np.ceil(total * percent / 100), 1)
-        found[f"p{percent}"] = middle[(summed >= rank[:, None]).argmax(axis=1)]
+        found.append(shown[(summed >= rank[:, None]).argmax(axis=1)].tolist())
     return [
-        {name: round(float(values[row]), 3) for name, values in found.items()} if total[row] else None
-        for row in range(len(total))
+        dict(zip(names, values, strict=True)) if count else None
+        for count, values in zip(total.tolist(), zip(*found, strict=True), strict=True)
     ]

@@ -13,8 +13,10 @@ from router.accounting.usage_sql import ADD, SUMS, TAKE_OFF, UsageQuery, latency
 
 _ONE = f"SELECT {ROW} FROM requests WHERE org = ? AND request_id = ?"
 _NEXT = (
-    f"SELECT request_id, {ROW} FROM requests WHERE (org, request_id) > (?, ?) ORDER BY requests.org, request_id LIMIT ?"
+    f"SELECT request_id, {ROW} FROM requests WHERE (org, opened_at_unix_ms, request_id) > (?, ?, ?) "
+    "ORDER BY requests.org, requests.opened_at_unix_ms, request_id LIMIT ?"
 )
+"""In the order of time, so that a page's requests share their sums."""
 _BATCH_ROWS = 20_000
 
 
@@ -61,13 +63,13 @@ class UsageStore:
         if known or not there:
             return
         with self._database.transaction() as writer:
-            last = ("", "")
+            last: tuple[str, int, str] = ("", 0, "")
             # Page by page: PostgreSQL would send all of them at once, and not for longer than its time-out.
             while rows := writer.execute(_NEXT, (*last, _BATCH_ROWS)).fetchall():
                 for _, *row in rows:
                     self._cells.add(row)
                 self._cells.flush(writer.execute)
-                last = rows[-1][1], rows[-1][0]
+                last = rows[-1][1], rows[-1][2], rows[-1][0]
 
 
 def _add_latencies(
