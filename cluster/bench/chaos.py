@@ -274,10 +274,10 @@ def run(folder: Path, seconds: float, kills: int, seed: int) -> Outcome:
     finally:
         cast.close()
     finished = [line.split() for file in folder.glob("*.finished") for line in file.read_text().splitlines()]
-    return asyncio.run(_judged(folder, seconds, kills, finished))
+    return asyncio.run(judged(folder, seconds, kills, finished))
 
 
-async def _judged(folder: Path, seconds: float, kills: int, finished: Sequence[Sequence[str]]) -> Outcome:
+async def judged(folder: Path, seconds: float, kills: int, finished: Sequence[Sequence[str]]) -> Outcome:
     """What is in the books once they have been opened again and all journals are in."""
     books = await Books.open(lambda: SQLiteStore(folder / LEDGER_FILE, lock_wait_s=30), folder / "journal")
     await books.sweep()

@@ -7,7 +7,9 @@ import random
 import time
 from pathlib import Path
 
-from cluster.bench import chaos
+from cluster.bench import chaos, chaos_cluster
+from cluster.bench.connection import Response
+from cluster.config_check import check_config
 from models.errors import BudgetExceeded
 from router.accounting.books import Books
 from router.accounting.budget import Budgets
@@ -64,3 +66,22 @@ async def test_of_two_hundred_at_once_on_a_budget_for_a_hundred_a_hundred_are_pa
     for shipper in shippers:
         await shipper.close(0)
     await books.close()
+
+
+def test_the_cluster_that_is_put_under_fire_is_one_that_starts() -> None:
+    config = chaos_cluster.config({"tight": "a", "wide": "b"})
+    check_config(config)
+    names = [f"SimulatedModel:{chaos_cluster.MODEL}", "Ingress", "Ledger"]
+    assert sorted(chaos_cluster.VICTIMS) == sorted(names)
+
+
+def test_an_answer_counts_as_finished_when_all_of_it_came() -> None:
+    told = chaos_cluster.Told()
+    headers = {"x-switchyard-request-id": "r", "x-switchyard-cost-microusd": "7"}
+    broken = b'data: {"choices": []}\n\ndata: {"error": {}}\n\n'
+    assert told.took("wide", Response(200, headers, b"{}", 1.0, 1.0), streamed=False)
+    assert told.took("wide", Response(200, headers, b"data: {}\n\ndata: [DONE]\n\n", 1.0, 1.0), streamed=True)
+    assert not told.took("wide", Response(200, headers, broken, 1.0, 1.0), streamed=True)
+    assert not told.took("tight", Response(402, headers, b"{}", 1.0, 1.0), streamed=False)
+    assert told.finished == [("wide", "r", "7"), ("wide", "r", str(chaos_cluster.COST_MICROUSD))]
+    assert told.other == {"stream with an error": 1, "402": 1}
