@@ -305,6 +305,21 @@ async def test_on_vertex_the_token_is_kept_until_it_expires():
     )
 
 
+@pytest.mark.parametrize("on_vertex", [True, False])
+async def test_vertex_takes_no_ids_of_calls(on_vertex):
+    calls = (ToolCall("c1", "clock", "{}"), ToolCall("c2", "weather", "{}"))
+    results = [Message("tool", (TextPart(f"of {name}"),), tool_call_id=name) for name in ("c2", "c1")]
+    async with replayed(events(*TEXT)) as google:
+        there = vertex({"g": ENTRY}, "p", "global", google.url, GoogleCredentials(Token()))
+        model = there if on_vertex else ai_studio({"g": ENTRY}, "k", google.url)
+        assert await answer(model, ChatRequest("g", (USER, Message("assistant", (), calls), *results))) == TEXT_EVENTS
+        await model.close()
+        await there.close()
+    parts = google.requests[0].json["contents"][-1]["parts"]
+    told = [(part["functionResponse"].get("id"), part["functionResponse"]["response"]["output"]) for part in parts]
+    assert told == ([(None, "of c1"), (None, "of c2")] if on_vertex else [("c2", "of c2"), ("c1", "of c1")])
+
+
 async def test_without_credentials_vertex_is_unavailable(monkeypatch, tmp_path):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     model = vertex({"g": ENTRY}, "p", "global", "http://127.0.0.1:9/v1")
