@@ -38,7 +38,7 @@ from models.openai_turns import openai_turns
 from models.providers import Quirks
 from models.sse import SSEDecoder
 from models.tool_call_ids import with_fitting_ids
-from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
+from models.upstream import GARBLED, UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
 
 _STREAM = "a chat completion stream"
@@ -244,8 +244,10 @@ class _Answer:
                 self.done = True
                 break
             events: list[Event] = []
-            with self._upstream.reading(_STREAM):
+            try:
                 self._read(json.loads(data.decode()), events)
+            except GARBLED as error:
+                raise self._upstream.garbled(_STREAM) from error
             yield from events
 
     def end(self) -> list[Event]:
@@ -305,9 +307,11 @@ class _Answer:
 
 
 def _logprobs(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
+    if not logprobs:
+        return ()
     return tuple(
         _token(token, tuple(_token(top) for top in token.get("top_logprobs") or ()))
-        for token in (logprobs or {}).get("content") or ()
+        for token in logprobs.get("content") or ()
     )
 
 

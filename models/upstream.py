@@ -35,6 +35,8 @@ from models.messages import ChatRequest
 CONNECT_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0
 MAX_RETRY_AFTER_S = 3600.0
+GARBLED = (ValueError, TypeError, AttributeError, KeyError)
+"""What comes of decoding what is not of the dialect."""
 
 _T = TypeVar("_T")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,63}")
@@ -80,8 +82,12 @@ class UpstreamCall:
         """Around the decoding of what the provider sent: `what` it should have been."""
         try:
             yield
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise self.broken(f"sent something other than {what}") from error
+        except GARBLED as error:
+            raise self.garbled(what) from error
+
+    def garbled(self, what: str) -> UpstreamFailed | StreamInterrupted:
+        """For one of `GARBLED`, where `reading` around each of many pieces would take as long as they do."""
+        return self.broken(f"sent something other than {what}")
 
     def broken(self, what: str) -> UpstreamFailed | StreamInterrupted:
         """The provider did not keep to its protocol. `what` continues 'The provider ...'."""

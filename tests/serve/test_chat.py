@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -244,6 +245,31 @@ def test_probes_need_no_key(product: Product) -> None:
     ready = httpx.get(f"{product.cluster.base_url}/ready").json()
     assert ready == {"status": "ok", "parts": dict.fromkeys(ready["parts"], "ok"), "warnings": {}}
     assert {"Batcher", "Ledger"} <= ready["parts"].keys()
+
+
+def test_wrong_weights_are_said_and_the_four_factors_stand_in(product: Product, tmp_path: Path) -> None:
+    (tmp_path / "router.safetensors").write_bytes(b"no weights at all")
+
+    def told() -> set[str]:
+        """By both ingresses, which take turns."""
+        asked = (httpx.get(f"{product.cluster.base_url}/ready").json()["warnings"] for _ in range(6))
+        return {warnings.get("learned_classifier", "") for warnings in asked}
+
+    def strategies() -> set[str]:
+        body = {"model": "auto", "messages": user("Prove that there are infinitely many primes.")}
+        asked = (product.http().post("/v1/route", json=body).json() for _ in range(4))
+        return {answer["decision"]["strategy"] for answer in asked}
+
+    assert strategies() == {"hybrid"}
+    with product.reconfigured("ComplexityClassifier", weights=str(tmp_path)):
+        until(lambda: "" not in told(), 10.0)
+        assert all("router.safetensors" in warning for warning in told())
+        before = product.metric("switchyard_degraded_total", stage="learned_classifier")
+        answer = product.chat("Prove that there are infinitely many primes.", "auto", **OFF)
+        assert answer.status_code == 200 and strategies() == {"complexity"}
+        assert product.metric("switchyard_degraded_total", stage="learned_classifier") == before + 1
+    until(lambda: told() == {""}, 10.0)
+    assert strategies() == {"hybrid"}
 
 
 def test_metrics_are_summed_over_both_ingresses(product: Product) -> None:
