@@ -218,9 +218,21 @@ class Ingress(HandleDoor):
     async def all_metrics(self) -> str:
         """The sum over all ingress replicas that answer, and what the control plane and the providers count."""
         replicas, *rest = await asyncio.gather(
-            self._replicas_metrics(), self._parts.text(), self._provider_metrics.text()
+            self._replicas_metrics(),
+            self._parts.text(self._node_prices()),
+            self._provider_metrics.text(),
         )
         return "".join((summed(replicas), *rest))
+
+    def _node_prices(self) -> dict[str, float]:
+        """Micro-USD an hour of a replica, by backend."""
+        backends, prices = self.pipeline.stages.backends.values(), self.pipeline.prices
+        found = {
+            backend.name: prices.replica_microusd_per_hour(each.name)
+            for backend in backends
+            for each in backend.entries
+        }
+        return {name: price for name, price in found.items() if price is not None}
 
     async def _replicas_metrics(self) -> list[str]:
         """Without those that are going; only this one's when another hangs."""

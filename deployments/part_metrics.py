@@ -20,6 +20,7 @@ from router.exact_cache import ExactCacheStats
 from router.pipeline import Pipeline
 
 PART_TIMEOUT_S = 1.0
+NO_NODES: Mapping[str, float] = {}
 
 _CACHE_COUNTERS = {
     "hits_exact": ("exact_hits", "Very same questions answered"),
@@ -94,14 +95,16 @@ class PartMetrics:
             self._methods["Archive"] = method(archive, "counts")
         self._shards = {shard.deployment_name: method(shard, "stats") for shard in caches}
 
-    async def text(self) -> str:
-        """In Prometheus' text format, after `PART_TIMEOUT_S` at most."""
+    async def text(self, node_microusd_per_hour: Mapping[str, float] = NO_NODES) -> str:
+        """In Prometheus' text format, after `PART_TIMEOUT_S` at most. node_microusd_per_hour: of a replica of each
+        backend."""
         methods = {**self._methods, **self._shards}
         answers = dict(zip(methods, await asyncio.gather(*map(_asked, methods.values())), strict=True))
         shards = {name: answers[name] for name in self._shards if answers[name] is not None}
         families = [
             *_up({name: answer is not None for name, answer in answers.items()}),
             *batcher_families(answers["Batcher"] or {}),
+            _gauge("node_microusd_per_hour", "What a replica's node costs", "backend", node_microusd_per_hour),
             *ledger_families(answers["Ledger"] or {}),
             *archive_families(answers.get("Archive") or {}),
             *cache_families(shards),
@@ -116,6 +119,10 @@ def batcher_families(loads: Mapping[str, BackendLoad]) -> Iterator[Metric]:
     yield _gauge("batcher_oldest_wait_seconds", "How long the first in the queue has waited", "backend", waits)
     grants = {backend: load.grants for backend, load in loads.items()}
     yield _counter("batcher_grants", "Places given", "backend", grants)
+    up = {backend: load.replica_s for backend, load in loads.items()}
+    yield _counter("batcher_replica_seconds", "Replicas times seconds", "backend", up)
+    busy = {backend: load.busy_s for backend, load in loads.items()}
+    yield _counter("batcher_busy_replica_seconds", "Of these, with a request to work on", "backend", busy)
     expired = {backend: load.expired_leases for backend, load in loads.items()}
     yield _counter("batcher_expired_leases", "Places taken back from holders that are gone", "backend", expired)
     refusals = CounterMetricFamily(

@@ -43,6 +43,8 @@ class BackendLoad:
 
     capacity: requests that may run now; half of the places while the start is cautious.
     refusals: by reason: `queue_full`, `tenant_share`, `deadline`, `left` (the client went away while it waited).
+    replica_s, busy_s: replicas times seconds, of all and of those at work: what their nodes cost, and what of that was
+    for requests. Counted with each `tick`.
     """
 
     replicas: int
@@ -53,6 +55,8 @@ class BackendLoad:
     grants: int
     refusals: dict[str, int]
     expired_leases: int
+    replica_s: float = 0.0
+    busy_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +106,8 @@ class _Backend:
     running: int = 0
     grants: int = 0
     expired_leases: int = 0
+    replica_s: float = 0.0
+    busy_s: float = 0.0
     refusals: Counter[str] = field(default_factory=Counter)
     tenant_queued: Counter[str] = field(default_factory=Counter)
     waiting: dict[str, _Waiter] = field(default_factory=dict)
@@ -176,6 +182,7 @@ class Admission:
         self._settings = settings
         self._clock = clock
         self._cautious_until_s = -math.inf
+        self._ticked_s = clock()
         # Ordered by the time of the last renewal, so that expiry only ever looks at the front.
         self._leases: OrderedDict[str, _Lease] = OrderedDict()
         self._queued_in: dict[str, _Backend] = {}
@@ -251,8 +258,14 @@ class Admission:
         self._settings = settings
 
     def tick(self) -> None:
-        """End the leases of holders that are gone, and the caution after a start."""
-        expired_before_s = self._clock() - self._settings.lease_ttl_s
+        """End the leases of holders that are gone, and the caution after a start; count the time since the last."""
+        now_s = self._clock()
+        for backend in self._backends.values():
+            # Requests are spread over replicas before any has two.
+            backend.replica_s += backend.replicas * (now_s - self._ticked_s)
+            backend.busy_s += min(backend.running, backend.replicas) * (now_s - self._ticked_s)
+        self._ticked_s = now_s
+        expired_before_s = now_s - self._settings.lease_ttl_s
         while self._leases:
             lease_id, lease = next(iter(self._leases.items()))
             if lease.renewed_s > expired_before_s:
@@ -274,6 +287,8 @@ class Admission:
                 grants=backend.grants,
                 refusals=dict(backend.refusals),
                 expired_leases=backend.expired_leases,
+                replica_s=backend.replica_s,
+                busy_s=backend.busy_s,
             )
             for name, backend in self._backends.items()
         }

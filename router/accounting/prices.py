@@ -55,10 +55,17 @@ class PriceBook:
     def __init__(
         self, entries: Iterable[ModelEntry], prices: Mapping[str, Price], node_prices: Mapping[str, NodePrice]
     ) -> None:
+        entries = tuple(entries)
         self._quotes = {
             entry.name: _quote(prices.get(entry.name) or node_prices.get(entry.name) or entry.price or entry.node_price)
             for entry in entries
         }
+        self._nodes = {entry.name: node_prices.get(entry.name) or entry.node_price for entry in entries}
+
+    def replica_microusd_per_hour(self, model: str) -> float | None:
+        """What a replica of a local model costs, at work or not; None: nobody says what its node costs."""
+        node = self._nodes.get(model)
+        return None if node is None else float(_replica_microusd_per_hour(node))
 
     def quote(self, model: str) -> Quote:
         """Raises `ModelNotFound`."""
@@ -141,10 +148,14 @@ def _listed(price: TokenPrices) -> list[Fraction]:
     return [Fraction(other if value is None else value) for value, other in zip(given, plain, strict=True)]
 
 
+def _replica_microusd_per_hour(node: NodePrice) -> Fraction:
+    return Fraction(node.usd_per_hour) / node.replicas_per_node * 1_000_000
+
+
 def _node(node: NodePrice) -> tuple[list[Fraction], dict[str, str]]:
-    replica_microusd_per_hour = Fraction(node.usd_per_hour) / node.replicas_per_node * 1_000_000
-    input_price = replica_microusd_per_hour / node.input_tokens_per_hour
-    output_price = replica_microusd_per_hour / node.output_tokens_per_hour
+    per_hour = _replica_microusd_per_hour(node)
+    input_price = per_hour / node.input_tokens_per_hour
+    output_price = per_hour / node.output_tokens_per_hour
     details = {
         "node_usd_per_hour": str(node.usd_per_hour),
         "replicas_per_node": str(node.replicas_per_node),

@@ -177,6 +177,25 @@ async def test_release_ends_a_wait_too_and_may_be_repeated() -> None:
     assert (load.running, load.queued) == (0, 0)
 
 
+async def test_time_of_replicas_is_counted_at_work_and_in_all() -> None:
+    clock = Clock()
+    core = admission(places=4, clock=clock)
+    core.set_replicas("m", 3)
+    clock.now_s = 2
+    core.tick()
+    for lease in ("0", "1"):
+        await core.admit(ticket(), lease)
+    clock.now_s = 5
+    core.tick()
+    for lease in ("2", "3", "4"):
+        await core.admit(ticket(), lease)
+    core.set_replicas("m", 1)
+    clock.now_s = 9
+    core.tick()
+    load = core.snapshot()["m"]
+    assert (load.replica_s, load.busy_s) == (3 * 5 + 1 * 4, 2 * 3 + 1 * 4)
+
+
 async def test_a_lease_ends_by_itself_unless_renewed() -> None:
     clock = Clock()
     core = admission(places=2, clock=clock)

@@ -213,3 +213,14 @@ def test_costs_are_exact_and_never_above_the_worst_case(
     assert exact <= worst
     dearest = max(plain, cached, w5, w1) * usage.input_tokens + max(out, think) * usage.output_tokens
     assert worst == int(dearest.to_integral_value(ROUND_CEILING))
+
+
+def test_a_replica_costs_its_part_of_the_node_at_work_or_not() -> None:
+    node = NodePrice(usd_per_hour="0.9", replicas_per_node=3, input_tokens_per_hour=1, output_tokens_per_hour=1)
+    local = ModelEntry(name="here", engine="simulated", context_tokens=1024, node_price=node)
+    other = ModelEntry(name="elsewhere", engine="simulated", context_tokens=1024)
+    book = PriceBook((local, other), {}, {})
+    assert book.replica_microusd_per_hour("here") == 300_000
+    assert book.replica_microusd_per_hour("elsewhere") is None
+    dearer = node.model_copy(update={"replicas_per_node": 1})
+    assert PriceBook((local,), {}, {"here": dearer}).replica_microusd_per_hour("here") == 900_000
