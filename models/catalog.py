@@ -116,6 +116,9 @@ class ModelEntry(BaseModel):
     effort_with_tools: str | None = Field(
         None, description="`reasoning_effort` sent along with tools where the caller sets none (OpenAI dialect)"
     )
+    cached_from_tokens: int = Field(
+        4096, ge=1, description="shortest beginning of a prompt that the provider's cache takes (Anthropic dialect)"
+    )
     price: Price | None = None
     node_price: NodePrice | None = None
     note: str = ""

@@ -35,6 +35,7 @@ from models.messages import (
     UsageReport,
 )
 from models.openai_turns import openai_turns
+from models.prefix_salt import PrefixSalt
 from models.providers import Quirks
 from models.sse import SSEDecoder
 from models.tool_call_ids import with_fitting_ids
@@ -73,10 +74,15 @@ class OpenAICompatibleModel:
         self._quirks = quirks or Quirks(max_tokens_field="max_completion_tokens" if is_openai else "max_tokens")
         headers = {**self._quirks.headers, **_key_header(self._quirks, api_key)}
         self._http = HttpUpstream(base_url, headers, self._quirks.query)
+        # The key of the endpoint is what all processes that ask it have in common; without one each has a salt.
+        self._salt = PrefixSalt(api_key.encode() if api_key else None) if self._quirks.prefix_salt else None
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
         entry, upstream = begin(self._entries, request, call, self._http.is_closed)
-        body = json.dumps(encode(request, entry, self._quirks), ensure_ascii=False).encode()
+        asked = encode(request, entry, self._quirks)
+        if self._salt is not None:
+            asked |= _present(cache_salt=self._salt.of(call.tenant))
+        body = json.dumps(asked, ensure_ascii=False).encode()
         answer = _Answer(request, upstream)
         async with aclosing(self._http.stream(upstream, "chat/completions", body, answer)) as events:  # type: ignore[type-var]
             async for event in events:

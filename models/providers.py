@@ -36,6 +36,7 @@ class Quirks(BaseModel):
     no_thinking: how it is told not to think: `reasoning_effort: none`, or `thinking: {type: disabled}`.
     tool_call_ids: a regular expression that matches the ids of tool calls which it takes; others, made by another
         provider, are exchanged for ids of nine letters and digits (`models/tool_call_ids.py`). None: it takes all.
+    prefix_salt: it takes vLLM's `cache_salt`, by which its prefix cache keeps tenants apart (`models/prefix_salt.py`).
     leaves_out: what the endpoint refuses, and what changes no answer when it is left out.
     """
 
@@ -47,6 +48,7 @@ class Quirks(BaseModel):
     reasoning_field: Literal["reasoning_content", "reasoning"] | None = None
     no_thinking: Literal["reasoning_effort", "thinking"] = "reasoning_effort"
     tool_call_ids: re.Pattern[str] | None = None
+    prefix_salt: bool = False
     leaves_out: tuple[Literal["stream_options", "user", "name"], ...] = ()
     query: dict[str, str] = Field({}, description="parameters of every address, such as api-version")
     headers: dict[str, str] = Field({}, description="of every request; no place for a key: they are printed")
@@ -218,7 +220,7 @@ PROVIDERS: tuple[Provider, ...] = (
     Provider(
         name="vllm",
         dialect="openai",
-        quirks=Quirks(reasoning_field="reasoning"),
+        quirks=Quirks(reasoning_field="reasoning", prefix_salt=True),
         auto=False,
         note="say where it is with `base_url`, and list as `models` what it serves",
     ),

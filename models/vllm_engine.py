@@ -25,6 +25,7 @@ from models.errors import (
     SwitchyardError,
 )
 from models.messages import ChatRequest, Event
+from models.prefix_salt import PrefixSalt
 from models.vllm_output import OutputReader
 from models.vllm_request import openai_request, unbounded_request_class
 from models.vllm_tools import parsers
@@ -58,6 +59,7 @@ class VllmModel:
         self._engine = serving.engine_client
         self._closed = False
         self._request_class = unbounded_request_class()
+        self._salt = PrefixSalt()
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
         async with aclosing(self.batches(request, call)) as batches:
@@ -79,7 +81,7 @@ class VllmModel:
         """How long the prompt of `request` is."""
         with self._errors():
             async with asyncio.timeout(call.timeout_s):
-                _, prompt = await self._prompt(request, streamed=False)
+                _, prompt = await self._prompt(request, call, streamed=False)
         return len(prompt["prompt_token_ids"])
 
     async def check_health(self) -> None:
@@ -100,7 +102,7 @@ class VllmModel:
         deadline_s = asyncio.get_running_loop().time() + call.timeout_s
         with self._errors() as progress:
             async with asyncio.timeout_at(deadline_s):
-                asked, prompt = await self._prompt(request, streamed)
+                asked, prompt = await self._prompt(request, call, streamed)
             sampling = self._sampling(request, asked, prompt)
             answer_parsers = None if request.raw_prompt else parsers(self._serving, asked, request)
             reader = OutputReader(request.sampling.top_logprobs, answer_parsers)
@@ -151,9 +153,10 @@ class VllmModel:
             "reasoning_parser_kwargs": {"chat_template_kwargs": serving._engine_chat_template_kwargs(keywords)},
         }
 
-    async def _prompt(self, request: ChatRequest, streamed: bool) -> tuple[Any, Any]:
+    async def _prompt(self, request: ChatRequest, call: Call, streamed: bool) -> tuple[Any, Any]:
         """vLLM's own request for `request`, and its prompt. Templating and tokenising run in vLLM's own threads."""
-        asked = self._request_class(**openai_request(request, streamed, self._entry.tool_parser))
+        salt = self._salt.of(call.tenant)
+        asked = self._request_class(**openai_request(request, streamed, self._entry.tool_parser, salt))
         renderer = self._serving.online_renderer
         if request.raw_prompt:
             (prompt,) = await renderer.preprocess_completion(asked, request.messages[-1].text, None)

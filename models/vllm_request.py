@@ -14,7 +14,9 @@ _CALL_IDS = {"mistral": MISTRALS}
 """What the chat templates of models take whose calls are read by these parsers."""
 
 
-def openai_request(request: ChatRequest, streamed: bool, tool_parser: str | None = None) -> dict[str, Any]:
+def openai_request(
+    request: ChatRequest, streamed: bool, tool_parser: str | None = None, cache_salt: str | None = None
+) -> dict[str, Any]:
     """The answer's length is left out: it is set later. Raises `InvalidRequest` for a schema that is not JSON."""
     sampling = request.sampling
     messages = with_fitting_ids(request.messages, _CALL_IDS.get(tool_parser or ""))
@@ -32,6 +34,7 @@ def openai_request(request: ChatRequest, streamed: bool, tool_parser: str | None
         "frequency_penalty": sampling.frequency_penalty,
         "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
         "response_format": _openai_response_format(request),
+        "cache_salt": cache_salt,
     }
     if request.raw_prompt:
         body["add_special_tokens"] = True  # those that a chat template would have written

@@ -213,7 +213,9 @@ class LiveAttempt:
         if self._own_logprobs and self._gate is not None:
             top = 0 if self._gate.max_mean_entropy is None else ENTROPY_OF
             sampling = replace(sampling, top_logprobs=top)
-        return replace(request, model=self.model, sampling=sampling)
+        made, told = self.run.pipeline.for_model(request, self.model, self.run.principal, self.run.options)
+        self.run.changes += told
+        return replace(made, model=self.model, sampling=sampling)
 
 
 def worst_case_microusd(run: Run, model: str, gate: GateSettings | None = None) -> int:

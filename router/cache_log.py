@@ -256,7 +256,7 @@ def _records(data: bytes) -> Iterator[Record]:
     packed = zlib.decompress(data[1 + _SIZE.size : at_codes])
     (text_size,) = _SIZE.unpack_from(packed)
     at_body = _SIZE.size + text_size
-    for line in packed[_SIZE.size : at_body].split(b"\n"):
+    for line in packed[_SIZE.size : at_body].decode("ascii").split("\n"):
         told = json.loads(line)
         if len(told) == 2:
             yield Gone(*told)

@@ -43,6 +43,7 @@ from router.ports import (
     PeersPort,
     Terms,
 )
+from router.prefix_marks import with_marks
 from router.prompting import Prompting
 from router.run import Run
 from router.settings import IngressSettings, RoutingSettings, Strategy
@@ -73,7 +74,8 @@ class Options:
     cache: `off` neither reads nor stores; `refresh` stores without reading; `no-store` reads without storing;
     `only-if-cached` reads and asks no model. max_age_s: how old a stored answer may be. delta: wrong answers from the
     cache per request that it puts up with; None: as configured. tags: of the answer, should it be stored, by which it
-    can be forgotten. priority: lower goes first. strategy: how the model for `auto` is chosen, None: as configured.
+    can be forgotten. cache_prefixes: whether the provider's prompt cache is used for long prefixes; None: as configured
+    for the tenant. priority: lower goes first. strategy: how the model for `auto` is chosen, None: as configured.
     fallbacks: what is tried after the first model, in this order; None: as configured. trial: of a
     shadow, which only Switchyard itself asks for.
     """
@@ -90,6 +92,7 @@ class Options:
     delta: float | None = None
     tags: tuple[str, ...] = ()
     trial: Trial | None = None
+    cache_prefixes: bool | None = None
 
     @property
     def wish(self) -> str:
@@ -231,6 +234,14 @@ class Pipeline:
         settings = self.settings.tenants.get(principal.org, self.settings.default_tenant).prompt
         return await self._prompting.changed(request, settings) if settings.changes else (request, ())
 
+    def for_model(
+        self, question: ChatRequest, model: str, principal: Principal, options: Options
+    ) -> tuple[ChatRequest, tuple[dict[str, Any], ...]]:
+        """The same, as it is put to this one."""
+        mine = self.settings.tenants.get(principal.org, self.settings.default_tenant).prompt.cache_prefixes
+        wanted = mine if options.cache_prefixes is None else options.cache_prefixes
+        return with_marks(question, self.entries[model]) if wanted else (question, ())
+
     def course(self, request: ChatRequest, principal: Principal, options: Options) -> Course:
         """Under which settings `decide` is to choose: by the time, and by the experiment that it takes part in."""
         free = request.model == AUTO and options.strategy is None
@@ -371,7 +382,7 @@ class Pipeline:
             "expected_cost_microusd": {
                 name: self._expected(self.entries[name], request, tokens) for name in decision.eligible
             },
-            "prompt_changes": list(changes),
+            "prompt_changes": [*changes, *self.for_model(question, decision.model, principal, options)[1]],
             "degraded": degraded,
         }
 

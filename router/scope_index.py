@@ -28,6 +28,7 @@ CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 64, 64
 """Of the graph: links of a node, and how many nodes a search for them, or for the nearest, keeps in sight. Twice the
 expansion doubles the time of an insert for half a percent of recall."""
 
+_EXACT_FROM = 512
 _INDEX_BYTES = 620
 _GRAPH_BYTES, _GRAPH_NODE_BYTES = 50_000, 208
 """A usearch index, and each of its vectors besides its numbers. Measured: `memory_usage` says 16 MB from the first."""
@@ -182,7 +183,11 @@ class ScopeIndex:
         """All vectors from a cosine similarity of `similarity` up, nearest first; compared with each of them."""
         if self._graph is None:
             return _similar(self._ids, self._rows[: len(self._ids)], vector, similarity)
-        found = self._graph.search(quantised(vector), len(self._graph), exact=True, threads=1)
+        asked, size, count = quantised(vector), len(self._graph), _EXACT_FROM
+        found = self._graph.search(asked, min(count, size), exact=True, threads=1)
+        while count < size and found.distances[-1] <= 1 - similarity:
+            count *= 8  # not all at once: an ordered list of all takes time in its square
+            found = self._graph.search(asked, min(count, size), exact=True, threads=1)
         near = found.distances <= 1 - similarity
         pairs = zip((1 - found.distances[near]).tolist(), found.keys[near].tolist(), strict=True)
         return sorted(pairs, reverse=True)

@@ -108,6 +108,9 @@ class PromptSettings(Strict):
     )
     examples: tuple[ExampleSettings, ...] = Field((), max_length=500)
     shots: int = Field(3, ge=0, le=16, description="of the examples, those most like the question")
+    cache_prefixes: bool = Field(
+        False, description="mark long tools and instructions for Anthropic's prompt cache where a caller marks nothing"
+    )
 
     @property
     def changes(self) -> bool:

@@ -2,6 +2,8 @@
 
     python -m cluster.bench.cache_scale --entries 100000 --folder build/cache_scale
 
+Times are wall clock, and in brackets the processor's, which neighbours on a busy machine do not lengthen as much.
+
 Fills a shard that keeps its answers on disk, or adds to the one that is in `--folder` from a run before. Then a new
 process reads it again, and looks questions up in it: by the vector (search and verifier), and by the text (encoder
 too). All is done by the product's own classes, in one process and on one thread, without a cluster.
@@ -44,6 +46,20 @@ YEAR_S = 365 * 86_400.0
 ANSWER = "It depends on what is meant; the short answer is that there is more than one way to see it, and all of them."
 
 
+class Clock:
+    """Seconds since it was made, of the wall and of this process."""
+
+    def __init__(self) -> None:
+        self._began_s = (time.perf_counter(), time.process_time())
+
+    def seconds(self) -> tuple[float, float]:
+        return time.perf_counter() - self._began_s[0], time.process_time() - self._began_s[1]
+
+    def __str__(self) -> str:
+        wall_s, processor_s = self.seconds()
+        return f"{wall_s:.1f} s ({processor_s:.1f} s)"
+
+
 class Corpus:
     """Questions by number, the same in each run."""
 
@@ -73,7 +89,7 @@ def fill(folder: Path, entries: int) -> None:
     store, log, files = _opened(folder)
     present = len(store.entry_ids())
     corpus = Corpus(Encoder())
-    began_s = time.perf_counter()
+    clock = Clock()
     words = tuple(TextDelta(f" {word}", 1) for word in ANSWER.split(" "))
     for start in range(present, entries, CHUNK):
         numbers = np.arange(start, min(entries, start + CHUNK))
@@ -82,17 +98,14 @@ def fill(folder: Path, entries: int) -> None:
             answer = CachedAnswer(name, "model", (*words, Finish("stop")), Usage(60, 25), 40, time.time(), YEAR_S)
             store.store(_key(corpus, number), answer, vector.astype("<f4").tobytes())
         log.write(log.take())
-    took_s = time.perf_counter() - began_s
-    print(
-        f"{entries - present} answers stored in {took_s:.1f} s, {took_s * 1e6 / max(1, entries - present):.0f} us each"
-    )
+    print(f"{max(0, entries - present)} answers stored in {clock}")
     for place in store.vectors.unsaved(1):
-        began_s = time.perf_counter()
+        clock = Clock()
         saved = store.vectors.save(*place)
-        copied_s = time.perf_counter() - began_s
+        copied_s, _ = clock.seconds()
         if saved is not None:
             files.write(saved)
-        print(f"the index saved in {time.perf_counter() - began_s:.2f} s, of which its copy {copied_s:.2f} s")
+        print(f"the index saved in {clock}, of which its copy {copied_s:.2f} s")
     log.close()
 
 
@@ -102,15 +115,15 @@ def measure(folder: Path, lookups: int, without_index: bool) -> None:
     import usearch.index  # noqa: F401  (its own memory is not the entries')
 
     gc.collect()
-    before_bytes, began_s = _resident_bytes(), time.perf_counter()
+    before_bytes, clock = _resident_bytes(), Clock()
     if without_index:
         for path in (folder / "indexes").glob("*.index"):
             path.unlink()
     store, log, _ = _opened(folder)
-    took_s = time.perf_counter() - began_s
+    took = str(clock)
     gc.collect()
     stats, count = store.stats(), len(store.entry_ids())
-    print(f"{count} answers read in {took_s:.1f} s {'without' if without_index else 'with'} the index's own file")
+    print(f"{count} answers read in {took} {'without' if without_index else 'with'} the index's own file")
     taken_bytes = _resident_bytes() - before_bytes
     print(
         f"memory: {taken_bytes / count:.0f} bytes an answer, the shard counts {stats['used_bytes'] / count:.0f}, ",
@@ -124,31 +137,33 @@ def measure(folder: Path, lookups: int, without_index: bool) -> None:
 
 def _look_up(store: SemanticStore, corpus: Corpus, encoder: Encoder, lookups: int, count: int) -> None:
     rng = np.random.default_rng(1)
-    by_vector, by_text, found = [], [], 0
-    numbers = rng.integers(0, count, 2 * lookups)
-    for at, number in enumerate(numbers.tolist()):
+    by_vector, by_text, searches = [], [], []
+    for at, number in enumerate(rng.integers(0, count, 2 * lookups).tolist()):
         text = corpus.text(number)
         key = CacheKey(TENANT, f"asked {at}", SCOPE, text)
-        began_s = time.perf_counter()
+        clock = Clock()
         vector = encoder.encode([text])[0]
-        encoded_s = time.perf_counter()
+        after = Clock()
         store.lookup(key, vector.astype("<f4").tobytes())
-        ended_s = time.perf_counter()
-        by_text.append(ended_s - began_s)
-        by_vector.append(ended_s - encoded_s)
-    for name, times_s in (("search and verify", by_vector), ("encoder, search and verify", by_text)):
-        steps = quantiles(times_s[lookups:], n=100)  # the first half warms up
-        print(f"{name}: p50 {steps[49] * 1000:.2f} ms, p95 {steps[94] * 1000:.2f} ms")
-    index = store.vectors._by_tenant[TENANT][SCOPE]
-    times_s = []
+        by_vector.append(after.seconds())
+        by_text.append(clock.seconds())
+    found = 0.0
     for number in rng.integers(0, count, min(lookups, 200)).tolist():
         (vector,) = corpus.vectors(np.array([number]))
-        began_s = time.perf_counter()
-        near = {entry_id for _, entry_id in index.nearest(vector, 0.7)}
-        times_s.append(time.perf_counter() - began_s)
-        exact = [entry_id for _, entry_id in index.within(vector, 0.7)[:CANDIDATES]]
-        found += len(near.intersection(exact)) / max(1, len(exact))
-    print(f"search: p50 {quantiles(times_s, n=100)[49] * 1000:.2f} ms, recall {found / len(times_s):.3f} of 8")
+        clock = Clock()
+        near = store.vectors.nearest(TENANT, SCOPE, vector, 0.7)
+        searches.append(clock.seconds())
+        exact = {each for _, each in store.vectors.within_scope(TENANT, SCOPE, vector, 0.7)[:CANDIDATES]}
+        found += len(exact.intersection(each for _, each in near)) / max(1, len(exact))
+    _say("search", searches)
+    _say("search and verify", by_vector[lookups:])  # the first half warms up
+    _say("encoder, search and verify", by_text[lookups:])
+    print(f"recall of the eight nearest: {found / len(searches):.3f}")
+
+
+def _say(what: str, seconds: list[tuple[float, float]]) -> None:
+    wall, processor = (quantiles((each[of] * 1000 for each in seconds), n=100) for of in (0, 1))
+    print(f"{what}: p50 {wall[49]:.2f} ms ({processor[49]:.2f}), p95 {wall[94]:.2f} ms ({processor[94]:.2f})")
 
 
 def _key(corpus: Corpus, number: int) -> CacheKey:

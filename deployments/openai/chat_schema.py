@@ -136,6 +136,9 @@ class SwitchyardBody(_Body):
     max_ttft_ms: float | None = Field(None, gt=0, description="measured time to first token, 95th percentile")
     region: str | None = Field(None, max_length=64, description="where the model must run")
     local_only: bool = Field(False, description="whether the prompt must not leave the cluster")
+    cache_prefixes: bool | None = Field(
+        None, description="mark long tools and instructions for Anthropic's prompt cache; by default as configured"
+    )
 
     def options(self) -> Options:
         fallbacks = None if self.fallbacks is None else tuple(self.fallbacks)
@@ -152,6 +155,7 @@ class SwitchyardBody(_Body):
             self.max_age_s,
             self.delta,
             tuple(self.tags),
+            cache_prefixes=self.cache_prefixes,
         )
 
 

@@ -141,6 +141,23 @@ async def test_azures_key_has_a_header_of_its_own():
     assert "authorization" not in post.headers
 
 
+@pytest.mark.parametrize("known", ["vllm", "groq"])
+async def test_a_server_of_vllms_is_told_whom_its_prefix_cache_is_for_and_others_are_not(known: str):
+    quirks = known_provider(known).quirks
+    async with replayed(stream_of(choice({"content": "A"}, "stop"), USAGE)) as server:
+        model = OpenAICompatibleModel({"m": ENTRY}, server.url, "k", quirks)
+        for tenant in ("acme", "acme", "other", ""):
+            async for _ in model.stream(ChatRequest("m", (USER,)), Call("r", tenant)):
+                pass
+        await model.close()
+    salts = [json.loads(post.body).get("cache_salt") for post in server.requests]
+    if known == "vllm":
+        assert salts[0] == salts[1] != salts[2] and len(salts[2]) == 43
+        assert salts[3] is None
+    else:
+        assert salts == [None] * 4
+
+
 def test_a_conversation_with_tools_and_images():
     arguments = '{"city" : "Köln",  "days":1.0}'
     messages = (
