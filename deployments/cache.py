@@ -75,6 +75,7 @@ class SemanticCache:
 
     def __init__(self, encoder: EncoderPlace, folder: str | None = None, encryption: SecretStr = NO_SECRET) -> None:
         """folder: where its answers are on disk; None: nowhere. encryption: keys, as `Sealer.of` takes them."""
+        # Before the store's first index: onnxruntime crashes when it is loaded after usearch.
         self._encoder = Encoder(encoder.source, encoder.device, precision=encoder.precision)
         self._settings = LiveSettings(CacheSettings)
         self._store = SemanticStore(CacheSettings())

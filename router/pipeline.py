@@ -44,7 +44,7 @@ from router.ports import (
     Terms,
 )
 from router.prefix_marks import with_marks
-from router.prompting import Prompting
+from router.prompting import Change, Prompting
 from router.run import Run
 from router.settings import IngressSettings, RoutingSettings, Strategy
 from router.shadow import Shadows
@@ -74,10 +74,9 @@ class Options:
     cache: `off` neither reads nor stores; `refresh` stores without reading; `no-store` reads without storing;
     `only-if-cached` reads and asks no model. max_age_s: how old a stored answer may be. delta: wrong answers from the
     cache per request that it puts up with; None: as configured. tags: of the answer, should it be stored, by which it
-    can be forgotten. cache_prefixes: whether the provider's prompt cache is used for long prefixes; None: as configured
-    for the tenant. priority: lower goes first. strategy: how the model for `auto` is chosen, None: as configured.
-    fallbacks: what is tried after the first model, in this order; None: as configured. trial: of a
-    shadow, which only Switchyard itself asks for.
+    can be forgotten. priority: lower goes first. strategy: how the model for `auto` is chosen, fallbacks: what is tried
+    after the first model, in this order, cache_prefixes: whether long prefixes are marked for the provider's cache;
+    None: as configured. trial: of a shadow, which only Switchyard itself asks for.
     """
 
     cache: CacheMode = "on"
@@ -227,16 +226,14 @@ class Pipeline:
             return None
         return self._spawn(self.assess(request, options, degraded))
 
-    async def question(
-        self, request: ChatRequest, principal: Principal
-    ) -> tuple[ChatRequest, tuple[dict[str, Any], ...]]:
+    async def question(self, request: ChatRequest, principal: Principal) -> tuple[ChatRequest, tuple[Change, ...]]:
         """As it is put to models, and what of it the tenant's settings have changed."""
         settings = self.settings.tenants.get(principal.org, self.settings.default_tenant).prompt
         return await self._prompting.changed(request, settings) if settings.changes else (request, ())
 
     def for_model(
         self, question: ChatRequest, model: str, principal: Principal, options: Options
-    ) -> tuple[ChatRequest, tuple[dict[str, Any], ...]]:
+    ) -> tuple[ChatRequest, tuple[Change, ...]]:
         """The same, as it is put to this one."""
         mine = self.settings.tenants.get(principal.org, self.settings.default_tenant).prompt.cache_prefixes
         wanted = mine if options.cache_prefixes is None else options.cache_prefixes

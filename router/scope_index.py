@@ -13,6 +13,7 @@ is the cosine of the question's own numbers to their bytes, whichever way they a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 64, 64
 expansion doubles the time of an insert for half a percent of recall."""
 
 _EXACT_FROM = 512
+_BULK, _BULK_THREADS = 16, min(4, os.cpu_count() or 1)
 _INDEX_BYTES = 620
 _GRAPH_BYTES, _GRAPH_NODE_BYTES = 50_000, 208
 """A usearch index, and each of its vectors besides its numbers. Measured: `memory_usage` says 16 MB from the first."""
@@ -128,7 +130,8 @@ class ScopeIndex:
         if self._graph is None and len(self._ids) + len(entry_ids) >= PROMOTE_AT:
             self._promote()
         if self._graph is not None:
-            self._graph.add(np.array(entry_ids, dtype=np.uint64), codes, threads=1)
+            threads = _BULK_THREADS if len(entry_ids) >= _BULK else 1
+            self._graph.add(np.array(entry_ids, dtype=np.uint64), codes, threads=threads)
             self._nodes = max(self._nodes, len(self._graph))
             self.changes += len(entry_ids)
             return

@@ -30,18 +30,19 @@ from numpy.typing import NDArray
 
 from models.encoder import Encoder
 from models.messages import Finish, TextDelta, Usage
-from router.cache_log import CHUNK, CacheLog
+from router.cache_log import CHUNK, CacheLog, Stored
 from router.fingerprint import partition
 from router.index_files import IndexFiles
+from router.packed_answer import PackedAnswer
 from router.ports import CachedAnswer, CacheKey
-from router.scope_index import CANDIDATES
+from router.scope_index import CANDIDATES, codes_of
 from router.sealing import NO_SEALER
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings
 
 Vectors = NDArray[np.float32]
 TENANT, SCOPE = partition("bench", ""), f"{7:064x}"
-BASES = 2000
+BASES, INSERTED = 2000, 10_000
 YEAR_S = 365 * 86_400.0
 ANSWER = "It depends on what is meant; the short answer is that there is more than one way to see it, and all of them."
 
@@ -86,19 +87,27 @@ class Corpus:
 
 
 def fill(folder: Path, entries: int) -> None:
+    corpus = Corpus(Encoder())  # first: onnxruntime does not load (it crashes) in a process that has usearch
     store, log, files = _opened(folder)
     present = len(store.entry_ids())
-    corpus = Corpus(Encoder())
     clock = Clock()
     words = tuple(TextDelta(f" {word}", 1) for word in ANSWER.split(" "))
     for start in range(present, entries, CHUNK):
-        numbers = np.arange(start, min(entries, start + CHUNK))
+        numbers, bulk = np.arange(start, min(entries, start + CHUNK)), list[Stored]()
         for number, vector in zip(numbers.tolist(), corpus.vectors(numbers), strict=True):
             name = f"req_{number:032x}"
             answer = CachedAnswer(name, "model", (*words, Finish("stop")), Usage(60, 25), 40, time.time(), YEAR_S)
-            store.store(_key(corpus, number), answer, vector.astype("<f4").tobytes())
+            if start - present < INSERTED:
+                store.store(_key(corpus, number), answer, vector.astype("<f4").tobytes())
+            else:  # as from a log: many at once
+                bulk.append(Stored(_key(corpus, number), PackedAnswer.of(answer), codes_of(vector.tobytes())))
+        for each in bulk:
+            log.kept(each.key, each.answer, each.codes)
+        store.replay(bulk, time.time())
         log.write(log.take())
-    print(f"{max(0, entries - present)} answers stored in {clock}")
+        if start - present < INSERTED <= start + CHUNK - present:
+            print(f"{start + CHUNK - present} answers stored one by one in {clock}", flush=True)
+    print(f"{max(0, entries - present)} answers stored in {clock}", flush=True)
     for place in store.vectors.unsaved(1):
         clock = Clock()
         saved = store.vectors.save(*place)
