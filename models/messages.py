@@ -142,6 +142,8 @@ class ChatRequest:
     betas: versions of a provider's API that it shall answer by, for a provider that has such.
     cache: a mark on the last thing that can have one.
     verbosity: how much to say, in OpenAI's words (low, medium, high).
+    prompt_cache_key, safety_identifier: OpenAI's own, which change no answer: which questions begin alike, so that its
+        cache finds them, and who asks, should its rules be broken.
     """
 
     model: str
@@ -159,6 +161,8 @@ class ChatRequest:
     betas: tuple[str, ...] = ()
     cache: CacheTtl | None = None
     verbosity: str | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
 
     @property
     def has_images(self) -> bool:

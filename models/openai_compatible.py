@@ -149,6 +149,7 @@ def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str,
         reasoning_effort=effort,
         verbosity=request.verbosity,
         user=request.user,
+        **{name: getattr(request, name) for name in quirks.knows},
     )
     return _without(body, quirks)
 

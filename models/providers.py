@@ -38,6 +38,7 @@ class Quirks(BaseModel):
         provider, are exchanged for ids of nine letters and digits (`models/tool_call_ids.py`). None: it takes all.
     prefix_salt: it takes vLLM's `cache_salt`, by which its prefix cache keeps tenants apart (`models/prefix_salt.py`).
     leaves_out: what the endpoint refuses, and what changes no answer when it is left out.
+    knows: what it has beyond the others, and what changes no answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +51,7 @@ class Quirks(BaseModel):
     tool_call_ids: re.Pattern[str] | None = None
     prefix_salt: bool = False
     leaves_out: tuple[Literal["stream_options", "user", "name"], ...] = ()
+    knows: tuple[Literal["prompt_cache_key", "safety_identifier"], ...] = ()
     query: dict[str, str] = Field({}, description="parameters of every address, such as api-version")
     headers: dict[str, str] = Field({}, description="of every request; no place for a key: they are printed")
 
@@ -93,7 +95,7 @@ PROVIDERS: tuple[Provider, ...] = (
         dialect="openai",
         base_url="https://api.openai.com/v1",
         key_variables=("OPENAI_API_KEY",),
-        quirks=_OPENAI,
+        quirks=_OPENAI.model_copy(update={"knows": ("prompt_cache_key", "safety_identifier")}),
     ),
     Provider(
         name="anthropic",

@@ -46,7 +46,7 @@ def _fields_besides(kind: type, *names: str) -> Callable[[Any], tuple[object, ..
     return attrgetter(*(field.name for field in fields(kind) if field.name not in names))
 
 
-_besides_messages = _fields_besides(ChatRequest, "messages", "user")
+_besides_messages = _fields_besides(ChatRequest, "messages", "user", "prompt_cache_key", "safety_identifier")
 _besides_parts = _fields_besides(Message, "parts")
 
 

@@ -160,7 +160,7 @@ class SwitchyardBody(_Body):
 
 
 class ChatBody(_Body):
-    """Body of POST /v1/chat/completions. `metadata`, `safety_identifier` and `prompt_cache_...` change no answer here.
+    """Body of POST /v1/chat/completions. `metadata` and `prompt_cache_retention` change nothing here.
     What is None here is refused with what to do instead (`chat_reasons`)."""
 
     model: str = Field(min_length=1, max_length=200)
@@ -189,8 +189,8 @@ class ChatBody(_Body):
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    safety_identifier: str | None = Field(None, max_length=256)
+    prompt_cache_key: str | None = Field(None, max_length=256)
     prompt_cache_retention: str | None = None
     modalities: list[Literal["text"]] | None = None
     functions: None = None
@@ -259,6 +259,8 @@ def _chat_request(body: ChatBody) -> ChatRequest:
         reasoning_effort=body.reasoning_effort,
         verbosity=body.verbosity,
         user=body.user,
+        prompt_cache_key=body.prompt_cache_key,
+        safety_identifier=body.safety_identifier,
     )
     check_request(request)
     return request

@@ -143,6 +143,8 @@ class ParsedResponse:
             reasoning_effort=body.reasoning.effort if body.reasoning else None,
             user=body.user,
             verbosity=body.text.verbosity if body.text else None,
+            prompt_cache_key=body.prompt_cache_key,
+            safety_identifier=body.safety_identifier,
         )
         check_request(request)
         return request

@@ -80,6 +80,7 @@ def test_the_books_can_be_taken_along_beside_the_ledger(postgres: Server, tmp_pa
     assert {row["org"] for row in rows} == {"acme", "other"} and len(rows) == 40
     assert rows[0]["estimated"] is False and rows[0]["output_tokens"] == 5
     assert json.loads(rows[0]["decision"])["strategy"] == "complexity" and rows[0]["feedback"] is None
+    assert [attempt["outcome"] for attempt in json.loads(rows[0]["attempts"])][-1] == "ok"
     assert export(tmp_path, tmp_path / "days", "days", UsageQuery(None, AT, AT + 40), batch_rows=7, url=url) == 40
     with pytest.raises(InternalError, match="cannot be written") as refused:
         export(tmp_path, out, "parquet", UsageQuery(None, AT, AT + 40), url="postgresql://u:sesame@127.0.0.1:1/x")

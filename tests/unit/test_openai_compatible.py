@@ -100,6 +100,14 @@ def test_openai_itself_gets_the_newer_name_of_max_tokens():
     assert field("http://127.0.0.1:11434/v1") == "max_tokens"
 
 
+def test_what_changes_no_answer_goes_to_those_who_know_it():
+    request = ChatRequest("m", (USER,), prompt_cache_key="talk-7", safety_identifier="s-1")
+    assert body(request).keys() == body(ChatRequest("m", (USER,))).keys()
+    sent = encode(request, ENTRY, known_provider("openai").quirks)
+    assert (sent["prompt_cache_key"], sent["safety_identifier"]) == ("talk-7", "s-1")
+    assert "prompt_cache_key" not in encode(ChatRequest("m", (USER,)), ENTRY, known_provider("openai").quirks)
+
+
 def test_mistral_gets_only_what_it_knows():
     request = ChatRequest("m", (replace(USER, name="ann"),), Sampling(seed=7, max_tokens=5), user="u")
     assert encode(request, ENTRY, known_provider("mistral").quirks) == {

@@ -81,6 +81,7 @@ def test_a_parquet_file_has_every_request_with_its_types(store: SQLiteStore, tmp
     assert (json.loads(one["eligible"]), one["propensity"], one["ttft_ms"]) == (["m", "n"], 0.5, 1.5)
     assert json.loads(one["decision"]) == {**DECISION, "eligible": ["m", "n"]} and died["decision"] is None
     assert (one["feedback"], rows["acme", "r0004"]["feedback"]) == (0.25, None)
+    assert json.loads(one["attempts"]) == json.loads(died["attempts"]) == []
 
 
 def test_memory_is_bounded_by_the_batch(store: SQLiteStore, tmp_path: Path) -> None:

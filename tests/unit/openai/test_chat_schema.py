@@ -57,6 +57,8 @@ def test_everything_that_is_understood_arrives():
         user="u1",
         verbosity="low",
         reasoning_effort="high",
+        prompt_cache_key="talk-7",
+        safety_identifier="s-1",
         n=3,
         switchyard={"cache": "refresh", "priority": -1, "deadline_s": 2.5},
     )
@@ -69,6 +71,7 @@ def test_everything_that_is_understood_arrives():
     assert (request.sampling.max_tokens, request.sampling.stop, request.sampling.top_logprobs) == (7, ("END",), 2)
     assert isinstance(request.sampling.temperature, float)
     assert (request.verbosity, request.reasoning_effort, request.sampling.n) == ("low", "high", 3)
+    assert (request.prompt_cache_key, request.safety_identifier) == ("talk-7", "s-1")
     assert chat.stream
     assert chat.include_usage
     assert (chat.options.cache, chat.options.priority, chat.options.deadline_s) == ("refresh", -1, 2.5)

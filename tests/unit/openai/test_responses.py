@@ -245,6 +245,8 @@ def test_everything_that_is_understood_arrives() -> None:
         "top_p": 0.5,
         "top_logprobs": 2,
         "user": "kim",
+        "prompt_cache_key": "talk-7",
+        "safety_identifier": "s-1",
     }
     request = parse_response(json.dumps(body).encode()).request()
     assert [message.role for message in request.messages] == ["system", "developer", "user"]
@@ -253,6 +255,7 @@ def test_everything_that_is_understood_arrives() -> None:
     assert request.response_format is not None and request.response_format.name == "n"
     assert json.loads(request.response_format.schema or "") == schema
     assert (request.reasoning_effort, request.verbosity, request.user) == ("low", "low", "kim")
+    assert (request.prompt_cache_key, request.safety_identifier) == ("talk-7", "s-1")
     assert (request.sampling.max_tokens, request.sampling.top_p, request.sampling.top_logprobs) == (9, 0.5, 2)
     assert request.parallel_tool_calls is False
 
