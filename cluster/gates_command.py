@@ -50,7 +50,7 @@ def _outcomes(path: Path, org: str | None) -> dict[str, list[tuple[float, float]
             continue
         if org not in (None, row.get("org")) or not (attempts := json.loads(row["attempts"] or "[]")):
             continue
-        judged = attempts[-1]["gate"] or {}
+        judged = attempts[-1].get("gate") or {}
         if attempts[-1]["model"] == row["model"] and judged.get("mean_logprob") is not None:
             outcomes[row["model"]].append((judged["mean_logprob"], row["feedback"]))
     if not outcomes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_an_endpoint_of_ones_own_says_what_it_takes() -> None:
         "quirks": {"tool_call_ids": "[a-zA-Z0-9]{9}"},
     }
     quirks = CloudEndpoint.model_validate(line).quirks
-    assert isinstance(quirks, Quirks)
+    assert isinstance(quirks, Quirks) and pickle.loads(pickle.dumps(quirks)) == quirks, "on its way to its deployment"
     call = encode(conversation("call_1"), ENTRY, quirks)["messages"][1]["tool_calls"][0]
     assert call["id"] == fitting("call_1", MISTRALS) != "call_1"
 
