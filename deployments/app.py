@@ -22,11 +22,13 @@ from deployments.llm_server import llm_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
 from router.accounting.keys import KEY_FILE, PEPPER_FILE, hash_key, kept_secret, new_key, new_secret
 from router.cloud import ProviderState, is_installed, keys_of, provider_states, resolved, secret_names, with_settings
+from router.outside import check_url
 from router.sealing import KEY_VARIABLE
 from router.settings import KeySettings
 from router.topology import CloudEndpoint, Topology
 
 ALERT_SECRETS = "SWITCHYARD_ALERT_"
+STORE_VARIABLE = "SWITCHYARD_CACHE_STORE_URL"
 STREAMS_PER_INGRESS = 256
 """Requests under way from which another ingress is worth its memory."""
 
@@ -57,7 +59,7 @@ def build(args: dict[str, Any]) -> Application:
         batcher=batcher,
         ledger=ledger_deployment(str(data_dir), SecretStr(_secret("SWITCHYARD_LEDGER_URL")), _alert_secrets()),
         archive=archive_deployment(str(data_dir), batcher, topology.max_body_bytes, SecretStr(_secret(KEY_VARIABLE))),
-        caches=cache_deployments(topology, str(data_dir), SecretStr(_secret(KEY_VARIABLE))),
+        caches=cache_deployments(topology, str(data_dir), SecretStr(_secret(KEY_VARIABLE)), _cache_store(topology)),
         classifier=classifier_deployment(topology) if topology.classifier == "deployment" else None,
         providers=providers,
         pepper=SecretStr(_secret("SWITCHYARD_KEY_PEPPER") or kept_secret(data_dir / PEPPER_FILE, new_secret)),
@@ -111,6 +113,14 @@ def _secret(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
+def _cache_store(topology: Topology) -> SecretStr:
+    """The address of the store of answers, which may have a password in it; empty: there is none. Raises ValueError."""
+    url = _secret(STORE_VARIABLE) or topology.cache_store or ""
+    if url:
+        check_url(url)
+    return SecretStr(url)
+
+
 def _alert_secrets() -> dict[str, SecretStr]:
     """For the channels of alerts, which name them."""
     return {name: SecretStr(_secret(name)) for name in os.environ if name.startswith(ALERT_SECRETS)}
@@ -145,5 +155,5 @@ def _ingress_deployment(topology: Topology) -> Any:
 def _no_provider_keys(topology: Topology) -> dict[str, str]:
     """Ray's processes inherit the environment of their node. The public door's has no provider's key in it, nor
     the database's password, and its memory only the keys of providers that are placed inline."""
-    names = (*secret_names(topology), "SWITCHYARD_LEDGER_URL", KEY_VARIABLE, *_alert_secrets())
+    names = (*secret_names(topology), "SWITCHYARD_LEDGER_URL", STORE_VARIABLE, KEY_VARIABLE, *_alert_secrets())
     return {name: "" for name in names if os.environ.get(name)}

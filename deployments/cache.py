@@ -23,7 +23,8 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.cache_disk import CacheDisk
-from deployments.cache_handle import Storable
+from deployments.cache_handle import Storable, rendezvous
+from deployments.cache_outside import CacheOutside
 from deployments.live_settings import LiveSettings
 from models.encoder import MAX_WINDOWS, Encoder
 from models.errors import (
@@ -35,6 +36,7 @@ from models.errors import (
 )
 from router.cache_transfer import TakenIn
 from router.invalidation import Forgotten, Match, Selection
+from router.outside import OutsideLog, open_store
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Embedded, Lookup, Terms
 from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
@@ -69,18 +71,38 @@ class Encoded:
     batch_ms: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A store that all shards share, of which `name`, one of `names`, has its tenants' part."""
+
+    url: SecretStr
+    name: str
+    names: tuple[str, ...]
+
+    def has(self, tenant: str) -> bool:
+        return rendezvous(tenant, self.names) == self.name
+
+
 class SemanticCache:
     """The deployment: encodes in dynamic batches off the event loop, then searches. Its `user_config` is
     `CacheSettings`; without one the defaults hold. Raises `ModelUnavailable` where the encoder cannot be loaded."""
 
-    def __init__(self, encoder: EncoderPlace, folder: str | None = None, encryption: SecretStr = NO_SECRET) -> None:
-        """folder: where its answers are on disk; None: nowhere. encryption: keys, as `Sealer.of` takes them."""
+    def __init__(
+        self,
+        encoder: EncoderPlace,
+        folder: str | None = None,
+        encryption: SecretStr = NO_SECRET,
+        outside: Outside | None = None,
+    ) -> None:
+        """Where its answers are besides: on disk in `folder`, or `outside`; None: nowhere. encryption: keys, as
+        `Sealer.of` takes them."""
         # Before the store's first index: onnxruntime crashes when it is loaded after usearch.
         self._encoder = Encoder(encoder.source, encoder.device, precision=encoder.precision)
         self._settings = LiveSettings(CacheSettings)
         self._store = SemanticStore(CacheSettings())
+        self._outside = outside
         self._folder, self._sealer = folder, Sealer.of(encryption.get_secret_value())
-        self._disk: CacheDisk | None = None
+        self._disk: CacheDisk | CacheOutside | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._encode = serve.batch(max_batch_size=encoder.max_batch, batch_wait_timeout_s=encoder.batch_wait_s)(
             self._encode_batch
@@ -95,8 +117,14 @@ class SemanticCache:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         if settings := self._settings.accept(user_config):
             self._store.reconfigure(settings)
-        if self._folder is not None and self._disk is None:  # Serve calls this before it sends the first request
-            self._disk = CacheDisk(self._store, Path(self._folder), self._sealer)
+        if self._disk is None:  # Serve calls this before it sends the first request
+            self._disk = self._opened()
+
+    def _opened(self) -> CacheDisk | CacheOutside | None:
+        if self._outside is not None:
+            store = open_store(self._outside.url.get_secret_value())
+            return CacheOutside(self._store, OutsideLog(store, self._sealer), self._outside.has)
+        return CacheDisk(self._store, Path(self._folder), self._sealer) if self._folder is not None else None
 
     async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
         found = self._store.exact(key, terms)
@@ -143,7 +171,7 @@ class SemanticCache:
                 await asyncio.sleep(0)
         found = Forgotten.of(matches, dry_run)
         if self._disk is not None and not dry_run:
-            await self._disk.flush()  # before anybody is told that it is gone
+            await self._disk.forgotten(selection, embedding)  # before anybody is told that it is gone
         return found
 
     async def listed(self, selection: Selection) -> bytes:
@@ -276,19 +304,26 @@ class SemanticCache:
             return [encoded for text in texts for encoded in self._encode_each([text])]
 
 
-def cache_deployments(topology: Topology, data_dir: str, encryption: SecretStr = NO_SECRET) -> list[Application]:
+def cache_deployments(
+    topology: Topology, data_dir: str, encryption: SecretStr = NO_SECRET, store_url: SecretStr = NO_SECRET
+) -> list[Application]:
     """One for each shard, `cache_scale.max_replicas` in number; none where the cache is off. They keep their answers in
-    `data_dir` where `cache_on_disk` says so, or, if that says nothing, where there is a key to encrypt them with."""
+    the store at `store_url`, if there is one, else in `data_dir` where `cache_on_disk` says so, or, if that says
+    nothing, where there is a key to encrypt them with."""
     if topology.semantic_cache != "deployment":
         return []
     shards = topology.cache_scale.max_replicas
-    names = [NAME] if shards == 1 else [f"{NAME}:{shard}" for shard in range(shards)]
+    names = (NAME,) if shards == 1 else tuple(f"{NAME}:{shard}" for shard in range(shards))
+    if store_url.get_secret_value():
+        return [_shard_deployment(topology, name, None, encryption, Outside(store_url, name, names)) for name in names]
     on_disk = bool(encryption.get_secret_value()) if topology.cache_on_disk is None else topology.cache_on_disk
     folders = [str(Path(data_dir) / "cache" / name.replace(":", "-")) if on_disk else None for name in names]
     return [_shard_deployment(topology, *each, encryption) for each in zip(names, folders, strict=True)]
 
 
-def _shard_deployment(topology: Topology, name: str, folder: str | None, encryption: SecretStr) -> Application:
+def _shard_deployment(
+    topology: Topology, name: str, folder: str | None, encryption: SecretStr, outside: Outside | None = None
+) -> Application:
     scale = topology.cache_scale
     gpus = scale.num_gpus or float(topology.encoder.device == "cuda")  # a share of one, where `cache_scale` says so
     bounds = serve.deployment(
@@ -308,4 +343,4 @@ def _shard_deployment(topology: Topology, name: str, folder: str | None, encrypt
         graceful_shutdown_timeout_s=5,
         ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": gpus},
     )
-    return bounds(SemanticCache).bind(topology.encoder, folder, encryption)
+    return bounds(SemanticCache).bind(topology.encoder, folder, encryption, outside)

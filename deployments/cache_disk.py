@@ -13,6 +13,7 @@ from typing import Any
 
 from router.cache_log import CHUNK, FLUSH_S, CacheLog
 from router.index_files import IndexFiles
+from router.invalidation import Selection
 from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
 from router.vector_index import SAVE_FROM, SavedIndex
@@ -58,6 +59,10 @@ class CacheDisk:
     async def flush(self) -> None:
         """Returns when all that was stored or forgotten so far is on disk."""
         await self._do(self._log.write, self._log.take(), True)
+
+    async def forgotten(self, selection: Selection, embedding: bytes | None) -> None:
+        """Returns when what is meant, and was forgotten, cannot come back."""
+        await self.flush()
 
     async def close(self) -> None:
         whole = self._restoring.done()

@@ -1,4 +1,4 @@
-"""A stored answer as a line of JSON: in the log of a shard, in what is kept outside, and in what is taken elsewhere."""
+"""A stored answer as JSON, which its events are on disk too: a line of it is what is kept outside or taken elsewhere."""
 
 from __future__ import annotations
 
@@ -39,24 +39,17 @@ class Gone:
     exact: str
 
 
-Record = Kept | Gone
-
-
-def to_line(record: Record) -> bytes:
-    if isinstance(record, Gone):
-        return json.dumps({"gone": [record.tenant, record.exact]}).encode()
+def to_line(record: Kept) -> bytes:
     vector = None
     if record.embedding is not None:
         vector = np.frombuffer(record.embedding, dtype="<f4").astype("<f2").tobytes().hex()
     return json.dumps({"key": asdict(record.key), "answer": answer_told(record.answer), "vector": vector}).encode()
 
 
-def from_line(line: bytes) -> Record:
+def from_line(line: bytes) -> Kept:
     """Raises ValueError, KeyError or TypeError for what `to_line` does not write. Whether the texts are texts and the
-    numbers numbers is not looked at: that is for lines of our own."""
+    numbers numbers is not looked at."""
     told = json.loads(line)
-    if "gone" in told:
-        return Gone(*told["gone"])
     embedding = None
     if told["vector"] is not None:
         vector = np.frombuffer(bytes.fromhex(told["vector"]), dtype="<f2").astype("<f4")

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -69,6 +69,39 @@ class Stored:
 Record = Stored | Gone
 
 
+class AnswerLog(Protocol):
+    """What is written down of the answers, so that they outlive this process."""
+
+    dropped: int
+    torn: int
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def kept(self, key: CacheKey, answer: PackedAnswer, codes: bytes | None) -> None: ...
+
+    def gone(self, key: CacheKey) -> None:
+        """It must not come back."""
+
+    def evicted(self, key: CacheKey) -> None:
+        """It left memory for others, and is not among what is forgotten from now on."""
+
+
+class NoLog:
+    """Nothing is written down."""
+
+    dropped = torn = size_bytes = 0
+
+    def kept(self, key: CacheKey, answer: PackedAnswer, codes: bytes | None) -> None:
+        pass
+
+    def gone(self, key: CacheKey) -> None:
+        pass
+
+    def evicted(self, key: CacheKey) -> None:
+        pass
+
+
 class CacheLog:
     """Of one shard. `kept`, `gone` and `take` belong to one thread; another one may be in `write`, `begin`, `add` or
     `finish` meanwhile, of which only one runs at a time."""
@@ -102,6 +135,10 @@ class CacheLog:
 
     def gone(self, key: CacheKey) -> None:
         self._append(Gone(key.tenant, key.exact))
+
+    def evicted(self, key: CacheKey) -> None:
+        """It would come back after a restart, also when such answers were forgotten meanwhile."""
+        self.gone(key)
 
     def _append(self, record: Record) -> None:
         if len(self._pending) >= MAX_PENDING and isinstance(record, Stored):

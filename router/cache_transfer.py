@@ -75,13 +75,25 @@ def read_answer(told: dict[str, Any], org: str, now_unix_s: float) -> tuple[Cach
     `InvalidRequest`, without a word of it. Made later than now is made now."""
     try:
         line = _Line.model_validate(told)
-        (answer,) = _answers().validate_python((answer_back(line.answer),))
+        answer = checked(answer_back(line.answer))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(part for part in map(str, first["loc"]) if part not in ("0", "root"))
-        raise InvalidRequest(f"this is no stored answer ('{where}': {first['msg']})") from None
+        raise _no_answer(error) from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise InvalidRequest("this is no stored answer, or one of another version") from None
+    if (line.key.scope is None) != (not line.key.text):
+        raise InvalidRequest("this is no stored answer: it has a question without 'scope', or the other way about")
+    key = CacheKey(partition(org, line.namespace), **line.key.model_dump())
+    created_unix_s = min(answer.created_at_unix_s, now_unix_s)
+    opened_unix_s = min(answer.opened_at_unix_s or created_unix_s, created_unix_s)
+    return key, replace(answer, created_at_unix_s=created_unix_s, opened_at_unix_s=opened_unix_s)
+
+
+def checked(answer: CachedAnswer) -> CachedAnswer:
+    """An answer that somebody else wrote down. Raises `InvalidRequest` where a part of it is not what it has to be."""
+    try:
+        _answers().validate_python((answer,))
+    except ValidationError as error:
+        raise _no_answer(error) from None
     usage = answer.usage
     least = min(answer.cost_microusd, answer.ttl_s, answer.created_at_unix_s, answer.opened_at_unix_s)
     tokens = (usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.reasoning_tokens)
@@ -89,12 +101,13 @@ def read_answer(told: dict[str, Any], org: str, now_unix_s: float) -> tuple[Cach
         raise InvalidRequest("this is no stored answer: a number in it is below 0")
     if len(answer.tags) > MAX_TAGS or max(map(len, (answer.answer_id, answer.model, *answer.tags))) > MAX_NAME_CHARS:
         raise InvalidRequest("this is no stored answer: it has too many tags, or too long a name")
-    if (line.key.scope is None) != (not line.key.text):
-        raise InvalidRequest("this is no stored answer: it has a question without 'scope', or the other way about")
-    key = CacheKey(partition(org, line.namespace), **line.key.model_dump())
-    created_unix_s = min(answer.created_at_unix_s, now_unix_s)
-    opened_unix_s = min(answer.opened_at_unix_s or created_unix_s, created_unix_s)
-    return key, replace(answer, created_at_unix_s=created_unix_s, opened_at_unix_s=opened_unix_s)
+    return answer
+
+
+def _no_answer(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(part for part in map(str, first["loc"]) if part not in ("0", "root"))
+    return InvalidRequest(f"this is no stored answer ('{where}': {first['msg']})")
 
 
 def _line(told: dict[str, Any]) -> bytes:

@@ -35,6 +35,11 @@ class Selection:
     question: str | None = None
     similarity: float = 0.9
 
+    @property
+    def whole(self) -> bool:
+        """Whether all answers of the organisation, or of one of its namespaces, are meant."""
+        return (self.answer_id, self.model, self.tag, self.question) == (None, None, None, None)
+
     def covers(self, tenant: str) -> bool:
         """Whether answers of this partition of the cache may be meant."""
         if self.namespace is not None:

@@ -17,7 +17,7 @@ from router.agreement import agree
 from router.audits import Audits, Pending
 from router.cache_entries import PARTITION_BYTES, Entry, Partition, entry_bytes, held_key, number_of
 from router.cache_lines import Gone, Kept
-from router.cache_log import CacheLog, Record, Stored
+from router.cache_log import AnswerLog, CacheLog, NoLog, Record, Stored
 from router.cache_transfer import TakenIn
 from router.coalescing import Claims
 from router.exact_cache import is_complete
@@ -49,8 +49,7 @@ class SemanticStore:
     for several threads.
 
     An embedding is float32, little-endian, of unit length. `clock` gives Unix seconds. `judge` compares a text with
-    stored ones; None: the packaged verifier. `agree` compares an answer with the one that could have
-    been given instead.
+    stored ones; None: the packaged verifier. `agree` compares an answer with that which could have been given instead.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class SemanticStore:
         self._audits = Audits(settings)
         self._claims = Claims()
         self._bars = Bars()
-        self._log: CacheLog | None = None
+        self.log: AnswerLog = NoLog()  # of what is kept and forgotten from now on
         self._wariness = Wariness()
         self._entries: dict[int, Entry] = {}
         self._keeping = GreedyDual()
@@ -158,8 +157,7 @@ class SemanticStore:
 
     def _candidates(self, key: CacheKey, vector: Vector) -> list[tuple[float, int, Entry]]:
         near = self.vectors.nearest(key.tenant, key.scope, vector, self._settings.threshold) if key.scope else []
-        held = ((similarity, entry_id) for similarity, entry_id in near if entry_id in self._entries)
-        fresh = ((similarity, entry_id, self._entry(entry_id)) for similarity, entry_id in held)
+        fresh = ((cosine, number, self._entry(number)) for cosine, number in near if number in self._entries)
         return [(similarity, entry_id, entry) for similarity, entry_id, entry in fresh if entry is not None]
 
     def store(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None = None) -> None:
@@ -170,8 +168,11 @@ class SemanticStore:
         kept = not self._bars.against(key.tenant, answer) and self._keep(key, answer, embedding)
         self._counts["stores" if kept else "refused"] += 1
 
-    def take_in(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, dry_run: bool = False) -> TakenIn:
-        """Keep an answer that was made earlier, or elsewhere, under the rules for those that are made now."""
+    def take_in(
+        self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, dry_run: bool = False, logged: bool = False
+    ) -> TakenIn:
+        """Keep an answer that was made earlier, or elsewhere, under the rules for those that are made now. `logged`: it
+        comes from what this store writes down."""
         held = self._held(key.tenant, key.exact)
         if self._is_over(answer):
             return "expired"
@@ -179,13 +180,14 @@ class SemanticStore:
             return "held"
         if self._bars.against(key.tenant, answer):
             return "forgotten"
-        kept = is_complete(answer) if dry_run else self._keep(key, answer, embedding)
+        kept = is_complete(answer) if dry_run else self._keep(key, answer, embedding, logged)
+        self._counts["restored"] += kept and logged
         return "kept" if kept else "refused"
 
     def _is_over(self, answer: CachedAnswer | PackedAnswer) -> bool:
         return self._clock() >= answer.created_at_unix_s + min(answer.ttl_s, self._settings.ttl_s)
 
-    def _keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
+    def _keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, logged: bool = False) -> bool:
         if not is_complete(answer):
             return False
         packed, codes = PackedAnswer.of(answer), codes_of(embedding) if embedding and key.scope else None
@@ -193,9 +195,9 @@ class SemanticStore:
         if placed is None:
             return False
         self.vectors.add(placed)
+        if not logged:
+            self.log.kept(key, packed, codes)
         self._shrink()
-        if self._log is not None:
-            self._log.kept(key, packed, codes)
         return True
 
     def _put(self, key: CacheKey, answer: PackedAnswer, codes: bytes | None) -> list[Placed] | None:
@@ -295,9 +297,9 @@ class SemanticStore:
             **{name: self._counts[name] for name in _COUNTED},
             **{f"veto_{name}": count for name, count in self._vetoes.items()},
             **self._audits.totals(),
-            "log_dropped": self._log.dropped if self._log is not None else 0,
-            "log_torn": self._log.torn if self._log is not None else 0,
-            "log_bytes": self._log.size_bytes if self._log is not None else 0,
+            "log_dropped": self.log.dropped,
+            "log_torn": self.log.torn,
+            "log_bytes": self.log.size_bytes,
             "entries": len(self._entries),
             "tenants": len(self._partitions),
             "used_bytes": self.used_bytes,
@@ -313,7 +315,7 @@ class SemanticStore:
         """Take over what a log has, a little with each step, and write down there what comes from now on, which stands
         before what is older. Nothing is to be forgotten before the last step: it could come back. saved: indexes of
         what is in the log, taken from there with the first steps."""
-        self._log = log
+        self.log = log
         return restored(self, log, saved if saved is not None else [], self._clock())
 
     def replay(self, records: Sequence[Record], began_unix_s: float) -> None:
@@ -355,8 +357,7 @@ class SemanticStore:
 
     def _forget(self, entry_id: int) -> None:
         """Remove what must not come back."""
-        if self._log is not None:
-            self._log.gone(self._entries[entry_id].key)
+        self.log.gone(self._entries[entry_id].key)
         self._remove(entry_id)
 
     def _entry(self, entry_id: int) -> Entry | None:
@@ -376,7 +377,9 @@ class SemanticStore:
 
     def _shrink(self) -> None:
         while self.used_bytes > self._settings.max_bytes and self._entries:
-            self._remove(self._keeping.least())
+            least = self._keeping.least()
+            self.log.evicted(self._entries[least].key)
+            self._remove(least)
             self._counts["evicted"] += 1
 
     def _remove(self, entry_id: int) -> None:

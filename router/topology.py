@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -169,6 +170,11 @@ class Topology(Strict):
     cache_on_disk: bool | None = Field(
         None, description="whether stored answers outlive their process; None: where there is a key to encrypt them"
     )
+    cache_store: str | None = Field(
+        None,
+        description="where stored answers outlive their node: redis://, rediss:// or postgresql://. With a password: "
+        "SWITCHYARD_CACHE_STORE_URL in the environment instead",
+    )
     classifier: Literal["deployment", "inline"] = "deployment"
     ingress: Scale = Scale()
     cache_scale: Scale = Field(Scale(), description="max_replicas is the number of shards")
@@ -181,6 +187,18 @@ class Topology(Strict):
     def model_names(self) -> list[str]:
         """Of all models there may be: those of providers without a key too."""
         return [m.name for m in self.local_models] + [e.name for c in self.cloud for e in c.models]
+
+    @model_validator(mode="after")
+    def _stored_once(self) -> Topology:
+        if self.cache_store is None:
+            return self
+        if self.cache_on_disk:
+            raise ValueError("answers are kept at `cache_store` or on disk: leave `cache_on_disk` out")
+        if urlsplit(self.cache_store).password is not None:
+            raise ValueError(
+                "`cache_store` must not have a password: set SWITCHYARD_CACHE_STORE_URL in the environment instead"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Topology:

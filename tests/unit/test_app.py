@@ -176,11 +176,39 @@ def test_a_key_from_the_environment_stands_before_the_file(args, tmp_path, monke
         ({"unknown": 1}, "unknown"),
         ({"local_models": [{**SIM, "engine_args": {"warp": 9}}]}, "warp"),
         ({"local_models": [{**SIM, "scale": {"min_replicas": 3}}]}, "min_replicas"),
+        ({"cache_store": "mysql://host/database"}, "redis://"),
+        ({"cache_store": "redis://:secret@host/0"}, "SWITCHYARD_CACHE_STORE_URL"),
+        ({"cache_store": "redis://host/0", "cache_on_disk": True}, "cache_on_disk"),
     ],
 )
 def test_a_wrong_configuration_is_told_what_is_wrong(args, change, said):
     with pytest.raises((ValueError, ValidationError), match=said):
         build({**args, **change})
+
+
+def test_a_store_of_answers_is_in_the_configuration_or_with_its_password_in_the_environment(args, monkeypatch):
+    def stores(**change) -> list:
+        found = []
+        for app in build({**args, **change, "cache_scale": {"max_replicas": 2}})._bound_deployment.init_kwargs[
+            "caches"
+        ]:
+            (*_, folder, _, outside) = app._bound_deployment.init_args
+            found.append((folder, outside and (outside.url.get_secret_value(), outside.name)))
+        return found
+
+    names = ("SemanticCache:0", "SemanticCache:1")
+    assert stores() == [(None, None), (None, None)]
+    assert stores(cache_store="redis://host/0") == [(None, ("redis://host/0", name)) for name in names]
+    monkeypatch.setenv("SWITCHYARD_ENCRYPTION_KEY", "00" * 32)
+    monkeypatch.setenv("SWITCHYARD_CACHE_STORE_URL", "postgresql://who:secret@host/answers")
+    assert stores(cache_store="redis://host/0")[0] == (None, ("postgresql://who:secret@host/answers", names[0]))
+    app = build(args)
+    assert "secret" not in repr(app._bound_deployment.init_kwargs)
+    blanked = app._bound_deployment.ray_actor_options["runtime_env"]["env_vars"]
+    assert blanked["SWITCHYARD_CACHE_STORE_URL"] == ""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"switchyard\[postgres\]"):
+        build(args)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("serve_config*.yaml")), ids=lambda path: path.name)

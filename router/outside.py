@@ -1,0 +1,231 @@
+"""Stored answers outside the cluster, in Redis or PostgreSQL, where a shard that lost its node has them again.
+
+Never on the path of a request: what is kept and forgotten gathers here and is written by a thread (`write`), and read
+once, at the start. A store that does not answer is a cache that lives in memory only.
+
+An answer is filed under its partition (organisation and namespace) and the digest of its question, and each read names
+one partition. What is filed is compressed and, where there is a key, sealed with these two bound in: what somebody
+moved to another partition's place does not open there. Without a key, who can write to the store can make answers up.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from models.errors import InternalError, InvalidRequest
+from router.cache_lines import Gone, Kept, from_line, to_line
+from router.cache_log import MAX_PENDING, Record, Stored
+from router.cache_transfer import checked
+from router.invalidation import Selection
+from router.packed_answer import PackedAnswer
+from router.ports import CacheKey
+from router.sealing import NO_SEALER, Sealer
+
+CHUNK = 128
+"""Answers that are written or read at once."""
+
+MAX_BODY_BYTES = 64 * 1024**2
+"""Of an answer when it is unpacked. A larger one was not written here."""
+
+_REDIS, _POSTGRES = ("redis", "redis"), ("psycopg", "postgres")
+_LIBRARIES = {"redis": _REDIS, "rediss": _REDIS, "postgresql": _POSTGRES, "postgres": _POSTGRES}
+"""By the scheme of an address: the library and the extra of this package that brings it."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`vector`: of the question, unit length, where it may be seen; it is in the body too."""
+
+    tenant: str
+    exact: str
+    expires_unix_s: float
+    body: bytes
+    vector: bytes | None = None
+
+
+class OutsideStore(Protocol):
+    """Synchronous; one thread at a time. Raises `ModelUnavailable` when it cannot be reached, within seconds, and tries
+    anew at the next call. What is over by its `expires_unix_s` is not read, and goes in time."""
+
+    def put(self, rows: Sequence[Row]) -> None:
+        """In the place of what was filed under the same names."""
+
+    def remove(self, tenant: str, exacts: Sequence[str]) -> None: ...
+
+    def clear(self, tenant: str) -> None:
+        """All that is filed under `tenant`."""
+
+    def tenants(self) -> list[str]: ...
+
+    def read(self, tenant: str, at_once: int = CHUNK) -> Iterator[list[Row]]:
+        """All that is there, without vectors; what comes or goes meanwhile may be among it or not."""
+
+    def near(self, tenant: str, vector: bytes, similarity: float) -> Iterator[list[Row]]:
+        """At least those to questions with this cosine to a vector of unit length."""
+
+    def close(self) -> None: ...
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError for what is no address of a store, or of one whose library is not installed."""
+    scheme, separator, _ = url.partition("://")
+    library = _LIBRARIES.get(scheme) if separator else None
+    if library is None:
+        raise ValueError("a store of answers is at redis://, rediss:// or postgresql://")
+    if importlib.util.find_spec(library[0]) is None:
+        raise ValueError(f"this store of answers needs '{library[0]}': pip install 'switchyard[{library[1]}]'")
+
+
+def open_store(url: str) -> OutsideStore:
+    """Opens no connection yet. Raises ValueError."""
+    check_url(url)
+    if _LIBRARIES[url.partition("://")[0]][0] == "redis":
+        from router.outside_redis import RedisStore
+
+        return RedisStore(url)
+    from router.outside_postgres import PostgresAnswers
+
+    return PostgresAnswers(url)
+
+
+class OutsideLog:
+    """What one shard writes down outside. `kept`, `gone`, `take` and `give_back` belong to one thread; another one may
+    be in `write`, `read` or `forget` meanwhile, of which only one runs at a time."""
+
+    size_bytes = 0  # of the disk here
+
+    def __init__(self, store: OutsideStore, sealer: Sealer = NO_SEALER) -> None:
+        self._store, self._sealer = store, sealer
+        self._pending: dict[tuple[str, str], Record] = {}
+        self.dropped = self.torn = 0
+
+    # ---- what is added ---------------------------------------------------------------------------------------------
+
+    def kept(self, key: CacheKey, answer: PackedAnswer, codes: bytes | None) -> None:
+        if len(self._pending) >= MAX_PENDING and (key.tenant, key.exact) not in self._pending:
+            self.dropped += 1
+            return
+        self._pending[key.tenant, key.exact] = Stored(key, answer, codes)
+
+    def gone(self, key: CacheKey) -> None:
+        """Never dropped, however many wait: there are no more than answers in memory."""
+        self._pending[key.tenant, key.exact] = Gone(key.tenant, key.exact)
+
+    def evicted(self, key: CacheKey) -> None:
+        """It stays: what is forgotten is looked for outside too."""
+
+    def take(self) -> list[Record]:
+        """What has gathered, to be written."""
+        records, self._pending = list(self._pending.values()), {}
+        return records
+
+    def give_back(self, records: Sequence[Record]) -> None:
+        """What could not be written. What came since about the same questions holds."""
+        for record in records:
+            if isinstance(record, Gone) or len(self._pending) < MAX_PENDING:
+                self._pending.setdefault((record.tenant, record.exact), record)
+            else:
+                self.dropped += 1
+
+    def write(self, records: Sequence[Record]) -> None:
+        """What is gone first: it goes from a store that is full, too. Raises `ModelUnavailable`: some of them may be
+        there then."""
+        gone: dict[str, list[str]] = {}
+        for record in records:
+            if isinstance(record, Gone):
+                gone.setdefault(record.tenant, []).append(record.exact)
+        for tenant, exacts in gone.items():
+            for start in range(0, len(exacts), CHUNK):
+                self._store.remove(tenant, exacts[start : start + CHUNK])
+        for start in range(0, len(records), CHUNK):
+            some = records[start : start + CHUNK]
+            self._store.put([self._row(record.opened()) for record in some if isinstance(record, Stored)])
+
+    # ---- what is there ---------------------------------------------------------------------------------------------
+
+    def read(self, mine: Callable[[str], bool]) -> Iterator[list[Kept]]:
+        """All that is filed under partitions that are `mine`. Raises `ModelUnavailable`."""
+        for tenant in self._store.tenants():
+            if mine(tenant):
+                for rows in self._store.read(tenant):
+                    yield self._records(rows)
+
+    def forget(self, selection: Selection, embedding: bytes | None, mine: Callable[[str], bool]) -> int:
+        """Remove what is meant, whoever wrote it: also what had to go from memory, or what another cluster filed.
+        Returns how many were removed one by one. Raises `ModelUnavailable`."""
+        count = 0
+        for tenant in self._store.tenants():
+            if not (mine(tenant) and selection.covers(tenant)):
+                continue
+            if selection.whole:
+                self._store.clear(tenant)
+                continue
+            if selection.question is not None and embedding is not None:
+                pages = self._store.near(tenant, embedding, selection.similarity)
+            else:
+                pages = self._store.read(tenant)
+            for rows in pages:
+                meant = [r.exact for r in self._records(rows) if _means(selection, r, embedding)]
+                if meant:
+                    self._store.remove(tenant, meant)
+                count += len(meant)
+        return count
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _row(self, record: Kept) -> Row:
+        body = self._sealer.seal(zlib.compress(to_line(record), 1), _context(record))
+        answer = record.answer
+        expires_unix_s = answer.created_at_unix_s + answer.ttl_s
+        vector = None if self._sealer.on else record.embedding  # it says much of what was asked
+        return Row(record.tenant, record.exact, expires_unix_s, body, vector)
+
+    def _records(self, rows: Sequence[Row]) -> list[Kept]:
+        """Those that are what they are filed as; the others are counted."""
+        found: list[Kept] = []
+        for row in rows:
+            try:
+                found.append(self._record(row))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+                self._note_torn(error)
+            except (InternalError, InvalidRequest) as error:
+                self._note_torn(error)
+        return found
+
+    def _note_torn(self, error: Exception) -> None:
+        if not self.torn:
+            logger.warning("answers in the outside store do not open (%s); they are passed over", type(error).__name__)
+        self.torn += 1
+
+    def _record(self, row: Row) -> Kept:
+        unpacking = zlib.decompressobj()
+        packed = self._sealer.open(row.body, _context(row), sealed=self._sealer.on)
+        record = from_line(unpacking.decompress(packed, MAX_BODY_BYTES))
+        if (record.tenant, record.exact) != (row.tenant, row.exact):
+            raise ValueError("filed under another name")
+        return Kept(record.key, checked(record.answer), record.embedding)
+
+
+def _context(of: Kept | Row) -> str:
+    return f"cached answer/{of.tenant}/{of.exact}"
+
+
+def _means(selection: Selection, record: Kept, embedding: bytes | None) -> bool:
+    if not selection.means(record.tenant, record.answer):
+        return False
+    if selection.question is None:
+        return True
+    if embedding is None or record.embedding is None or len(embedding) != len(record.embedding):
+        return False
+    cosine = np.frombuffer(embedding, dtype="<f4") @ np.frombuffer(record.embedding, dtype="<f4")
+    return float(cosine) >= selection.similarity
