@@ -77,6 +77,8 @@ def _add_cache(commands: Any, command: Callable[..., argparse.ArgumentParser]) -
     forget.add_argument("--namespace")
     forget.add_argument("--id", help="the request that the answer was made for")
     forget.add_argument("--model")
+    forget.add_argument("--version", help="of the model, as this command shows it")
+    forget.add_argument("--outdated", action="store_true", help="made by a version of a model that is served no more")
     forget.add_argument("--tag")
     forget.add_argument("--question", help="answers to questions like this one")
     forget.add_argument("--similarity", type=float, default=0.9, help="how like it: a cosine (0.9)")
@@ -96,7 +98,7 @@ def _add_cache(commands: Any, command: Callable[..., argparse.ArgumentParser]) -
 
 
 def _forgotten(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("org", "namespace", "id", "model", "tag", "question", "similarity")
+    names = ("org", "namespace", "id", "model", "version", "outdated", "tag", "question", "similarity")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     return {**given, "all": arguments.all, "dry_run": not arguments.yes}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, StringConstraints
@@ -13,10 +14,11 @@ from starlette.responses import JSONResponse, Response
 from deployments.admin_api import Authority, Name
 from deployments.door import Operation, actor_of, admitted, authenticated, read_body
 from deployments.openai.body import Body, read_json
+from models.catalog import ModelEntry
 from models.errors import InvalidRequest
 from router.events import AuditEntry
 from router.fingerprint import MAX_SIMILAR_CHARS, partition
-from router.invalidation import Match, Selection
+from router.invalidation import Match, Selection, version_of
 
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
@@ -33,20 +35,26 @@ class InvalidationBody(Body):
     namespace: Annotated[str, StringConstraints(max_length=128)] | None = None
     id: Word | None = Field(None, description="the request that the answer was made for")
     model: Word | None = None
+    version: Word | None = Field(None, description="of the model, as this call shows it")
+    outdated: bool = Field(False, description="made by another version of a model than that which is served now")
     tag: Word | None = None
     question: Annotated[str, StringConstraints(min_length=1, max_length=MAX_SIMILAR_CHARS)] | None = None
     similarity: float = Field(0.9, ge=0.5, le=1, description="cosine, of a question that is as near as is meant")
     all: bool = Field(False, description="every answer of the organisation, where nothing else is given")
     dry_run: bool = True
 
-    def selection(self, org: str) -> Selection:
-        """Raises `InvalidRequest` when nothing is said but `org`."""
-        given = (self.namespace, self.id, self.model, self.tag, self.question)
+    def selection(self, org: str, served: Iterable[ModelEntry]) -> Selection:
+        """`served`: the models there are now. Raises `InvalidRequest` when nothing is said but `org`."""
+        given = (self.namespace, self.id, self.model, self.version, self.tag, self.question, self.outdated or None)
         if self.all == any(each is not None for each in given):
             raise InvalidRequest(
-                "Say which answers: one or more of 'namespace', 'id', 'model', 'tag' and 'question', or 'all'.", "all"
+                "Say which answers: one or more of 'namespace', 'id', 'model', 'version', 'outdated', 'tag' and "
+                "'question', or 'all'.",
+                "all",
             )
-        return Selection(org, self.namespace, self.id, self.model, self.tag, self.question, self.similarity)
+        current = frozenset((entry.name, version_of(entry)) for entry in served) if self.outdated else None
+        named = (self.namespace, self.id, self.model, self.tag, self.question, self.similarity)
+        return Selection(org, *named, self.version, current)
 
 
 class CacheDoor:
@@ -72,7 +80,8 @@ class CacheDoor:
         body = read_json(InvalidationBody, await read_body(request, MAX_BODY_BYTES) or b"{}")
         org = body.org or authority.org
         authority.check(org, "")
-        found = await self.ingress.invalidate_everywhere(body.selection(org), body.dry_run)
+        selection = body.selection(org, self.ingress.pipeline.entries.values())
+        found = await self.ingress.invalidate_everywhere(selection, body.dry_run)
         if not body.dry_run:
             detail: dict[str, Any] = {
                 **body.model_dump(exclude_none=True, exclude={"question", "dry_run", "org"}),  # no question of anybody
@@ -100,6 +109,7 @@ def _shown(match: Match) -> dict[str, Any]:
         "id": match.answer_id,
         "namespace": match.namespace,
         "model": match.model,
+        "version": match.version,
         "created_at_unix_ms": round(match.created_at_unix_s * 1000),
         "similarity": None if match.similarity is None else round(match.similarity, 4),
     }

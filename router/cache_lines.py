@@ -1,4 +1,4 @@
-"""A stored answer as JSON, which its events are on disk too: a line of it is what is kept outside or taken elsewhere."""
+"""A stored answer as JSON, of which its events on disk are made too: a line is what is kept outside, or taken along."""
 
 from __future__ import annotations
 

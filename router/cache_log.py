@@ -39,7 +39,7 @@ CHUNK = 256
 
 _FRAME, _SIZE = struct.Struct(">II"), struct.Struct(">I")
 _CONTEXT = "cache log"
-_VERSION = b"\x02"
+_VERSION = b"\x03"
 _UNREADABLE = (ValueError, KeyError, TypeError, struct.error, zlib.error, InternalError)
 logger = logging.getLogger(__name__)
 
@@ -298,10 +298,13 @@ def _records(data: bytes) -> Iterator[Record]:
         if len(told) == 2:
             yield Gone(*told)
             continue
-        tenant, exact, scope, text, surface, name, model, cost, created_s, ttl_s, tags, opened_s, body, codes = told
+        tenant, exact, scope, text, surface, name, model, cost, created_s, ttl_s, tags, opened_s, version, *sizes = told
+        body, codes = sizes
         key = CacheKey(sys.intern(tenant), exact, sys.intern(scope) if scope else None, text, surface)
         answer = PackedAnswer(
-            name, sys.intern(model), cost, created_s, ttl_s, tuple(tags), opened_s, packed[at_body : at_body + body]
+            *(name, sys.intern(model), cost, created_s, ttl_s, tuple(tags), opened_s),
+            packed[at_body : at_body + body],
+            sys.intern(version),
         )
         yield Stored(key, answer, data[at_codes : at_codes + codes] or None)
         at_body, at_codes = at_body + body, at_codes + codes
@@ -314,6 +317,6 @@ def _line(record: Record) -> bytes:
     told = (
         *(key.tenant, key.exact, key.scope, key.text, key.surface),
         *(answer.answer_id, answer.model, answer.cost_microusd, answer.created_at_unix_s, answer.ttl_s, answer.tags),
-        *(answer.opened_at_unix_s, len(answer.body), len(record.codes or b"")),
+        *(answer.opened_at_unix_s, answer.version, len(answer.body), len(record.codes or b"")),
     )
     return json.dumps(told).encode()

@@ -99,7 +99,8 @@ def checked(answer: CachedAnswer) -> CachedAnswer:
     tokens = (usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.reasoning_tokens)
     if min(least, *tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens) < 0:
         raise InvalidRequest("this is no stored answer: a number in it is below 0")
-    if len(answer.tags) > MAX_TAGS or max(map(len, (answer.answer_id, answer.model, *answer.tags))) > MAX_NAME_CHARS:
+    names = (answer.answer_id, answer.model, answer.version, *answer.tags)
+    if len(answer.tags) > MAX_TAGS or max(map(len, names)) > MAX_NAME_CHARS:
         raise InvalidRequest("this is no stored answer: it has too many tags, or too long a name")
     return answer
 

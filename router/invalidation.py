@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
+from models.catalog import ModelEntry
 from models.errors import DeadlineExceeded, ModelUnavailable, SwitchyardError
 from router.fingerprint import partition
 from router.ports import CachedAnswer, CacheKey
@@ -23,7 +25,8 @@ MAX_BARS = 512
 class Selection:
     """Answers of one organisation to which all holds that is not None.
 
-    answer_id: the request that it was made for. question: those to questions with a cosine similarity of at least
+    answer_id: the request that it was made for. current: models and their versions; made by another version of one than
+    these, where it is known by which. question: those to questions with a cosine similarity of at least
     `similarity` to this text, in whatever context they were asked.
     """
 
@@ -34,11 +37,14 @@ class Selection:
     tag: str | None = None
     question: str | None = None
     similarity: float = 0.9
+    version: str | None = None
+    current: frozenset[tuple[str, str]] | None = None
 
     @property
     def whole(self) -> bool:
         """Whether all answers of the organisation, or of one of its namespaces, are meant."""
-        return (self.answer_id, self.model, self.tag, self.question) == (None, None, None, None)
+        given = (self.answer_id, self.model, self.tag, self.question, self.version, self.current)
+        return all(each is None for each in given)
 
     def covers(self, tenant: str) -> bool:
         """Whether answers of this partition of the cache may be meant."""
@@ -53,7 +59,19 @@ class Selection:
             and self.answer_id in (None, answer.answer_id)
             and self.model in (None, answer.model)
             and (self.tag is None or self.tag in answer.tags)
+            and self.version in (None, answer.version)
+            and (self.current is None or _is_old(answer, self.current))
         )
+
+
+def version_of(entry: ModelEntry) -> str:
+    """Of what gives a model's answers, as far as its entry in the catalogue says it; not of what it costs."""
+    given = (entry.engine, entry.provider, entry.source, entry.dtype, entry.chat_template, entry.tool_parser)
+    return hashlib.sha256(repr(given).encode()).hexdigest()[:12]
+
+
+def _is_old(answer: CachedAnswer | PackedAnswer, current: frozenset[tuple[str, str]]) -> bool:
+    return bool(answer.version) and (answer.model, answer.version) not in current
 
 
 class Bars:
@@ -92,10 +110,12 @@ class Match:
     model: str
     created_at_unix_s: float
     similarity: float | None = None
+    version: str = ""
 
     @classmethod
     def of(cls, key: CacheKey, answer: CachedAnswer | PackedAnswer, similarity: float | None) -> Match:
-        return cls(key.tenant, key.exact, answer.answer_id, answer.model, answer.created_at_unix_s, similarity)
+        made = answer.created_at_unix_s
+        return cls(key.tenant, key.exact, answer.answer_id, answer.model, made, similarity, answer.version)
 
     @property
     def namespace(self) -> str:

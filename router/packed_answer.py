@@ -29,6 +29,7 @@ class PackedAnswer:
     tags: tuple[str, ...]
     opened_at_unix_s: float
     body: bytes
+    version: str = ""
 
     @classmethod
     def of(cls, answer: CachedAnswer) -> PackedAnswer:
@@ -43,6 +44,7 @@ class PackedAnswer:
             answer.tags,
             answer.opened_at_unix_s,
             zlib.compress(data, 1) if len(data) >= _COMPRESS_FROM_BYTES else data,
+            sys.intern(answer.version),
         )
 
     def opened(self) -> CachedAnswer:
@@ -59,4 +61,5 @@ class PackedAnswer:
             self.ttl_s,
             self.tags,
             self.opened_at_unix_s,
+            self.version,
         )

@@ -68,7 +68,8 @@ ANY_TERMS = Terms()
 class CachedAnswer:
     """A complete answer, as the events it came in, so that a replay is the same stream. `tags` are its caller's.
 
-    opened_at_unix_s: when the request that it was made for came; 0: not known.
+    opened_at_unix_s: when the request that it was made for came; 0: not known. version: of the model, as `version_of`
+    says it; empty: not known.
     """
 
     answer_id: str
@@ -80,6 +81,7 @@ class CachedAnswer:
     ttl_s: float
     tags: tuple[str, ...] = ()
     opened_at_unix_s: float = 0.0
+    version: str = ""
 
     @cached_property
     def completion(self) -> Completion:

@@ -11,6 +11,7 @@ from models.errors import NotCached
 from models.messages import ChatRequest, Completion, Event, Usage
 from router.events import Verdict
 from router.fingerprint import Fingerprint, time_sensitive
+from router.invalidation import version_of
 from router.policy import AUTO
 from router.ports import CachedAnswer, CacheKey, Lookup, Origin
 from router.settings import IngressSettings
@@ -167,6 +168,7 @@ class Recall:
             ttl_s,
             run.options.tags,
             run.opened_at_unix_ms / 1000,
+            version_of(run.pipeline.entries[model]),
         )
         self._claimed = False  # it ends with the storing
         refreshes = run.options.cache == "refresh"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from deployments.http_app import build_http_app
+from models.catalog import ModelEntry, Price
 from models.messages import Finish, TextDelta, Usage
 from router.accounting.denials import Denials
 from router.accounting.keys import hash_key
@@ -18,7 +19,7 @@ from router.accounting.tenants import Tenants
 from router.events import AuditEntry
 from router.exact_cache import ExactCache
 from router.fingerprint import partition
-from router.invalidation import MAX_BARS, MAX_SHOWN, Bars, Forgotten, Match, Selection
+from router.invalidation import MAX_BARS, MAX_SHOWN, Bars, Forgotten, Match, Selection, version_of
 from router.ports import CachedAnswer, CacheKey
 from router.scope_index import PROMOTE_AT
 from router.semantic_cache import SemanticStore
@@ -48,6 +49,8 @@ def store_of(*kept: tuple[CacheKey, CachedAnswer]) -> SemanticStore:
         store.store(*each, vector.tobytes())
     return store
 
+
+SMALL = ModelEntry(name="small", engine="simulated", source="hub/small-2", context_tokens=100)
 
 KEPT = [
     (key("a"), answer("1", "small", ("news",))),
@@ -153,7 +156,7 @@ class Door:
         self.store, self.log = store_of(*KEPT), list[AuditEntry]()
         tenants = Tenants(keys, IngressSettings())
         ingress = SimpleNamespace(
-            pipeline=None,
+            pipeline=SimpleNamespace(entries={SMALL.name: SMALL}),
             tenants=tenants,
             topology=Topology(),
             embedders={},
@@ -181,6 +184,21 @@ async def test_it_is_only_said_what_would_go_until_that_is_confirmed_and_then_it
     (entry,) = door.log
     assert (entry.act, entry.org, entry.outcome) == ("cache.invalidate", "acme", "done")
     assert entry.detail["tag"] == "news" and entry.detail["count"] == 2
+
+
+async def test_answers_of_a_model_that_was_replaced_under_its_name_go_and_those_of_no_known_version_stay() -> None:
+    door, older = Door(), SMALL.model_copy(update={"source": "hub/small-1"})
+    dearer = SMALL.model_copy(update={"price": Price.model_validate({"input": "1"})})
+    assert version_of(older) != version_of(SMALL) == version_of(dearer)
+    for number, entry in enumerate((older, SMALL, dearer)):
+        made = replace(answer(f"v{number}", "small"), version=version_of(entry))
+        door.store.store(key(f"v{number}"), made, vectors(1)[0].tobytes())
+    told = (await door.ask(outdated=True)).json()
+    assert [(each["id"], each["version"]) for each in told["data"]] == [("v0", version_of(older))]
+    assert (await door.ask(version=version_of(SMALL))).json()["count"] == 2
+    assert (await door.ask(outdated=True, model="small", dry_run=False)).json()["count"] == 1
+    assert door.store.stats()["entries"] == 7 and door.log[0].detail["outdated"] is True
+    assert not Selection("acme", version="x").whole and not Selection("acme", current=frozenset()).whole
 
 
 async def test_no_question_is_in_the_audit_log() -> None:
