@@ -73,9 +73,10 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """A store that all shards share, of which `name`, one of `names`, has its tenants' part."""
+    """A store that all shards share, of which `name`, one of `names`, has its tenants' part. `encoder`: of all."""
 
     url: SecretStr
+    encoder: str
     name: str
     names: tuple[str, ...]
 
@@ -123,7 +124,8 @@ class SemanticCache:
     def _opened(self) -> CacheDisk | CacheOutside | None:
         if self._outside is not None:
             store = open_store(self._outside.url.get_secret_value())
-            return CacheOutside(self._store, OutsideLog(store, self._sealer), self._outside.has)
+            log = OutsideLog(store, self._sealer, self._outside.encoder)
+            return CacheOutside(self._store, log, self._outside.has, self._vector_of)
         return CacheDisk(self._store, Path(self._folder), self._sealer) if self._folder is not None else None
 
     async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
@@ -203,8 +205,12 @@ class SemanticCache:
         told = self._store.take_in(key, answer, None, dry_run=True)
         if dry_run or told != "kept":
             return told
-        encoded = await self._encoded(key.text) if key.scope else None
-        return self._store.take_in(key, answer, encoded.vector if encoded is not None and encoded.whole else None)
+        return self._store.take_in(key, answer, await self._vector_of(key.text) if key.scope else None)
+
+    async def _vector_of(self, text: str) -> bytes | None:
+        """None where a vector would not stand for all of it."""
+        encoded = await self._encoded(text)
+        return encoded.vector if encoded.whole else None
 
     async def embed(self, texts: Sequence[str], dimensions: int | None) -> Embedded:
         """The vectors of `texts`, of unit length.
@@ -264,8 +270,7 @@ class SemanticCache:
     async def _keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> None:
         try:
             if embedding is None and key.scope:
-                encoded = await self._encoded(key.text)
-                embedding = encoded.vector if encoded.whole else None
+                embedding = await self._vector_of(key.text)
             self._store.store(key, answer, embedding)
         except BaseException:
             self._store.release(key)
@@ -315,7 +320,8 @@ def cache_deployments(
     shards = topology.cache_scale.max_replicas
     names = (NAME,) if shards == 1 else tuple(f"{NAME}:{shard}" for shard in range(shards))
     if store_url.get_secret_value():
-        return [_shard_deployment(topology, name, None, encryption, Outside(store_url, name, names)) for name in names]
+        stores = (Outside(store_url, topology.encoder.source, name, names) for name in names)
+        return [_shard_deployment(topology, store.name, None, encryption, store) for store in stores]
     on_disk = bool(encryption.get_secret_value()) if topology.cache_on_disk is None else topology.cache_on_disk
     folders = [str(Path(data_dir) / "cache" / name.replace(":", "-")) if on_disk else None for name in names]
     return [_shard_deployment(topology, *each, encryption) for each in zip(names, folders, strict=True)]

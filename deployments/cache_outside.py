@@ -6,13 +6,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from models.errors import ModelUnavailable
+from router.cache_log import Stored
 from router.invalidation import Selection
 from router.outside import OutsideLog
+from router.scope_index import codes_of
 from router.semantic_cache import SemanticStore
 
 FLUSH_S = 0.2
@@ -24,16 +27,18 @@ RESTORED_S = 10.0
 what was forgotten, but for its question."""
 
 CLOSE_S = 3.0
+Encode = Callable[[str], Awaitable[bytes | None]]
 logger = logging.getLogger("ray.serve")
 
 
 class CacheOutside:
-    """Made where an event loop runs; `close` it. `mine`: whether this shard has a partition."""
+    """Made where an event loop runs; `close` it."""
 
-    def __init__(self, store: SemanticStore, log: OutsideLog, mine: Callable[[str], bool]) -> None:
-        self._store, self._log, self._mine = store, log, mine
+    def __init__(self, store: SemanticStore, log: OutsideLog, mine: Callable[[str], bool], encode: Encode) -> None:
+        """mine: whether this shard has a partition. encode: the vector of a question that another encoder read."""
+        self._store, self._log, self._mine, self._encode = store, log, mine, encode
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-outside")
-        self._down = False
+        self._missed = asyncio.Event()  # the store, which was there when it was last asked, or not
         store.log = log
         loop = asyncio.get_running_loop()
         self._order = asyncio.Lock()
@@ -41,8 +46,10 @@ class CacheOutside:
         self._running = loop.create_task(self._run())
 
     async def restored(self) -> None:
-        """Returns when all is here that will be, or after a while."""
-        await asyncio.wait({self._restoring}, timeout=RESTORED_S)
+        """Returns when all is here that will be, or after a while, or when the store cannot be reached."""
+        waiting = asyncio.ensure_future(self._missed.wait())
+        await asyncio.wait({self._restoring, waiting}, timeout=RESTORED_S, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
 
     async def forgotten(self, selection: Selection, embedding: bytes | None) -> None:
         """Returns when what is meant is gone outside too. Raises `ModelUnavailable` where that cannot be reached: then
@@ -66,10 +73,10 @@ class CacheOutside:
         self._thread.shutdown(wait=False)
 
     async def _restore(self) -> None:
-        began_s, tries = time.monotonic(), 0
+        began_s, began_unix_s, tries = time.monotonic(), time.time(), 0
         while True:
             try:
-                await self._read()
+                await self._read(began_unix_s)
                 break
             except ModelUnavailable as error:
                 self._note(error)
@@ -78,16 +85,24 @@ class CacheOutside:
         took_s = time.monotonic() - began_s
         logger.info("%d answers were read from the outside store in %.1f s", self._store.stats()["restored"], took_s)
 
-    async def _read(self) -> None:
+    async def _read(self, began_unix_s: float) -> None:
         """A page at a time, and between the answers of each there may be requests. What was forgotten meanwhile is
         forgotten outside too."""
         pages = self._log.read(self._mine)
         while (page := await self._do(next, pages, None)) is not None:
+            self._note(None)
             for record in page:
-                told = self._store.take_in(record.key, record.answer, record.embedding, logged=True)
-                if told == "forgotten":
-                    self._log.gone(record.key)
-                await asyncio.sleep(0)
+                await self._take_back(record, began_unix_s)
+
+    async def _take_back(self, record: Stored, began_unix_s: float) -> None:
+        if self._store.was_forgotten(record):
+            self._log.gone(record.key)
+            return
+        if record.codes is None and record.key.scope:
+            vector = await self._encode(record.key.text)
+            record = replace(record, codes=codes_of(vector) if vector else None)
+        self._store.replay([record], began_unix_s)
+        await asyncio.sleep(0)
 
     async def _run(self) -> None:
         tries = 0
@@ -97,7 +112,6 @@ class CacheOutside:
                 async with self._order:
                     await self._write()
                 tries = 0
-                self._note(None)
             except ModelUnavailable as error:
                 tries += 1
                 self._note(error)
@@ -110,13 +124,16 @@ class CacheOutside:
         except BaseException:
             self._log.give_back(records)
             raise
+        self._note(None)
 
     def _note(self, error: ModelUnavailable | None) -> None:
         """Once when it is gone, and once when it is back."""
-        if (error is not None) != self._down:
-            self._down = error is not None
-            told = f"cannot be reached, answers live in memory: {error.message}" if error else "can be reached again"
-            logger.log(logging.WARNING if error else logging.INFO, "the outside store of answers %s", told)
+        if error is not None and not self._missed.is_set():
+            self._missed.set()
+            logger.warning("the outside store of answers is gone, they live in memory: %s", error.message)
+        elif error is None and self._missed.is_set():
+            self._missed.clear()
+            logger.info("the outside store of answers is back")
 
     async def _do(self, work: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

@@ -1,12 +1,9 @@
-"""A stored answer as JSON, of which its events on disk are made too: a line is what is kept outside, or taken along."""
+"""A stored answer as JSON values, and what is known of one besides."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
-
-import numpy as np
 
 from models.messages import Finish, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
 from router.ports import CachedAnswer, CacheKey
@@ -37,24 +34,6 @@ class Gone:
 
     tenant: str
     exact: str
-
-
-def to_line(record: Kept) -> bytes:
-    vector = None
-    if record.embedding is not None:
-        vector = np.frombuffer(record.embedding, dtype="<f4").astype("<f2").tobytes().hex()
-    return json.dumps({"key": asdict(record.key), "answer": answer_told(record.answer), "vector": vector}).encode()
-
-
-def from_line(line: bytes) -> Kept:
-    """Raises ValueError, KeyError or TypeError for what `to_line` does not write. Whether the texts are texts and the
-    numbers numbers is not looked at."""
-    told = json.loads(line)
-    embedding = None
-    if told["vector"] is not None:
-        vector = np.frombuffer(bytes.fromhex(told["vector"]), dtype="<f2").astype("<f4")
-        embedding = (vector / np.linalg.norm(vector)).astype("<f4").tobytes()
-    return Kept(CacheKey(**told["key"]), answer_back(told["answer"]), embedding)
 
 
 def answer_told(answer: CachedAnswer) -> dict[str, Any]:

@@ -40,7 +40,7 @@ CHUNK = 256
 _FRAME, _SIZE = struct.Struct(">II"), struct.Struct(">I")
 _CONTEXT = "cache log"
 _VERSION = b"\x03"
-_UNREADABLE = (ValueError, KeyError, TypeError, struct.error, zlib.error, InternalError)
+UNREADABLE = (ValueError, KeyError, TypeError, struct.error, zlib.error, InternalError)
 logger = logging.getLogger(__name__)
 
 
@@ -169,7 +169,7 @@ class CacheLog:
             while file.tell() < self._end:
                 try:
                     records = self._records(read_frame(file) or b"")
-                except _UNREADABLE as error:
+                except UNREADABLE as error:
                     self._note_torn(self._end - file.tell(), error)
                     return
                 yield from records
@@ -183,7 +183,7 @@ class CacheLog:
                 if not end:
                     try:
                         self._records(body)
-                    except _UNREADABLE as error:
+                    except UNREADABLE as error:
                         self._note_torn(self.size_bytes, error)
                         break
                 end = file.tell()
@@ -203,8 +203,8 @@ class CacheLog:
         logger.warning("%d bytes of %s cannot be read (%s)", left_bytes, self._path, type(error).__name__)
 
     def _records(self, body: bytes) -> list[Record]:
-        """Raises one of `_UNREADABLE`."""
-        return list(_records(self._sealer.open(body, _CONTEXT)))
+        """Raises one of `UNREADABLE`."""
+        return list(records_of(self._sealer.open(body, _CONTEXT)))
 
     # ---- written anew ----------------------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class CacheLog:
             os.close(self._lock)
 
     def _frame(self, records: Sequence[Record]) -> bytes:
-        body = self._sealer.seal(_frame_text(records), _CONTEXT)
+        body = self._sealer.seal(records_text(records), _CONTEXT)
         return framed(body)
 
 
@@ -270,7 +270,7 @@ def _write(file: int, data: bytes) -> None:
         view = view[os.write(file, view) :]
 
 
-def _frame_text(records: Sequence[Record]) -> bytes:
+def records_text(records: Sequence[Record]) -> bytes:
     """A mark of this version, the length of what follows compressed (a line for each record, then the answers' bodies),
     that, and the vectors as they are: they hardly get smaller."""
     lines, bodies, codes = [], [], []
@@ -284,13 +284,17 @@ def _frame_text(records: Sequence[Record]) -> bytes:
     return _VERSION + _SIZE.pack(len(packed)) + packed + b"".join(codes)
 
 
-def _records(data: bytes) -> Iterator[Record]:
-    """Raises one of `_UNREADABLE`, also for what another version wrote."""
+def records_of(data: bytes, max_bytes: int = 0) -> Iterator[Record]:
+    """What `records_text` made. Raises one of `UNREADABLE`, also for what another version wrote, and for what has more
+    than `max_bytes` when it is unpacked; 0: it may have any number."""
     if data[:1] != _VERSION:
         raise ValueError("another version of the log")
     (packed_size,) = _SIZE.unpack_from(data, 1)
     at_codes = 1 + _SIZE.size + packed_size
-    packed = zlib.decompress(data[1 + _SIZE.size : at_codes])
+    unpacking = zlib.decompressobj()
+    packed = unpacking.decompress(data[1 + _SIZE.size : at_codes], max_bytes)
+    if not unpacking.eof:
+        raise ValueError("cut off, or too large")
     (text_size,) = _SIZE.unpack_from(packed)
     at_body = _SIZE.size + text_size
     for line in packed[_SIZE.size : at_body].decode("ascii").split("\n"):

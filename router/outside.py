@@ -11,21 +11,24 @@ moved to another partition's place does not open there. Without a key, who can w
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from models.errors import InternalError, InvalidRequest
-from router.cache_lines import Gone, Kept, from_line, to_line
-from router.cache_log import MAX_PENDING, Record, Stored
+from models.errors import InvalidRequest
+from router.cache_lines import Gone
+from router.cache_log import MAX_PENDING, UNREADABLE, Record, Stored, records_of, records_text
 from router.cache_transfer import checked
+from router.exact_cache import is_complete
 from router.invalidation import Selection
 from router.packed_answer import PackedAnswer
 from router.ports import CacheKey
+from router.scope_index import unit
 from router.sealing import NO_SEALER, Sealer
 
 CHUNK = 128
@@ -103,8 +106,9 @@ class OutsideLog:
 
     size_bytes = 0  # of the disk here
 
-    def __init__(self, store: OutsideStore, sealer: Sealer = NO_SEALER) -> None:
-        self._store, self._sealer = store, sealer
+    def __init__(self, store: OutsideStore, sealer: Sealer = NO_SEALER, encoder: str = "") -> None:
+        """encoder: what makes the vectors. Those that another one made are not read."""
+        self._store, self._sealer, self._encoder = store, sealer, encoder
         self._pending: dict[tuple[str, str], Record] = {}
         self.dropped = self.torn = 0
 
@@ -148,16 +152,16 @@ class OutsideLog:
                 self._store.remove(tenant, exacts[start : start + CHUNK])
         for start in range(0, len(records), CHUNK):
             some = records[start : start + CHUNK]
-            self._store.put([self._row(record.opened()) for record in some if isinstance(record, Stored)])
+            self._store.put([self._row(record) for record in some if isinstance(record, Stored)])
 
     # ---- what is there ---------------------------------------------------------------------------------------------
 
-    def read(self, mine: Callable[[str], bool]) -> Iterator[list[Kept]]:
+    def read(self, mine: Callable[[str], bool]) -> Iterator[list[Stored]]:
         """All that is filed under partitions that are `mine`. Raises `ModelUnavailable`."""
         for tenant in self._store.tenants():
             if mine(tenant):
                 for rows in self._store.read(tenant):
-                    yield self._records(rows)
+                    yield self._records(rows, _checked if not self._sealer.on else _as_it_is)
 
     def forget(self, selection: Selection, embedding: bytes | None, mine: Callable[[str], bool]) -> int:
         """Remove what is meant, whoever wrote it: also what had to go from memory, or what another cluster filed.
@@ -174,7 +178,7 @@ class OutsideLog:
             else:
                 pages = self._store.read(tenant)
             for rows in pages:
-                meant = [r.exact for r in self._records(rows) if _means(selection, r, embedding)]
+                meant = [r.exact for r in self._records(rows, _as_it_is) if _means(selection, r, embedding)]
                 if meant:
                     self._store.remove(tenant, meant)
                 count += len(meant)
@@ -183,49 +187,66 @@ class OutsideLog:
     def close(self) -> None:
         self._store.close()
 
-    def _row(self, record: Kept) -> Row:
-        body = self._sealer.seal(zlib.compress(to_line(record), 1), _context(record))
+    def _row(self, record: Stored) -> Row:
+        text = json.dumps(self._encoder).encode() + b"\n" + records_text([record])
+        body = self._sealer.seal(text, _context(record))
         answer = record.answer
-        expires_unix_s = answer.created_at_unix_s + answer.ttl_s
-        vector = None if self._sealer.on else record.embedding  # it says much of what was asked
-        return Row(record.tenant, record.exact, expires_unix_s, body, vector)
+        vector = None if self._sealer.on else _vector(record)  # it says much of what was asked
+        return Row(record.tenant, record.exact, answer.created_at_unix_s + answer.ttl_s, body, vector)
 
-    def _records(self, rows: Sequence[Row]) -> list[Kept]:
+    def _records(self, rows: Sequence[Row], check: Callable[[Stored], Stored]) -> list[Stored]:
         """Those that are what they are filed as; the others are counted."""
-        found: list[Kept] = []
+        found: list[Stored] = []
         for row in rows:
             try:
-                found.append(self._record(row))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
-                self._note_torn(error)
-            except (InternalError, InvalidRequest) as error:
-                self._note_torn(error)
+                found.append(check(self._record(row)))
+            except (*UNREADABLE, InvalidRequest, AttributeError, RecursionError) as error:
+                if not self.torn:
+                    logger.warning("answers outside do not open (%s); they are passed over", type(error).__name__)
+                self.torn += 1
         return found
 
-    def _note_torn(self, error: Exception) -> None:
-        if not self.torn:
-            logger.warning("answers in the outside store do not open (%s); they are passed over", type(error).__name__)
-        self.torn += 1
-
-    def _record(self, row: Row) -> Kept:
-        unpacking = zlib.decompressobj()
-        packed = self._sealer.open(row.body, _context(row), sealed=self._sealer.on)
-        record = from_line(unpacking.decompress(packed, MAX_BODY_BYTES))
-        if (record.tenant, record.exact) != (row.tenant, row.exact):
+    def _record(self, row: Row) -> Stored:
+        text = self._sealer.open(row.body, _context(row), sealed=self._sealer.on)
+        encoder, _, packed = text.partition(b"\n")
+        (record,) = records_of(packed, MAX_BODY_BYTES)
+        if not isinstance(record, Stored) or (record.tenant, record.exact) != (row.tenant, row.exact):
             raise ValueError("filed under another name")
-        return Kept(record.key, checked(record.answer), record.embedding)
+        return record if json.loads(encoder) == self._encoder else replace(record, codes=None)
 
 
-def _context(of: Kept | Row) -> str:
+def _as_it_is(record: Stored) -> Stored:
+    return record
+
+
+def _checked(record: Stored) -> Stored:
+    """What anybody may have written. Raises `InvalidRequest`, or one of `UNREADABLE`."""
+    answer = record.answer
+    if not answer.body.startswith(b"["):
+        unpacking = zlib.decompressobj()
+        answer = replace(answer, body=unpacking.decompress(answer.body, MAX_BODY_BYTES))
+        if not unpacking.eof:
+            raise ValueError("too large")
+    if not is_complete(checked(answer.opened())):
+        raise ValueError("not complete")
+    return record
+
+
+def _context(of: Stored | Row) -> str:
     return f"cached answer/{of.tenant}/{of.exact}"
 
 
-def _means(selection: Selection, record: Kept, embedding: bytes | None) -> bool:
+def _vector(record: Stored) -> bytes | None:
+    return None if record.codes is None else unit(np.frombuffer(record.codes, dtype=np.int8)).tobytes()
+
+
+def _means(selection: Selection, record: Stored, embedding: bytes | None) -> bool:
     if not selection.means(record.tenant, record.answer):
         return False
     if selection.question is None:
         return True
-    if embedding is None or record.embedding is None or len(embedding) != len(record.embedding):
+    vector = _vector(record)
+    if embedding is None or vector is None or len(embedding) != len(vector):
         return False
-    cosine = np.frombuffer(embedding, dtype="<f4") @ np.frombuffer(record.embedding, dtype="<f4")
+    cosine = np.frombuffer(embedding, dtype="<f4") @ np.frombuffer(vector, dtype="<f4")
     return float(cosine) >= selection.similarity

@@ -74,8 +74,13 @@ class RedisStore:
             pipe.execute()
 
     def clear(self, tenant: str) -> None:
-        while exacts := self._exacts(tenant, 0, CHUNK):
-            self.remove(tenant, exacts)
+        name = _bytes(tenant)
+        while True:
+            with self._reached():
+                found = self._redis.zrange(_answers(name), 0, CHUNK - 1)
+            if not found:
+                return
+            self.remove(tenant, [exact.decode("ascii", "replace") for exact in found])
 
     def tenants(self) -> list[str]:
         with self._reached():
@@ -83,15 +88,14 @@ class RedisStore:
         return [name.decode("utf-8", "surrogatepass") for name in found]
 
     def read(self, tenant: str, at_once: int = CHUNK) -> Iterator[list[Row]]:
-        with self._reached():  # all names at once, so that none is passed over while others come and go
-            exacts = self._exacts(tenant, 0, -1)
-        name = _bytes(tenant)
-        for start in range(0, len(exacts), at_once):
-            some = exacts[start : start + at_once]
+        name, cursor = _bytes(tenant), -1
+        while cursor != 0:
             with self._reached():
-                bodies = self._redis.mget([_answer(name, exact) for exact in some])
-            found = zip(some, bodies, strict=True)
-            yield [Row(tenant, exact, 0.0, body) for exact, body in found if body is not None]
+                cursor, found = self._redis.zscan(_answers(name), max(cursor, 0), count=at_once)
+                exacts = [exact.decode("ascii", "replace") for exact, _ in found]
+                bodies = self._redis.mget([_answer(name, exact) for exact in exacts]) if exacts else []
+            rows = zip(exacts, bodies, strict=True)
+            yield [Row(tenant, exact, 0.0, body) for exact, body in rows if body is not None]
 
     def near(self, tenant: str, vector: bytes, similarity: float) -> Iterator[list[Row]]:
         """All: Redis does not compare."""
@@ -99,12 +103,6 @@ class RedisStore:
 
     def close(self) -> None:
         self._redis.close()
-
-    def _exacts(self, tenant: str, start: int, count: int) -> list[str]:
-        """As many as there are for a `count` of -1."""
-        with self._reached():
-            found = self._redis.zrangebyscore(_answers(_bytes(tenant)), "-inf", "+inf", start=start, num=count)
-        return [name.decode("ascii", "replace") for name in found]
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -126,4 +124,4 @@ def _answers(tenant: bytes) -> bytes:
 
 def _answer(tenant: bytes, exact: str) -> bytes:
     """`exact` has no colon, so no other partition has the same key."""
-    return PREFIX + b"answer:" + exact.encode("ascii") + b":" + tenant
+    return PREFIX + b"answer:" + exact.encode("ascii", "replace") + b":" + tenant

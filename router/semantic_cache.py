@@ -168,11 +168,8 @@ class SemanticStore:
         kept = not self._bars.against(key.tenant, answer) and self._keep(key, answer, embedding)
         self._counts["stores" if kept else "refused"] += 1
 
-    def take_in(
-        self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, dry_run: bool = False, logged: bool = False
-    ) -> TakenIn:
-        """Keep an answer that was made earlier, or elsewhere, under the rules for those that are made now. `logged`: it
-        comes from what this store writes down."""
+    def take_in(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, dry_run: bool = False) -> TakenIn:
+        """Keep an answer that was made earlier, or elsewhere, under the rules for those that are made now."""
         held = self._held(key.tenant, key.exact)
         if self._is_over(answer):
             return "expired"
@@ -180,14 +177,17 @@ class SemanticStore:
             return "held"
         if self._bars.against(key.tenant, answer):
             return "forgotten"
-        kept = is_complete(answer) if dry_run else self._keep(key, answer, embedding, logged)
-        self._counts["restored"] += kept and logged
+        kept = is_complete(answer) if dry_run else self._keep(key, answer, embedding)
         return "kept" if kept else "refused"
+
+    def was_forgotten(self, record: Stored) -> bool:
+        """Since it was asked for."""
+        return self._bars.against(record.tenant, record.answer)
 
     def _is_over(self, answer: CachedAnswer | PackedAnswer) -> bool:
         return self._clock() >= answer.created_at_unix_s + min(answer.ttl_s, self._settings.ttl_s)
 
-    def _keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, logged: bool = False) -> bool:
+    def _keep(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None) -> bool:
         if not is_complete(answer):
             return False
         packed, codes = PackedAnswer.of(answer), codes_of(embedding) if embedding and key.scope else None
@@ -195,8 +195,7 @@ class SemanticStore:
         if placed is None:
             return False
         self.vectors.add(placed)
-        if not logged:
-            self.log.kept(key, packed, codes)
+        self.log.kept(key, packed, codes)
         self._shrink()
         return True
 

@@ -111,3 +111,16 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 def engine(request: pytest.FixtureRequest) -> Subject:
     """Those with an engine behind them whose running requests can be counted."""
     return request.getfixturevalue(request.param)
+
+
+@pytest_asyncio.fixture(params=["folder", "redis", "postgresql", "pgvector"])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    """Where a shard's answers are kept (a `Place`)."""
+    from tests.contract.answer_places import Place
+
+    names = {"redis": "redis_server", "postgresql": "postgres", "pgvector": "vector_postgres"}
+    server: Any = request.getfixturevalue(names[request.param]) if request.param in names else None
+    url = "" if server is None else server.new_database(*(["vector"] if request.param == "pgvector" else []))
+    place = Place(request.param, tmp_path / "cache", url, server)
+    yield place
+    await place.close()
