@@ -41,11 +41,11 @@ class CacheTransferDoor:
 
     def operations(self) -> tuple[Operation, ...]:
         return (
-            Operation("GET", "/v1/cache/export", self.export),
-            Operation("POST", "/v1/cache/import", self.take_in),
+            Operation("GET", "/v1/cache/export", self.export_answers),
+            Operation("POST", "/v1/cache/import", self.import_answers),
         )
 
-    async def export(self, request: Request) -> Response:
+    async def export_answers(self, request: Request) -> Response:
         """JSON lines, as they are read from the shards. A last line without `cache.export.end` is an error: some of the
         answers are missing."""
         org = self._org(request, "namespace")
@@ -69,8 +69,8 @@ class CacheTransferDoor:
 
         return StreamingResponse(lines(), 200, media_type="application/x-ndjson")
 
-    async def take_in(self, request: Request) -> Response:
-        """JSON lines: what `export` gave, or questions with their answers. They become the organisation's own."""
+    async def import_answers(self, request: Request) -> Response:
+        """JSON lines: what the export gave, or questions with their answers. They become the organisation's own."""
         org, dry_run = self._org(request, "dry_run"), request.query_params.get("dry_run", "false")
         if dry_run not in ("true", "false"):
             raise InvalidRequest("'dry_run' is 'true' or 'false'.", "dry_run")
