@@ -25,8 +25,8 @@ from router.recall import kept_for_s
 if TYPE_CHECKING:
     from deployments.ingress import Ingress
 
-AT_ONCE = 32
-"""Answers that an ingress has in its hands while it imports."""
+AT_ONCE, AT_ONCE_BYTES = 32, 1024**2
+"""Answers that an ingress has in its hands while it imports, and lines of how many bytes, but for the last."""
 
 MAX_SHOWN = 20
 MAX_NAME_CHARS = 128
@@ -113,7 +113,7 @@ class TakingIn:
         self._answers: list[tuple[CacheKey, CachedAnswer]] = []
         self._errors: list[dict[str, Any]] = []
         self._read = self._announced = -1
-        self._numbered = 0
+        self._numbered = self._held_bytes = 0
 
     @property
     def told(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class TakingIn:
         try:
             if not isinstance(told, dict):
                 raise InvalidRequest("this is no JSON object")
-            self._take(told)
+            self._take(told, len(line))
         except ModelNotFound:
             self.counts["not_served"] += 1
         except InvalidRequest as error:
@@ -142,15 +142,15 @@ class TakingIn:
             self.counts["invalid"] += 1
             if len(self._errors) < MAX_SHOWN:
                 self._errors.append({"line": self._numbered, "message": error.message})
-        if len(self._answers) >= AT_ONCE:
+        if len(self._answers) >= AT_ONCE or self._held_bytes >= AT_ONCE_BYTES:
             await self.flush()
 
     async def flush(self) -> None:
-        answers, self._answers = self._answers, []
+        answers, self._answers, self._held_bytes = self._answers, [], 0
         if answers:
             self.counts.update(await self._cache.take_in(answers, self.dry_run))
 
-    def _take(self, told: dict[str, Any]) -> None:
+    def _take(self, told: dict[str, Any], size_bytes: int) -> None:
         kind = told.get("object")
         if kind == HEAD:
             if told.get("version") != VERSION:
@@ -170,9 +170,14 @@ class TakingIn:
             self.counts["refused"] += 1
             return
         key, answer = found
-        if answer.model not in self._pipeline.entries:
+        entry = self._pipeline.entries.get(answer.model)
+        if entry is None:
             raise ModelNotFound(answer.model)
-        self._answers.append((key, replace(answer, ttl_s=min(answer.ttl_s, self._ttl_s))))
+        # What an answer cost is what it is kept for, at the expense of others, so nobody may say just anything.
+        most = self._pipeline.prices.worst_case_microusd(answer.model, entry.context_tokens, size_bytes)
+        cost, ttl_s = min(answer.cost_microusd, most), min(answer.ttl_s, self._ttl_s)
+        self._answers.append((key, replace(answer, cost_microusd=cost, ttl_s=ttl_s)))
+        self._held_bytes += size_bytes
 
 
 async def _lines(request: Request, max_bytes: int) -> AsyncIterator[bytes]:

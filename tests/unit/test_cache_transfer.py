@@ -14,7 +14,7 @@ import pytest
 from deployments.cache_transfer_api import TakingIn
 from deployments.http_app import build_http_app
 from deployments.openai.chat_schema import parse_chat
-from models.catalog import ModelEntry
+from models.catalog import ModelEntry, Price
 from models.errors import ModelUnavailable
 from models.messages import Finish, TextDelta, ToolCallDelta, Usage
 from router.accounting.denials import Denials
@@ -32,7 +32,8 @@ from router.topology import Topology
 
 NOW_S = 1_800_000_000.0
 SETTINGS = IngressSettings(exact_cache=ExactCacheSettings(ttl_s=1e8), tenants={"none": TenantSettings(cache_ttl_s=0)})
-MODELS = [ModelEntry(name="m", engine="simulated", context_tokens=1000)]
+PRICE = Price.model_validate({"input": "1", "output": "2"})
+MODELS = [ModelEntry(name="m", engine="simulated", context_tokens=1000, price=PRICE)]
 
 
 def key(text: str, org: str = "acme", namespace: str = "", **body: Any) -> CacheKey:
@@ -186,6 +187,10 @@ async def test_the_rules_of_the_cache_hold_for_what_is_brought() -> None:
     kept = door.found(key("kept"))
     assert kept is not None and (kept.created_at_unix_s, kept.ttl_s) == (NOW_S, 1e8)  # no longer than any other
     assert (await door.take_in(lines[0], "sy-none")).status_code == 400
+    line = answer_line(key("dear"), answer("7", cost_microusd=10**18))  # it would stay while all others go
+    assert (await door.take_in(line)).json()["kept"] == 1
+    dear = door.found(key("dear"))
+    assert dear is not None and dear.cost_microusd == 1000 + 2 * (len(line) - 1)
     older = (await door.take_in(answer_line(key("kept"), answer("6", age_s=20.0)))).json()
     assert older["held"] == 1
 
@@ -352,6 +357,10 @@ async def test_what_is_brought_is_written_a_little_at_a_time() -> None:
     assert most < 33
     await taking.flush()
     assert taking.counts["kept"] == 200
+    long = (TextDelta("x" * 700_000, 1), Finish("stop"))
+    for number in range(5):
+        await taking.line(answer_line(key(f"long {number}"), answer(str(number), events=long)))
+        assert len(taking._answers) < 2
 
 
 def test_a_line_is_read_as_it_was_written() -> None:
