@@ -37,14 +37,19 @@ class Trees:
         Raises ValueError for another number of features."""
         if rows.ndim != 2 or rows.shape[1] != len(self.features):
             raise ValueError(f"rows of {len(self.features)} features wanted, shape {rows.shape} given")
-        trees = np.arange(self.feature.shape[0])[None, :]
-        of_row = np.arange(rows.shape[0])[:, None]
-        node = np.zeros((rows.shape[0], self.feature.shape[0]), dtype=np.int32)
+        # Nodes of all trees under one number, and `take`: a third of the time of indexing with two arrays.
+        trees, nodes = self.feature.shape
+        first = np.arange(0, trees * nodes, nodes)[None, :]
+        at = np.repeat(first, rows.shape[0], axis=0)
+        cells, of_row = np.ascontiguousarray(rows).ravel(), np.arange(0, rows.size, rows.shape[1])[:, None]
+        missing = np.isnan(cells).any()
         for _ in range(self.depth):
-            value = rows[of_row, self.feature[trees, node]]
-            goes_left = (value <= self.threshold[trees, node]) | (np.isnan(value) & self.missing_left[trees, node])
-            node = np.where(goes_left, self.left[trees, node], self.right[trees, node])
-        sums: np.ndarray[Any, Any] = self.value[trees, node].sum(axis=1, dtype=np.float64) + self.baseline
+            value = cells.take(self.feature.take(at) + of_row)
+            goes_left = value <= self.threshold.take(at)
+            if missing:
+                goes_left |= np.isnan(value) & self.missing_left.take(at)
+            at = np.where(goes_left, self.left.take(at), self.right.take(at)) + first
+        sums: np.ndarray[Any, Any] = self.value.take(at).sum(axis=1, dtype=np.float64) + self.baseline
         return sums
 
     def probability(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -56,6 +56,7 @@ _OTHER_KINDS = frozenset(
 )
 """Kinds of question of which one is never the other, whatever else is the same."""
 
+_LATIN = frozenset(("latin",))
 _ARTICLES = frozenset(("a", "an", "the", ",", ";"))
 LONG_WORDS = 20
 """From here on a text is long: what differs between two that are nearly equal was changed on purpose."""
@@ -163,7 +164,7 @@ def facts(text: str) -> Facts:
         quantifiers=_quantifiers(lower, lowered),
         opposites=_opposites(lower),
         code=code,
-        script=frozenset(_script(char) for char in set(lowered) if char.isalpha()),
+        script=_scripts(lowered),
         language=_language(lower),
         languages_named=frozenset(word for word in lower if word in lexicon.LANGUAGE_NAMES),
         kind=kind,
@@ -316,6 +317,14 @@ def _code(text: str) -> tuple[tuple[str, ...], str]:
     return (*blocks, "".join(_SYMBOLS.findall(prose)), *_IDENTIFIER.findall(prose)), prose
 
 
+def _scripts(lowered: str) -> frozenset[str]:
+    letters = [char for char in set(lowered) if char.isalpha()]
+    if lowered.isascii():
+        return _LATIN if letters else frozenset()
+    return frozenset(map(_script, letters))
+
+
+@lru_cache(maxsize=4096)
 def _script(char: str) -> str:
     code = ord(char)
     return next((name for last, name in lexicon.SCRIPTS if code <= last), "other")
@@ -323,7 +332,7 @@ def _script(char: str) -> str:
 
 def _language(words: list[str]) -> str | None:
     """The language whose function words are clearly the most; None for short or mixed texts."""
-    counts = sorted((sum(word in known for word in words), name) for name, known in lexicon.FUNCTION_WORDS.items())
+    counts = sorted((sum(map(known.__contains__, words)), name) for name, known in lexicon.FUNCTION_WORDS.items())
     (second, _), (most, name) = counts[-2:]
     return name if most >= 2 and most > second else None
 
