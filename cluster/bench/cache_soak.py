@@ -83,13 +83,13 @@ class Soak:
             self.store.store(near, replace(answer, answer_id=f"near {self.steps}"), old_embedding)
         chance = self._rng.random()
         org = old_key.tenant.split(":")[1].rstrip("/")
-        if chance < 0.03:
+        if chance < 0.06:
             self.store.judge(org, old_answer.answer_id, f"voice {self.steps}", self._rng.choice((0.0, 1.0)))
-        elif chance < 0.033:
+        elif chance < 0.075:
             self.store.invalidate(Selection(org, answer_id=old_answer.answer_id), dry_run=False)
-        elif chance < 0.0345:
+        elif chance < 0.077:
             self.store.invalidate(Selection(org, question="q", similarity=0.6), old_embedding, dry_run=False)
-        elif chance < 0.1:
+        elif chance < 0.15:
             newer = replace(answer, answer_id=f"again {self.steps}")
             self.store.store(old_key, newer, old_embedding)
 
@@ -131,7 +131,7 @@ def _count(value: Any, path: str, found: Counter[str], seen: set[int]) -> None:
             _count(each, path + "[]", found, seen)
     elif type(value).__module__.split(".")[0] in ("router", "models"):
         slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-        for name in {*slots, *getattr(value, "__dict__", ())}:
+        for name in sorted({*slots, *getattr(value, "__dict__", ())}):
             _count(getattr(value, name, None), f"{path}.{name}", found, seen)
     elif hasattr(value, "__len__") and not isinstance(value, np.ndarray):
         found[path] += len(value)  # a usearch index
