@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import pytest
 
 from cluster import cli
 from tests.serve.product import OPERATOR, Product, until, user
+from tests.unit.test_alert_channels import receiving
 
 
 def admin(product: Product, method: str, path: str, **body: Any) -> Any:
@@ -88,3 +90,71 @@ def test_the_command_line_and_the_audit_log(product: Product, capsys: Any) -> No
     assert cli.main(["audit", "verify", *where]) == 0
     assert "all in their place" in capsys.readouterr().out
     assert key not in str(log)
+
+
+def test_an_organisation_is_forgotten_from_the_command_line(
+    product: Product, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ["--data-dir", product.cluster.data_dir]
+
+    def switchyard(*words: str, code: int = 0) -> str:
+        assert cli.main([*words, *where]) == code
+        told = capsys.readouterr()
+        return told.err if code else told.out
+
+    switchyard("orgs", "put", "tyrell")
+    shown = switchyard("keys", "create", "--org", "tyrell", "--user", "roy", "--scope", "infer", "--scope", "audit")
+    key = next(line for line in shown.splitlines() if line.startswith("sy-"))
+    with caller(product, key) as client:
+        asked = {"model": "sim", "messages": user("how long do I live?"), "max_tokens": 4, "user": "roy"}
+        receipt = f"/v1/receipts/{client.post('/v1/chat/completions', json=asked).json()['id']}"
+        assert client.get(receipt).status_code == 200
+        assert client.get("/v1/admin/compliance").status_code == 403
+        with pytest.raises(SystemExit):
+            cli.main(["erase", "--org", "tyrell", *where])
+        assert client.get(receipt).status_code == 200  # it was not meant
+        with monkeypatch.context() as environment:
+            environment.setenv("SWITCHYARD_API_KEY", key)
+            own = switchyard("audit", "verify")
+            assert "all in their place" in own and int(own.split()[0]) in (2, 3)  # the refusal above may be on its way
+            assert "admin" in switchyard("erase", "--org", "tyrell", "--yes", code=1)  # the scope that it has not
+        told = switchyard("erase", "--org", "tyrell", "--yes")
+        assert "1 requests" in told and "kept: the audit log" in told
+        assert client.get(receipt).status_code == 401
+    stored = switchyard("compliance")
+    assert "audit log" in stored and "stored responses: questions and answers" in stored and "ledger.sqlite3" in stored
+    log = switchyard("audit", "list", "--limit", "1000")
+    assert "erase.org done" in log and "tyrell" in log
+    head = switchyard("audit", "verify").split()[-1]
+    switchyard("audit", "verify", "--head", head)
+    assert "broken" in switchyard("audit", "verify", "--head", "0" * 64, code=1)
+
+
+def test_a_budget_that_is_used_up_is_told_to_a_webhook(product: Product, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--data-dir", product.cluster.data_dir]
+    admin(product, "PUT", "orgs/vandelay")
+    key = admin(product, "POST", "keys", org="vandelay", scopes=["infer", "usage"])["key"]
+    admin(product, "POST", "policies", org="vandelay", unit="microusd", span="day", amount=10, hard=False)
+    assert cli.main(["alerts", "test", *where]) == 1
+    assert "no channel" in capsys.readouterr().err
+    with receiving() as receiver, caller(product, key) as client:
+        alerts = {"every_s": 1, "anomalies": False, "channels": [{"name": "ops", "url": f"{receiver.url}/hook"}]}
+        with product.reconfigured("Ledger", alerts=alerts):
+            assert cli.main(["alerts", "test", *where]) == 0
+            asked = {"model": "claude", "messages": user("import or export?"), "max_tokens": 4}
+            assert client.post("/v1/chat/completions", json=asked).status_code == 200
+
+            def told(kind: str, org: str) -> list[dict[str, Any]]:
+                return [body for body in receiver.bodies() if (body["kind"], body["org"]) == (kind, org)]
+
+            (alert,) = until(lambda: told("budget", "vandelay"), 20.0)
+            assert (alert["severity"], alert["data"]["threshold"]) == ("critical", 1.0)
+            until(lambda: told("test", OPERATOR), 10.0)
+            (mine,) = client.get("/v1/alerts").json()["data"]
+            assert mine["title"] == alert["title"] and "deliveries" not in mine
+
+            def listed() -> str:
+                assert cli.main(["alerts", "list", "--limit", "5", *where]) == 0
+                return capsys.readouterr().out
+
+            until(lambda: listed().count("ops: sent") >= 2, 10.0)
