@@ -242,8 +242,8 @@ class SemanticStore:
         if not entry.voices.hear(voice, score):
             return ""
         key = entry.key
-        if entry.indexed and key.scope:
-            vector = unit(self.vectors.codes(key.tenant, key.scope, entry_id))
+        if key.scope and (codes := self.vectors.codes(key.tenant, key.scope, entry_id)) is not None:
+            vector = unit(codes)
             self._wariness.mark(key.tenant, key.scope, vector)
             for _, near in self.vectors.within_scope(key.tenant, key.scope, vector, NEIGHBOURHOOD):
                 self._entries[near].least_score = max(self._entries[near].least_score, WARY_SCORE)
@@ -351,8 +351,8 @@ class SemanticStore:
         return [Stored(entry.key, entry.answer, self._codes_of(entry_id, entry)) for entry_id, entry in found]
 
     def _codes_of(self, entry_id: int, entry: Entry) -> bytes | None:
-        key = entry.key
-        return self.vectors.codes(key.tenant, key.scope, entry_id).tobytes() if entry.indexed and key.scope else None
+        codes = self.vectors.codes(entry.key.tenant, entry.key.scope, entry_id) if entry.key.scope else None
+        return None if codes is None else codes.tobytes()
 
     def _forget(self, entry_id: int) -> None:
         """Remove what must not come back."""

@@ -49,21 +49,25 @@ class VectorIndex:
         self.count = 0
 
     def add(self, vectors: Sequence[Placed]) -> None:
-        """Vectors of new entries. Raises ValueError where one has not as many numbers as the others of its scope."""
-        by_place: dict[tuple[str, str], list[Placed]] = {}
+        """Vectors of new entries. One with another number of numbers is another encoder's: those that are there can be
+        compared with nothing any more, and go."""
+        by_place: dict[tuple[str, str, int], list[Placed]] = {}
         for each in vectors:
-            by_place.setdefault((each.tenant, each.scope), []).append(each)
-        for (tenant, scope), some in by_place.items():
+            by_place.setdefault((each.tenant, each.scope, len(each.codes)), []).append(each)
+        for (tenant, scope, _), some in by_place.items():
             codes = np.frombuffer(b"".join(each.codes for each in some), dtype=np.int8).reshape(len(some), -1)
             self._add(tenant, scope, [each.entry_id for each in some], codes)
 
     def _add(self, tenant: str, scope: str, entry_ids: list[int], codes: Codes) -> None:
         index = self._get(tenant, scope)
+        if index is not None:
+            self._count_out(index)
+            if index.dimensions != codes.shape[1]:
+                self._drop(tenant, scope)
+                index = None
         if index is None:
             index = ScopeIndex(codes.shape[1])
             self._by_tenant.setdefault(tenant, {})[scope] = index
-        else:
-            self._count_out(index)
         index.add(entry_ids, codes)
         self._count_in(index)
         if index.is_graph:
@@ -98,9 +102,12 @@ class VectorIndex:
         index = self._get(tenant, scope)
         return index.within(vector, similarity) if index is not None else []
 
-    def codes(self, tenant: str, scope: str, entry_id: int) -> Codes:
-        """Raises KeyError or ValueError where it is not here."""
-        return self._by_tenant[tenant][scope].codes(entry_id)
+    def codes(self, tenant: str, scope: str, entry_id: int) -> Codes | None:
+        """None where it is not here."""
+        index = self._get(tenant, scope)
+        with suppress(ValueError):
+            return index.codes(entry_id) if index is not None else None
+        return None
 
     # ---- saved and taken up again ----------------------------------------------------------------------------------
 

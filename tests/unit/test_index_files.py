@@ -192,3 +192,29 @@ def test_vectors_come_in_any_number_and_a_few_at_once_are_as_one_by_one() -> Non
         index.add(range(start, stop), codes[start:stop])
     assert len(index) == 600 and sorted(index) == list(range(600))
     assert sum(index.nearest(vector(number), 0.9)[0][1] == number for number in range(600)) >= 594
+
+
+@pytest.mark.parametrize("count", [5, COUNT])
+def test_vectors_of_another_encoder_make_room_for_those_of_this_one(tmp_path: Path, count: int) -> None:
+    store, log = new_store(), CacheLog(tmp_path)
+    for _ in store.restore(log):
+        pass
+    for number in range(count):
+        keep(store, number)
+    wide = np.ones(48, dtype="<f4") / np.sqrt(np.float32(48))
+    key = CacheKey(TENANT, "exact wide", "scope", "question wide")
+    answer = CachedAnswer("req wide", "m", (TextDelta("yes", 1), Finish("stop")), Usage(1, 1), 5, NOW_S, 3600.0)
+    store.store(key, answer, wide.tobytes())
+    near = CacheKey(TENANT, "new", "scope", "new")
+    assert store.lookup(near, wide.tobytes()).answer.answer_id == "req wide"
+    assert ask(store, 1) is None  # nothing is near a vector of another length
+    assert store.exact(CacheKey(TENANT, "exact 1")).answer.answer_id == "req 1"
+    assert [each.codes is None for each in store.stored(store.entry_ids())] == [True] * count + [False]
+    store.judge("acme", "req 2", "ann", 0.0)
+    log.close()
+    again, log = new_store(), CacheLog(tmp_path)
+    for _ in again.restore(log):
+        pass
+    assert again.lookup(near, wide.tobytes()).answer.answer_id == "req wide"
+    assert len(again.entry_ids()) == count
+    log.close()
