@@ -87,7 +87,7 @@ class CacheHandle:
     async def invalidate(self, selection: Selection, dry_run: bool) -> Forgotten:
         """Of all shards, since namespaces of an organisation lie on several. One that does not answer is among the
         `lost`. Raises `InvalidRequest` for a question that cannot be compared."""
-        asked = (self._invalidated(shard, selection, dry_run) for shard in self._invalidations)
+        asked = (self._answered(shard, selection, dry_run) for shard in self._invalidations)
         told = await asyncio.gather(*asked, return_exceptions=True)
         lost = [each for each in told if isinstance(each, BaseException)]
         for error in lost:
@@ -99,9 +99,9 @@ class CacheHandle:
     async def answers(self, selection: Selection) -> AsyncIterator[list[tuple[CacheKey, CachedAnswer]]]:
         """Those that are meant, some at a time, as they are needed. Raises `SwitchyardError` where a shard is down."""
         for listed, shown in self._listings:
-            numbers: bytes = await call(listed, selection)
+            numbers: bytes = await self._answered(listed, selection)
             for start in range(0, len(numbers), SHOWN_AT_ONCE * 8):
-                yield await call(shown, selection, numbers[start : start + SHOWN_AT_ONCE * 8])
+                yield await self._answered(shown, selection, numbers[start : start + SHOWN_AT_ONCE * 8])
 
     async def take_in(self, answers: Sequence[tuple[CacheKey, CachedAnswer]], dry_run: bool) -> list[TakenIn]:
         """What came of each, in whatever order. Raises `SwitchyardError` where a shard is down: others may have taken
@@ -109,14 +109,16 @@ class CacheHandle:
         of_shard: dict[str, list[tuple[CacheKey, CachedAnswer]]] = defaultdict(list)
         for each in answers:
             of_shard[self._shard(each[0].tenant)].append(each)
-        told = await asyncio.gather(*(call(self._takers[name], some, dry_run) for name, some in of_shard.items()))
+        told = await asyncio.gather(
+            *(self._answered(self._takers[name], some, dry_run) for name, some in of_shard.items())
+        )
         return [each for some in told for each in some]
 
-    async def _invalidated(self, shard: DeploymentHandle, selection: Selection, dry_run: bool) -> Forgotten:
+    async def _answered(self, shard: DeploymentHandle, *args: Any) -> Any:
+        """Raises `DeadlineExceeded` where a shard hangs."""
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                found: Forgotten = await call(shard, selection, dry_run)
-                return found
+                return await call(shard, *args)
         except TimeoutError:
             raise DeadlineExceeded(f"{shard.deployment_name} did not answer in {STORE_TIMEOUT_S:.0f} s.") from None
 
