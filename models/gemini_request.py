@@ -107,12 +107,13 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 def _contents(messages: tuple[Message, ...], entry: ModelEntry, call_ids: bool) -> list[dict[str, Any]]:
     """User and model in turn. Results of tools are the user's, and name the tool that was called."""
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
+    names: dict[str, str] = {}
     contents: list[dict[str, Any]] = []
     for message in messages if call_ids else _in_order_of_calls(messages):
         if message.role in ("system", "developer"):
             continue
         role = "model" if message.role == "assistant" else "user"
+        names |= {call.id: call.name for call in message.tool_calls}  # an id may come again in a later turn
         if message.role == "tool":
             parts = list(_result(message, names))
         else:
@@ -130,11 +131,16 @@ def _contents(messages: tuple[Message, ...], entry: ModelEntry, call_ids: bool) 
 
 def _in_order_of_calls(messages: tuple[Message, ...]) -> list[Message]:
     """Results that follow one another, in the order in which the tools were called: it is all that pairs them."""
-    calls = [call.id for message in messages for call in message.tool_calls]
-    place = {identifier: number for number, identifier in enumerate(calls)}
+    place: dict[str | None, int] = {}
     ordered: list[Message] = []
-    for _, some in groupby(messages, lambda message: message.role == "tool"):
-        ordered += sorted(some, key=lambda message: place.get(message.tool_call_id or "", len(place)))
+    for is_result, group in groupby(messages, lambda message: message.role == "tool"):
+        some = list(group)
+        if is_result:
+            some.sort(key=lambda message: place.get(message.tool_call_id, len(place)))
+        else:  # an id may come again in a later turn
+            calls = [call.id for message in some for call in message.tool_calls]
+            place = {identifier: number for number, identifier in enumerate(calls)} if calls else place
+        ordered += some
     return ordered
 
 

@@ -27,6 +27,7 @@ from router.strict import Strict
 VERSION = 1
 HEAD, ANSWER, END = "cache.export", "cache.answer", "cache.export.end"
 MAX_TAGS, MAX_NAME_CHARS = 16, 200
+MAX_TOKENS = 10**8  # the books sum up in 64 bits what each hit saves
 
 TakenIn = Literal["kept", "expired", "held", "forgotten", "refused"]
 """What came of an answer that was brought: it is kept, or its time is over, or one as new is there, or it was forgotten
@@ -99,6 +100,8 @@ def checked(answer: CachedAnswer) -> CachedAnswer:
     tokens = (usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.reasoning_tokens)
     if min(least, *tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens) < 0:
         raise InvalidRequest("this is no stored answer: a number in it is below 0")
+    if max(*tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens) > MAX_TOKENS:
+        raise InvalidRequest(f"this is no stored answer: it has more than {MAX_TOKENS} tokens")
     names = (answer.answer_id, answer.model, answer.version, *answer.tags)
     if len(answer.tags) > MAX_TAGS or max(map(len, names)) > MAX_NAME_CHARS:
         raise InvalidRequest("this is no stored answer: it has too many tags, or too long a name")

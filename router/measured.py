@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from models.errors import ModelUnavailable
 from models.messages import ChatRequest
-from router.events import Principal, Record, RequestClosed
+from router.events import Attempt, Principal, Record, RequestClosed
 
 KEPT = 128
 LEAST = 8
 MOST_CONVERSATIONS = 20_000
 RESTS_AFTER = 3
 RESTS_S = 10.0
+FORGOTTEN_S = 60.0
 
 
 class Latencies:
@@ -40,25 +41,26 @@ class Latencies:
 
 
 class Rests:
-    """Which models cannot be reached: a sink of records. After `RESTS_AFTER` attempts in a row that found a model
-    unavailable it rests for `RESTS_S`, and after each further one again; whatever it answers ends that."""
+    """Which models cannot be reached. After `RESTS_AFTER` attempts in a row that found a model unavailable, less than
+    `FORGOTTEN_S` apart, it rests for `RESTS_S`, and after each further one again; whatever it answers ends that."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._failures: Counter[str] = Counter()
+        self._failures: dict[str, tuple[int, float]] = {}
         self._until_s: dict[str, float] = {}
 
-    def __call__(self, record: Record) -> None:
-        if not isinstance(record, RequestClosed):
-            return
-        for attempt in record.attempts:
-            if attempt.outcome == ModelUnavailable.code:
-                self._failures[attempt.model] += 1
-                if self._failures[attempt.model] >= RESTS_AFTER:
-                    self._until_s[attempt.model] = self._clock() + RESTS_S
-            elif attempt.ttft_ms is not None:
-                del self._failures[attempt.model]
-                self._until_s.pop(attempt.model, None)
+    def attempted(self, attempt: Attempt) -> None:
+        """To be told at the end of each attempt, not of its request: that may go on elsewhere for minutes."""
+        now_s = self._clock()
+        if attempt.outcome == ModelUnavailable.code:
+            count, last_s = self._failures.get(attempt.model, (0, now_s))
+            count = count + 1 if now_s - last_s < FORGOTTEN_S else 1
+            self._failures[attempt.model] = count, now_s
+            if count >= RESTS_AFTER:
+                self._until_s[attempt.model] = now_s + RESTS_S
+        elif attempt.ttft_ms is not None:
+            self._failures.pop(attempt.model, None)
+            self._until_s.pop(attempt.model, None)
 
     def rests(self, model: str) -> bool:
         return self._until_s.get(model, 0.0) > self._clock()

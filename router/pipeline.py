@@ -173,7 +173,6 @@ class Pipeline:
         open record is there, and the ledger closes it at its worst case when this process has gone."""
         self._turn += 1
         self.latencies(record)
-        self.rests(record)
         self.experience(record)
         for sink in self.stages.sinks:
             try:

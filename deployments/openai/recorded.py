@@ -14,6 +14,7 @@ from deployments.openai.chat_schema import parse_chat
 from models.errors import InvalidRequest
 from models.messages import Event, Finish, ReasoningDelta, TextDelta, ToolCallDelta, Usage, UsageReport
 from router.accounting.prices import PriceBook
+from router.cache_transfer import MAX_TOKENS, checked
 from router.fingerprint import fingerprint
 from router.policy import AUTO
 from router.ports import CachedAnswer, CacheKey
@@ -50,8 +51,8 @@ class _Choice(_Part):
 
 
 class _Usage(_Part):
-    prompt_tokens: int = Field(0, ge=0)
-    completion_tokens: int = Field(0, ge=0)
+    prompt_tokens: int = Field(0, ge=0, le=MAX_TOKENS)
+    completion_tokens: int = Field(0, ge=0, le=MAX_TOKENS)
 
 
 class _Completion(_Part):
@@ -95,7 +96,7 @@ def recorded_answer(
         parsed.options.tags,
         made_unix_s,
     )
-    return key if not at_limit else key.exact_only(), answer
+    return key if not at_limit else key.exact_only(), checked(answer)
 
 
 def _events(completion: _Completion) -> Iterator[Event]:

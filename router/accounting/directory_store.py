@@ -75,10 +75,10 @@ class DirectoryStore:
         where, values = ("", ()) if org is None else ("org = ? AND ", (org,))
         with self._database.reading(EVERY_ORG if org is None else org) as reader:
             last: tuple[int] | None = (0,)
-            if after:
+            if after and "\0" not in after:  # which PostgreSQL takes in no text
                 which = f"SELECT sequence FROM audit WHERE {where}entry_id = ?"
                 last = reader.execute(which, (*values, after)).fetchone()
-            if last is None:
+            if last is None or "\0" in after:
                 raise InvalidRequest("'after' is the 'id' of an entry, and there is none with this one.", "after")
             rows = reader.execute(
                 f"SELECT body, hash FROM audit WHERE {where}sequence > ? ORDER BY sequence LIMIT ?",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -36,8 +37,8 @@ class Shipper:
     ledger has them, so a ledger that is down costs disk, not memory, and nothing is lost.
     """
 
-    def __init__(self, journal: Journal, ledger: LedgerInbox) -> None:
-        self._journal, self._ledger = journal, ledger
+    def __init__(self, journal: Journal, ledger: LedgerInbox, patience_s: float = 60.0) -> None:
+        self._journal, self._ledger, self._patience_s = journal, ledger, patience_s
         self._arrived = asyncio.Event()
         self._hurried = asyncio.Event()
         self._idle = asyncio.Event()
@@ -54,14 +55,18 @@ class Shipper:
         return self._journal.unshipped_bytes
 
     async def run(self) -> None:
-        """Deliver for ever."""
-        failures = 0
+        """Deliver for ever. Raises OSError when the journal cannot be read for `patience_s`: what checks this process's
+        health sees that, and another one takes its place."""
+        failures, began_s = 0, 0.0
         while True:
             try:
                 if (chunk := self._journal.unshipped()) is not None:
                     await self._ledger.ingest(self._journal.name, chunk.data)
             except (SwitchyardError, OSError) as error:
                 failures += 1
+                began_s = time.monotonic() if failures == 1 else began_s
+                if isinstance(error, OSError) and time.monotonic() - began_s >= self._patience_s:
+                    raise
                 if failures == 1:
                     why = error.code if isinstance(error, SwitchyardError) else f"the journal: {error.strerror}"
                     logger.warning("the ledger takes no records (%s); they stay in the journal until it does", why)

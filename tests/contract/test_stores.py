@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import InternalError
+from models.errors import InternalError, InvalidRequest
 from models.messages import Usage
 from router.accounting.alerts import Alert, Delivery, Told
 from router.accounting.audit import verify
@@ -397,6 +397,8 @@ def test_rows_of_the_directory_and_their_audit_entries_are_kept(make_store: Call
     assert [each["entry_id"] for each in store.directory.audit_page(None, "", 9)] == ["e1", "e2"]
     assert [each["entry_id"] for each in store.directory.audit_page("other", "", 9)] == ["e2"]
     assert store.directory.audit_page(None, "e2", 9) == []
+    with pytest.raises(InvalidRequest):
+        store.directory.audit_page(None, "\0", 9)
 
 
 def test_the_audit_log_is_a_chain_that_survives_what_is_taken_back(make_store: Callable[[], SQLStore]) -> None:

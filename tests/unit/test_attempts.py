@@ -398,6 +398,35 @@ async def test_a_model_out_of_reach_is_no_candidate_until_it_may_be_tried_again(
     it.books_are_shut()
 
 
+async def test_a_model_that_is_back_does_not_rest_for_what_was_before() -> None:
+    it = three(RoutingSettings(strategy="complexity"))
+    now_s = 0.0
+    it.world.pipeline.rests = Rests(lambda: now_s)
+    it.small.script = [ModelUnavailable("down for a second")]
+    it.medium.pause_s = 0.02
+    slow = [asyncio.create_task(streamed(it.world, ask(f"slow {number}"))) for number in range(3)]
+    await asyncio.sleep(0.05)
+    assert it.world.pipeline.rests.rests("small-1") and not any(task.done() for task in slow)
+    now_s += RESTS_S
+    it.small.script = None
+    await unary(it.world, ask("one"))
+    assert it.outcomes() == [("small-1", "ok")]
+    await asyncio.gather(*slow)
+    await unary(it.world, ask("two"))
+    assert it.outcomes() == [("small-1", "ok")]
+
+
+async def test_failures_an_hour_apart_are_not_in_a_row() -> None:
+    it = three(RoutingSettings(strategy="complexity"))
+    now_s = 0.0
+    it.world.pipeline.rests = Rests(lambda: now_s)
+    it.small.script = [ModelUnavailable("now and then")]
+    for number in range(3):
+        now_s += 3600.0
+        await unary(it.world, ask(f"hi {number}"))
+        assert it.outcomes()[0][0] == "small-1"
+
+
 async def test_the_strategy_is_the_callers_or_the_configured_one() -> None:
     it = three(RoutingSettings(gate=GATE))
     it.small.logprob = UNSURE

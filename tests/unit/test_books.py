@@ -129,6 +129,17 @@ async def test_a_journal_that_cannot_be_read_for_a_while_is_delivered_later(tmp_
         await shipper.close(0)
 
 
+async def test_a_journal_that_cannot_be_read_at_all_ends_the_delivery_for_all_to_see(tmp_path: Path) -> None:
+    async with books_in(tmp_path) as books:
+        shipper = Shipper(Journal(tmp_path / "journal", "one"), books, patience_s=0.2)
+        shipper.sink(closed("r"))
+        (segment,) = (tmp_path / "journal" / "one").glob("*.log")
+        segment.unlink()
+        with pytest.raises(FileNotFoundError):
+            await asyncio.wait_for(shipper.run(), 10)
+        await shipper.close(0)
+
+
 async def test_a_journal_without_an_owner_is_taken_in_and_what_it_left_open_is_closed(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal", "dead")
     for record in (opened("a"), closed("a"), opened("b", reserved=700)):

@@ -229,6 +229,7 @@ def changed(**changes: Any) -> dict[str, Any]:
         changed(usage=None),
         changed(cost_microusd="5"),
         changed(cost_microusd=-5),
+        changed(usage={"": "Usage", "input_tokens": 2**62}),
         changed(ttl_s="NaN"),
         changed(tags=["t"] * 17),
         changed(tags=[5]),
@@ -236,6 +237,14 @@ def changed(**changes: Any) -> dict[str, Any]:
         changed(model=None),
         changed(unknown=1),
         {"request": {}, "response": {}},
+        {
+            "request": {"model": "m", "messages": [{"role": "user", "content": "a"}]},
+            "response": {
+                "model": "m",
+                "choices": [{"message": {"content": "b"}}],
+                "usage": {"prompt_tokens": 10**400, "completion_tokens": 1},
+            },
+        },
         {"request": 5, "response": {}},
         {"request": {"model": "m", "messages": []}, "response": {}},
         {"request": {"model": "m", "messages": [{"role": "user", "content": "a"}]}, "response": {"model": "m"}},

@@ -320,6 +320,21 @@ async def test_vertex_takes_no_ids_of_calls(on_vertex):
     assert told == ([(None, "of c1"), (None, "of c2")] if on_vertex else [("c2", "of c2"), ("c1", "of c1")])
 
 
+def test_an_id_that_comes_again_in_a_later_turn_is_that_turns():
+    def called(*names):
+        calls = tuple(ToolCall(f"call_{number}", name, "{}") for number, name in enumerate(names))
+        return Message("assistant", (), tool_calls=calls)
+
+    def result(number, text):
+        return Message("tool", (TextPart(text),), tool_call_id=f"call_{number}")
+
+    turns = (USER, called("read", "list"), result(0, "first"), result(1, "second"), called("stat"), result(0, "third"))
+    sent = encode(ChatRequest("g", turns), ENTRY, call_ids=False)["contents"]
+    results = [part["functionResponse"] for turn in sent for part in turn["parts"] if "functionResponse" in part]
+    told = [(each["name"], each["response"]["output"]) for each in results]
+    assert told == [("read", "first"), ("list", "second"), ("stat", "third")]
+
+
 async def test_without_credentials_vertex_is_unavailable(monkeypatch, tmp_path):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     model = vertex({"g": ENTRY}, "p", "global", "http://127.0.0.1:9/v1")
