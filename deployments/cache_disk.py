@@ -22,7 +22,7 @@ LOCK_WAIT_S = 60.0
 """For an earlier replica of the shard that is still going."""
 
 SAVE_EVERY_S = 10.0
-"""How often is asked which indexes have changed. A copy of one stops the shard for 0.3 s a million vectors."""
+"""How often is asked which indexes have changed. A copy of one stops the shard for 0.1 s each 100,000 vectors."""
 
 logger = logging.getLogger("ray.serve")
 

@@ -10,7 +10,7 @@ from router.cache_log import CacheLog, Record
 from router.vector_index import SavedIndex, VectorIndex
 
 AT_ONCE = 16
-"""Records between which requests get their turn: 0.5 ms, or ten where no saved index has their vectors."""
+"""Records between which requests get their turn: a millisecond, or five where no saved index has their vectors."""
 
 
 class Restorable(Protocol):
