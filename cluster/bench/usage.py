@@ -4,8 +4,8 @@
 
 Fills a SQLite ledger with requests of one busy organisation (a tenth is others'), one after the other over 30 days,
 and then asks what `GET /v1/usage` can be asked, for random times, in this process. Apart: percentiles,
-and what is grouped by end user, of whom there are sums by whole days only, so that the requests of what is left of a
-day are read.
+and what is grouped by end user, of whom there are sums by whole weeks and days only, so that the requests of what is
+left of a day are read.
 """
 
 from __future__ import annotations

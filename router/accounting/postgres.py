@@ -36,6 +36,7 @@ _WALLED = (
     "audit",
     "usage_hours",
     "usage_days",
+    "usage_user_weeks",
     "usage_plain_days",
     "usage_by",
     "alerts",

@@ -12,7 +12,7 @@ from typing import Any
 from router.accounting.directory_store import Database
 from router.accounting.limits import Account
 from router.accounting.usage_cells import Cells
-from router.accounting.usage_sql import DAY_MS, SUMS
+from router.accounting.usage_sql import DAY_MS, SUMS, WEEK_MS
 from router.accounting.usage_store import UsageStore
 
 _TABLES = ("requests", "receipts", "attempts", "feedback", "open_requests", "usage_by", "audit", "alerts", "directory")
@@ -165,6 +165,22 @@ class RetentionStore:
             cells.add_cell(("user", step, org, at, ""), row[:-2], row[-2:])
         writer.execute(f"DELETE {where}", (org, *values))
         cells.flush(writer.execute)
+        if day is not None:  # of all users: what is left of the week
+            self._sum_up_week(writer, org, day // WEEK_MS * WEEK_MS)
+        else:  # the week's sums of nobody known have theirs since `flush`
+            whose, users = ("= ?", (user,)) if user is not None else ("<> ''", ())
+            writer.execute(f"DELETE FROM usage_user_weeks WHERE org = ? AND end_user {whose}", (org, *users))
+
+    @staticmethod
+    def _sum_up_week(writer: Any, org: str, week: int) -> None:
+        writer.execute("DELETE FROM usage_user_weeks WHERE org = ? AND week_unix_ms = ?", (org, week))
+        writer.execute(
+            f"INSERT INTO usage_user_weeks (org, week_unix_ms, end_user, {', '.join(SUMS)}) "
+            f"SELECT org, {week}, value, {', '.join(f'SUM({name})' for name in SUMS)} FROM usage_by "
+            "WHERE dimension = 'user' AND step = 'day' AND org = ? AND at_unix_ms >= ? AND at_unix_ms < ? "
+            "GROUP BY org, value",
+            (org, week, week + WEEK_MS),
+        )
 
     def facts(self) -> dict[str, Any]:
         """How many rows there are of what, and when the oldest request was opened."""

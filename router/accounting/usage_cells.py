@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from router.accounting.latencies import bucket_of, packed, unpacked
-from router.accounting.usage_sql import DIMENSIONS, ONE, SUMS, steps_of
+from router.accounting.usage_sql import DIMENSIONS, ONE, SUMS, WEEK_MS, steps_of
 
 _COLUMNS = tuple(column for column in DIMENSIONS.values() if column)
 _KEY = "dimension = ? AND step = ? AND org = ? AND at_unix_ms = ? AND value = ?"
@@ -25,6 +25,12 @@ _MORE = ", ".join(
 _SAVE = (
     f"INSERT INTO usage_by ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))}) "
     f"ON CONFLICT (dimension, step, org, at_unix_ms, value) DO UPDATE SET {_MORE}"
+)
+_WEEK = ("org", "week_unix_ms", "end_user", *SUMS)
+_SAVE_WEEK = (
+    f"INSERT INTO usage_user_weeks ({', '.join(_WEEK)}) VALUES ({', '.join('?' * len(_WEEK))}) "
+    f"ON CONFLICT (org, week_unix_ms, end_user) DO UPDATE SET "
+    + ", ".join(f"{name} = usage_user_weeks.{name} + excluded.{name}" for name in SUMS)
 )
 ROW = (
     f"org, opened_at_unix_ms, {', '.join(_COLUMNS)}, {', '.join(ONE.values())}, "
@@ -46,7 +52,8 @@ Key = tuple[str, str, str, int, str]
 
 
 class Cells:
-    """What is to be added to the table `usage_by`, by one writer. Nothing is written before `flush`."""
+    """What is to be added to the table `usage_by`, and to `usage_user_weeks`, which always is the sum of its users'
+    days, by one writer. Nothing is written before `flush`."""
 
     def __init__(self) -> None:
         self._sums: dict[Key, list[int]] = {}
@@ -101,8 +108,18 @@ class Cells:
                 for bucket, count in new.items():
                     counts[bucket] = counts.get(bucket, 0) + count
             execute(_SAVE, (*key, *sums, *map(packed, whole)))
+        self._save_weeks(execute)
         self._sums.clear()
         self._times.clear()
+
+    def _save_weeks(self, execute: Execute) -> None:
+        weeks: dict[tuple[str, int, str], list[int]] = {}
+        for (dimension, _, org, at, value), sums in self._sums.items():
+            if dimension == "user":
+                week = weeks.setdefault((org, at // WEEK_MS * WEEK_MS, value), [0] * len(SUMS))
+                week[:] = map(sum, zip(week, sums, strict=True))
+        for key, sums in weeks.items():
+            execute(_SAVE_WEEK, (*key, *sums))
 
     def _has_place(self, execute: Execute, key: Key) -> bool:
         """Whether a user has a cell of their own, or may get one. Who has none has nothing to be taken off it."""

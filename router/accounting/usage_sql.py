@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+HOUR_MS, DAY_MS, WEEK_MS = 3_600_000, 86_400_000, 604_800_000
 MAX_ROWS = 10_000
 """Of an answer."""
 GROUPS = {
@@ -140,6 +140,7 @@ def _known(column: str, source: str = "") -> str:
 _HOURS = _Sums("usage_hours", "hour_unix_ms", HOUR_MS, _PLACES)
 _DAYS = _Sums("usage_plain_days", "day_unix_ms", DAY_MS, _PLACES)
 _KEY_DAYS = _Sums("usage_days", "day_unix_ms", DAY_MS, ("key_id", *_PLACES))
+_USER_WEEKS = _Sums("usage_user_weeks", "week_unix_ms", WEEK_MS, ("end_user",))
 ADD = tuple(sums.add_up("") for sums in (_HOURS, _DAYS, _KEY_DAYS))
 TAKE_OFF = tuple(sums.add_up("-") for sums in (_HOURS, _DAYS, _KEY_DAYS))
 
@@ -176,6 +177,7 @@ def latency_sql(query: UsageQuery) -> Iterator[tuple[bool, str, list[Any]]]:
     """The SQL of each part, and its values, for groups that `has_latencies` knows. Selected are the groups, `ttft` and
     `total`, which are histograms, or where the first of the three is False the milliseconds of single requests."""
     levels, places = _levels(query.group_by)
+    levels = tuple(each for each in levels if isinstance(each, _Cells))
     where = "" if query.org is None else "org = ? AND "
     for sums, since, until in _cover(levels, query.since_unix_ms, query.until_unix_ms):
         if sums is None:
@@ -201,9 +203,9 @@ def _levels(group_by: Sequence[str]) -> tuple[tuple[_Level, ...], tuple[str, ...
     if len(named) <= 1:
         dimension = named[0] if named else ""
         cells = [_Cells(dimension, step, step_ms) for step, step_ms in steps_of(dimension)]
-        return tuple(each for each in cells if "hour" not in group_by or each.step == "hour"), tuple(
-            DIMENSIONS[name] for name in named
-        )
+        chosen = [each for each in cells if "hour" not in group_by or each.step == "hour"]
+        weeks = [_USER_WEEKS] if dimension == "user" and not {"hour", "day"} & {*group_by} else []
+        return (*weeks, *chosen), tuple(DIMENSIONS[name] for name in named)
     levels: tuple[_Level, ...] = (_KEY_DAYS,) if "key" in named else (_DAYS, _HOURS)
     if "hour" in group_by:
         levels = () if "key" in named else (_HOURS,)

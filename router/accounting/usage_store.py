@@ -63,6 +63,7 @@ class UsageStore:
         if known or not there:
             return
         with self._database.transaction() as writer:
+            writer.execute("DELETE FROM usage_user_weeks")
             last: tuple[str, int, str] = ("", 0, "")
             # Page by page: PostgreSQL would send all of them at once, and not for longer than its time-out.
             while rows := writer.execute(_NEXT, (*last, _BATCH_ROWS)).fetchall():

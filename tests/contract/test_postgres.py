@@ -42,6 +42,7 @@ TABLES = (
     "directory",
     "audit",
     "usage_hours",
+    "usage_user_weeks",
     "usage_days",
     "usage_plain_days",
     "usage_by",

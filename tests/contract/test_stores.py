@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -222,6 +223,45 @@ def test_sums_by_hour_are_those_of_the_requests(store: SQLStore) -> None:
                 row for row in store.usage(UsageQuery("acme", since, until, tuple(groups))) if groups or row["requests"]
             ]
             assert sorted(found, key=str) == sorted(expected, key=str)
+
+
+def test_sums_by_user_are_those_of_the_requests_over_weeks(make_store: Callable[[], SQLStore]) -> None:
+    """Also after a user was forgotten, and the users of the first days."""
+    store, day = make_store(), 24 * HOUR
+    for number in range(90):
+        take(store, closed(f"r{number}", cost=number, at=AT + number * day // 2, user=f"u{number % 4}"))
+    take(store, opened("late"), closed("late", cost=500, status="abandoned"))
+    take(store, closed("late", cost=3))
+
+    def of_requests(since: int, until: int) -> dict[str, tuple[int, int]]:
+        found: Counter[str] = Counter()
+        costs: Counter[str] = Counter()
+        for row in store.usage(UsageQuery("acme", since, until, ("user", "model"))):  # which reads them
+            found[row["user"]] += row["requests"]
+            costs[row["user"]] += row["cost_microusd"]
+        return {user: (found[user], costs[user]) for user in found}
+
+    def of_sums(since: int, until: int) -> dict[str, tuple[int, int]]:
+        rows = store.usage(UsageQuery("acme", since, until, ("user",)))
+        return {row["user"]: (row["requests"], row["cost_microusd"]) for row in rows}
+
+    spans = [(0, 2 * AT), (AT + 5, AT + 30 * day + 7), (AT + 3 * day, AT + 17 * day), (AT + 8 * day, AT + 9 * day)]
+    for since, until in spans:
+        assert of_sums(since, until) == of_requests(since, until)
+    ids = store.retention.requests_of("acme", "u1", 100)
+    store.retention.forget_user("acme", "u1", ids)
+    for since, until in spans:
+        assert of_sums(since, until) == of_requests(since, until)
+    whole = of_sums(0, 2 * AT)
+    assert whole.keys() == {"", "ann", "u0", "u2", "u3"}
+    while store.retention.merge_users("acme", AT + 10 * day):
+        pass
+    merged = of_sums(0, 2 * AT)
+    assert sum(count for count, _ in merged.values()) == sum(count for count, _ in whole.values())
+    assert of_sums(AT + 11 * day, AT + 40 * day) == of_requests(AT + 11 * day, AT + 40 * day)
+    store.retention.forget_users("acme")
+    weeks = store._file.writer.execute("SELECT DISTINCT end_user FROM usage_user_weeks WHERE org = 'acme'").fetchall()
+    assert [user for (user,) in weeks] == [""] and of_sums(0, 2 * AT)[""][0] == 91
 
 
 def test_percentiles_are_those_of_the_requests(make_store: Callable[[], SQLStore]) -> None:
