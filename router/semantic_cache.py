@@ -319,7 +319,7 @@ class SemanticStore:
 
     def replay(self, records: Sequence[Record], began_unix_s: float) -> None:
         """Take over what was written down before `began_unix_s`; an answer that came since stands before it."""
-        placed: list[Placed] = []
+        placed: dict[int, Placed] = {}  # the newest of each
         for record in records:
             held = self._held(record.tenant, record.exact)
             if held is not None and self._entries[held].answer.created_at_unix_s > began_unix_s:
@@ -327,11 +327,13 @@ class SemanticStore:
             if isinstance(record, Gone):
                 if held is not None:
                     self._remove(held)
-            elif not self._is_over(record.answer):
-                found = self._put(record.key, record.answer, record.codes)
-                self._counts["restored"] += found is not None
-                placed += found or ()
-        self.vectors.add([each for each in placed if each.entry_id in self._entries])
+            elif self._is_over(record.answer):
+                continue
+            elif (found := self._put(record.key, record.answer, record.codes)) is not None:
+                self._counts["restored"] += 1
+                placed.pop(number_of(record.key), None)
+                placed |= {each.entry_id: each for each in found}
+        self.vectors.add([each for each in placed.values() if each.entry_id in self._entries])
         self._shrink()
 
     def _held(self, tenant: str, exact: str) -> int | None:

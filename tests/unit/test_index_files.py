@@ -218,3 +218,29 @@ def test_vectors_of_another_encoder_make_room_for_those_of_this_one(tmp_path: Pa
     assert again.lookup(near, wide.tobytes()).answer.answer_id == "req wide"
     assert len(again.entry_ids()) == count
     log.close()
+
+
+@pytest.mark.parametrize("count", [3, COUNT])
+def test_what_was_replaced_or_forgotten_soon_after_it_came_is_in_its_place_once(tmp_path: Path, count: int) -> None:
+    store, log = new_store(), CacheLog(tmp_path)
+    for _ in store.restore(log):
+        pass
+    for number in range(count):
+        keep(store, number)
+        keep(store, number)
+        if number % 3 == 1:
+            store.invalidate(Selection("acme", answer_id=f"req {number}"), dry_run=False)
+    exact_only = CacheKey(TENANT, f"exact {count - 1}")
+    answer = CachedAnswer(
+        "exact", "m", (TextDelta("yes", 1), Finish("stop")), Usage(1, 1), 5, NOW_S, 3600.0, (), NOW_S + 1
+    )
+    store.store(exact_only, answer)
+    log.close()
+    again, log = new_store(), CacheLog(tmp_path)
+    for _ in again.restore(log):
+        pass
+    log.close()
+    assert sorted(again.entry_ids()) == sorted(store.entry_ids())
+    assert again.vectors.count == store.vectors.count == len(store.entry_ids()) - 1
+    again.reconfigure(CacheSettings(audit=0, max_bytes=0))
+    assert again.used_bytes == again.vectors.count == 0
