@@ -8,10 +8,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from router.cache_log import CHUNK, FLUSH_S, CacheLog
+from models.errors import ModelUnavailable
+from router.cache_log import CHUNK, FLUSH_S, CacheLog, Record
 from router.index_files import IndexFiles
 from router.invalidation import Selection
 from router.sealing import Sealer
@@ -23,6 +25,9 @@ LOCK_WAIT_S = 60.0
 
 SAVE_EVERY_S = 10.0
 """How often is asked which indexes have changed. A copy of one stops the shard for 0.1 s each 100,000 vectors."""
+
+RETRY_S, REWRITE_AGAIN_S = 1.0, 15.0
+"""After a disk took nothing: until it is asked again, and until the log is written anew again."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -38,6 +43,10 @@ class CacheDisk:
         self._indexes = IndexFiles(folder / "indexes", sealer)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-log")
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="cache-indexes")  # a log cannot wait for those
+        self._order = asyncio.Lock()  # of what is taken from the log and written: no later act before an earlier one
+        self._stopping = asyncio.Event()
+        self._failing = False
+        self._rewrite_from_s = 0.0
         saved: list[SavedIndex] = []
         steps = store.restore(self._log, saved)
         self._restoring = asyncio.get_running_loop().create_task(self._restore(steps, saved))
@@ -50,30 +59,44 @@ class CacheDisk:
 
     async def _restore(self, steps: Iterable[None], saved: list[SavedIndex]) -> None:
         began_s = time.monotonic()
-        await self._do_with_indexes(lambda: saved.extend(self._indexes.read()))
-        for _ in steps:
-            await asyncio.sleep(0)
+        try:
+            await self._do_with_indexes(lambda: saved.extend(self._indexes.read()))
+            for _ in steps:
+                await asyncio.sleep(0)
+        except Exception:
+            self._log.fall_behind()  # what was not read must not come back later: it cannot be forgotten now
+            raise
         took_s = time.monotonic() - began_s
         logger.info("%d answers were read from disk in %.1f s", self._store.stats()["restored"], took_s)
 
     async def flush(self) -> None:
-        """Returns when all that was stored or forgotten so far is on disk."""
-        await self._do(self._log.write, self._log.take(), True)
+        """Returns when all that was stored or forgotten so far is on disk. Raises `ModelUnavailable` when it is not."""
+        try:
+            await self._hand_over(self._log.write, True)
+        except OSError as error:
+            raise ModelUnavailable(f"The cache's disk takes nothing ({error.strerror}); ask again.") from None
+        if self._log.behind:
+            raise ModelUnavailable("The cache's log is being written anew after its disk took nothing; ask again.")
 
     async def forgotten(self, selection: Selection, embedding: bytes | None) -> None:
-        """Returns when what is meant, and was forgotten, cannot come back."""
+        """Returns when what is meant, and was forgotten, cannot come back. Raises `ModelUnavailable`: it could, after a
+        restart, until it was forgotten again."""
         await self.flush()
 
     async def close(self) -> None:
         whole = self._restoring.done()
-        tasks = {self._running, self._restoring, self._saving}
-        for task in tasks:
+        self._stopping.set()  # no write is cut off by this
+        for task in (self._restoring, self._saving):
             task.cancel()
-        await asyncio.wait(tasks)
-        await self._do(self._log.write, self._log.take(), True)
+        await asyncio.wait({self._running, self._restoring, self._saving})
+        try:
+            await self._hand_over(self._log.write, True)
+        except OSError as error:
+            logger.error("the last answers were not written to the cache's log (%s)", error)
         if whole:
             await self._save_indexes(SAVE_FROM)
-        await self._do(self._log.close)
+        with suppress(OSError):  # which was said
+            await self._do(self._log.close)
         self._thread.shutdown()
         self._index_thread.shutdown()
 
@@ -94,23 +117,45 @@ class CacheDisk:
             logger.error("indexes of the cache were not written (%s); a restart builds them anew", error)
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_S)
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), RETRY_S if self._failing else FLUSH_S)
             try:
-                await self._do(self._log.write, self._log.take())
-                if self._log.wants_rewrite and self._restoring.done():
+                await self._hand_over(self._log.write)
+                if self._log.wants_rewrite and self._restoring.done() and time.monotonic() >= self._rewrite_from_s:
                     await self._rewrite()
+                self._failing = False
             except OSError as error:
-                logger.error("answers were not written to the cache's log (%s); they go with this process", error)
+                if not self._failing:
+                    logger.error("the cache's log cannot be written (%s); what comes waits, or lives in memory", error)
+                self._failing = True
 
     async def _rewrite(self) -> None:
         """Piece by piece, with what comes meanwhile written in between."""
-        await self._do(self._log.begin, self._log.take())
-        entry_ids = self._store.entry_ids()
-        for start in range(0, len(entry_ids), CHUNK):
-            await self._do(self._log.add, self._store.stored(entry_ids[start : start + CHUNK]))
-            await self._do(self._log.write, self._log.take())
-        await self._do(self._log.finish, self._log.take())
+        try:
+            await self._hand_over(self._log.begin)
+            entry_ids = self._store.entry_ids()
+            for start in range(0, len(entry_ids), CHUNK):
+                await self._do(self._log.add, self._store.stored(entry_ids[start : start + CHUNK]))
+                await self._hand_over(self._log.write)
+                if self._stopping.is_set():
+                    await self._do(self._log.abandon)
+                    return
+            await self._hand_over(self._log.finish)
+        except OSError:
+            self._rewrite_from_s = time.monotonic() + REWRITE_AGAIN_S
+            await self._do(self._log.abandon)
+            raise
+
+    async def _hand_over(self, write: Callable[..., None], *args: Any) -> None:
+        """What has gathered. What is not written is there again for the next one."""
+        async with self._order:
+            records: list[Record] = self._log.take()
+            try:
+                await self._do(write, records, *args)
+            except BaseException:
+                self._log.give_back(records)
+                raise
 
     async def _do(self, work: Callable[..., None], *args: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

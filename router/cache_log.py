@@ -34,6 +34,10 @@ FLUSH_S = 0.1
 MAX_PENDING = 20_000
 """Records that wait to be written; more are not written, and counted: a slow disk makes for misses after a restart."""
 
+MAX_WAITING = 200_000
+"""Of all kinds. Where more wait, since the disk is full, say, all are let go, and the log has to be written anew from
+what is in memory: before that nothing counts as forgotten for good."""
+
 REWRITE_FROM_BYTES = 32 * 1024**2
 CHUNK = 256
 
@@ -103,8 +107,10 @@ class NoLog:
 
 
 class CacheLog:
-    """Of one shard. `kept`, `gone` and `take` belong to one thread; another one may be in `write`, `begin`, `add` or
-    `finish` meanwhile, of which only one runs at a time."""
+    """Of one shard. What is in it and not gone is in memory too, so whatever is forgotten there has its `Gone` here.
+
+    What adds records, `take` and `give_back` belong to one thread; another one may be in `write`, `begin`, `add`,
+    `finish` or `abandon` meanwhile, of which only one runs at a time."""
 
     def __init__(self, folder: Path, sealer: Sealer = NO_SEALER, lock_wait_s: float = 0.0) -> None:
         """Raises `InternalError` when another process has it and does not let go within `lock_wait_s`."""
@@ -121,6 +127,8 @@ class CacheLog:
         self._file = _opened(self._path)
         self._next_file: int | None = None
         self._least_bytes = 0
+        self._half_from: int | None = None  # a frame that was not written whole
+        self._behind = self._behind_at_begin = self._made_up = 0
         self.dropped = self.torn = 0
         self._end = self._whole_bytes()
 
@@ -144,22 +152,47 @@ class CacheLog:
         if len(self._pending) >= MAX_PENDING and isinstance(record, Stored):
             self.dropped += 1
             return
+        if len(self._pending) >= MAX_WAITING:
+            self._pending.clear()
+            self.fall_behind()
         self._pending.append(record)
+
+    def fall_behind(self) -> None:
+        """What is here is not what is in memory, until it is written anew."""
+        self._behind += 1
+
+    @property
+    def behind(self) -> bool:
+        return self._behind != self._made_up
 
     def take(self) -> list[Record]:
         """What has gathered, to be written."""
         records, self._pending = self._pending, []
         return records
 
+    def give_back(self, records: Sequence[Record]) -> None:
+        """What could not be written, to stand before what came since. Some of it may be there: twice is no harm."""
+        since, self._pending = self._pending, []
+        for record in (*records, *since):
+            self._append(record)
+
     def write(self, records: Sequence[Record], to_disk: bool = False) -> None:
         """Hand them to the kernel, where the death of this process does not touch them; `to_disk`: further, which a
-        failure of power does not. Raises OSError; the records are lost then, and nothing else."""
+        failure of power does not. Raises OSError: then they are to be given back."""
+        for start in range(0, len(records), CHUNK):
+            self._write_whole(self._frame(records[start : start + CHUNK]))
         if self._since is not None:
             self._since += records
-        for start in range(0, len(records), CHUNK):
-            _write(self._file, self._frame(records[start : start + CHUNK]))
         if to_disk:
             os.fdatasync(self._file)
+
+    def _write_whole(self, frame: bytes) -> None:
+        """Nothing may follow half a frame: it would never be read."""
+        if self._half_from is not None:
+            os.ftruncate(self._file, self._half_from)
+        self._half_from = self.size_bytes
+        _write(self._file, frame)
+        self._half_from = None
 
     # ---- what was there --------------------------------------------------------------------------------------------
 
@@ -210,10 +243,14 @@ class CacheLog:
 
     @property
     def wants_rewrite(self) -> bool:
-        return self._since is None and self.size_bytes > max(REWRITE_FROM_BYTES, 2 * self._least_bytes)
+        if self._since is not None:
+            return False
+        return self.behind or self.size_bytes > max(REWRITE_FROM_BYTES, 2 * self._least_bytes)
 
     def begin(self, records: Sequence[Record]) -> None:
-        """A new log, of what `add` brings, after `records`, which `take` gave. What is taken later comes after that."""
+        """A new log, of what `add` brings, after `records`, which `take` gave. What is taken later comes after that.
+        This, `add` and `finish` raise OSError: then `abandon` it."""
+        self._behind_at_begin = self._behind
         self.write(records)
         self._next_path.unlink(missing_ok=True)
         self._next_file, self._since = _opened(self._next_path), []
@@ -226,20 +263,34 @@ class CacheLog:
         """The new log in the place of the old one, after `records`."""
         assert self._next_file is not None and self._since is not None
         self.write(records)
-        since, self._since = self._since, None
-        for start in range(0, len(since), CHUNK):
-            _write(self._next_file, self._frame(since[start : start + CHUNK]))
+        for start in range(0, len(self._since), CHUNK):
+            _write(self._next_file, self._frame(self._since[start : start + CHUNK]))
         os.fsync(self._next_file)
         os.replace(self._next_path, self._path)
-        os.close(self._file)
-        self._file, self._next_file = self._next_file, None
-        self._least_bytes = self.size_bytes
+        old, self._file, self._next_file, self._since = self._file, self._next_file, None, None
+        os.close(old)
+        self._half_from, self._least_bytes = None, self.size_bytes
+        _sync_folder(
+            self._path.parent
+        )  # else the old one may be there after a failure of power, and what is gone in it
+        self._made_up = self._behind_at_begin
+
+    def abandon(self) -> None:
+        """The log stays as it is. Raises OSError."""
+        self._since = None
+        if self._next_file is not None:
+            file, self._next_file = self._next_file, None
+            os.close(file)
+        self._next_path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        self.write(self.take(), to_disk=True)
-        os.close(self._file)
-        if self._lock is not None:
-            os.close(self._lock)
+        """Raises OSError for what could not be written; it is closed all the same."""
+        try:
+            self.write(self.take(), to_disk=True)
+        finally:
+            for file in (self._file, self._next_file, self._lock):
+                if file is not None:
+                    os.close(file)
 
     def _frame(self, records: Sequence[Record]) -> bytes:
         body = self._sealer.seal(records_text(records), _CONTEXT)
@@ -262,6 +313,14 @@ def read_frame(file: BinaryIO) -> bytes | None:
 
 def _opened(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _sync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _write(file: int, data: bytes) -> None:

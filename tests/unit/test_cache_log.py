@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -135,8 +136,8 @@ def store_on(folder: Path, now_s: float = NOW_S) -> tuple[SemanticStore, CacheLo
 def test_a_store_is_there_again_but_for_what_was_forgotten_replaced_or_is_too_old(tmp_path: Path) -> None:
     store, log = store_on(tmp_path)
     for name in "abcd":
-        store.store(*_fields(kept(name, vector=unit(ord(name)))))
-    store.store(*_fields(kept("c", (TextDelta("newer", 1), Finish("stop")), unit(3))))
+        store.store(*fields(kept(name, vector=unit(ord(name)))))
+    store.store(*fields(kept("c", (TextDelta("newer", 1), Finish("stop")), unit(3))))
     store.invalidate(Selection("acme", answer_id="a"), dry_run=False)
     store.judge("acme", "b", "ann", 0)
     log.close()
@@ -161,14 +162,14 @@ def test_what_comes_while_a_log_is_read_stands_before_it(tmp_path: Path) -> None
     steps = store.restore(CacheLog(tmp_path))
     next(steps)
     for name in "ab":
-        key, answer, _ = _fields(kept(name, (TextDelta("newer", 1), Finish("stop"))))
+        key, answer, _ = fields(kept(name, (TextDelta("newer", 1), Finish("stop"))))
         store.store(key, replace(answer, created_at_unix_s=NOW_S + 2), None)
     assert sum(1 for _ in steps) < 4
     texts = [store.exact(CacheKey(TENANT, f"exact {name}")).answer.completion.text for name in "abc"]
     assert texts == ["newer", "newer", "yes"]
 
 
-def _fields(record: Stored) -> tuple[CacheKey, CachedAnswer, bytes | None]:
+def fields(record: Stored) -> tuple[CacheKey, CachedAnswer, bytes | None]:
     """As `SemanticStore.store` takes them."""
     embedding = record.codes and scope_index.unit(np.frombuffer(record.codes, dtype=np.int8)).astype("<f4").tobytes()
     return record.key, record.answer.opened(), embedding
@@ -179,14 +180,14 @@ def test_a_log_that_is_written_anew_has_what_came_meanwhile_and_not_what_went(tm
     store, log = store_on(tmp_path)
     for _ in range(30):
         for name in "abc":
-            store.store(*_fields(kept(name, vector=unit(1))))
+            store.store(*fields(kept(name, vector=unit(1))))
             log.write(log.take())
     assert log.wants_rewrite
     before = log.size_bytes
     log.begin(log.take())
     assert not log.wants_rewrite
     entry_ids = store.entry_ids()
-    store.store(*_fields(kept("d")))
+    store.store(*fields(kept("d")))
     log.write(log.take())
     store.invalidate(Selection("acme", answer_id="a"), dry_run=False)
     log.add(store.stored(entry_ids[:2]))
@@ -195,7 +196,7 @@ def test_a_log_that_is_written_anew_has_what_came_meanwhile_and_not_what_went(tm
     log.add(store.stored(entry_ids[2:]))
     log.finish(log.take())
     assert log.size_bytes < before / 5 and not log.wants_rewrite
-    store.store(*_fields(kept("e")))
+    store.store(*fields(kept("e")))
     log.close()
     store, log = store_on(tmp_path)
     assert sorted(record.answer.answer_id for record in store.records(store.entry_ids())) == ["c", "d", "e"]
@@ -213,6 +214,68 @@ def test_a_disk_that_is_too_slow_costs_answers_but_nothing_that_was_forgotten(tm
     log.close()
 
 
+def full_disk(monkeypatch: pytest.MonkeyPatch, room_bytes: int = 0) -> None:
+    """Until the patch is undone, a write finds this much room, and the next one none."""
+    real, room = os.write, [room_bytes]
+
+    def write(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count = real(file, data[: room[0]])
+        room[0] -= count
+        return count
+
+    monkeypatch.setattr(os, "write", write)
+
+
+def test_half_a_frame_takes_nothing_with_it(tmp_path: Path) -> None:
+    log = CacheLog(tmp_path)
+    log.write([kept("a")])
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk(patch, 20)
+        with pytest.raises(OSError, match="space"):
+            log.write([kept("b")])
+    log.write([Gone(TENANT, "exact a")])
+    log.write([kept("c")], to_disk=True)
+    log.close()
+    assert read(tmp_path) == [kept("a"), Gone(TENANT, "exact a"), kept("c")]
+
+
+def test_what_could_not_be_written_stands_before_what_came_since(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cache_log, "MAX_PENDING", 3)
+    log = CacheLog(tmp_path)
+    a, b, c = (kept(name) for name in "abc")
+    log.kept(a.key, a.answer, a.codes)
+    log.gone(a.key)
+    records = log.take()
+    for each in (a, b, c):
+        log.kept(each.key, each.answer, each.codes)
+    log.give_back(records)
+    assert log.take() == [a, Gone(TENANT, "exact a"), a] and log.dropped == 2
+    log.close()
+
+
+def test_a_rewrite_that_fails_leaves_nothing_behind_and_is_tried_again(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cache_log, "REWRITE_FROM_BYTES", 100)
+    log = CacheLog(tmp_path)
+    log.write([kept("a")])
+    for step in ("add", "finish"):
+        assert log.wants_rewrite
+        log.begin([])
+        with pytest.MonkeyPatch.context() as patch:
+            full_disk(patch)
+            with pytest.raises(OSError, match="space"):
+                getattr(log, step)([kept("b")])
+        log.abandon()
+        assert log.wants_rewrite and [each.name for each in tmp_path.glob("*.new")] == []
+    log.write([kept("c")])
+    log.begin([])
+    log.add([kept("a")])
+    log.finish([])
+    log.close()
+    assert read(tmp_path) == [kept("a")]
+
+
 WRITER = """
 import asyncio, sys, time
 from pathlib import Path
@@ -220,13 +283,13 @@ from deployments.cache_disk import CacheDisk
 from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings
-from tests.unit.test_cache_log import _fields, kept
+from tests.unit.test_cache_log import fields, kept
 
 async def main():
     store = SemanticStore(CacheSettings(audit=0, ttl_s=1e9), lambda: 1.8e9)
     CacheDisk(store, Path(sys.argv[1]), Sealer())
     for number in range(10**6):
-        store.store(*_fields(kept(str(number))))
+        store.store(*fields(kept(str(number))))
         print(number, time.monotonic(), flush=True)
         await asyncio.sleep(0.002)
 
