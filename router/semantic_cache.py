@@ -319,7 +319,7 @@ class SemanticStore:
 
     def replay(self, records: Sequence[Record], began_unix_s: float) -> None:
         """Take over what was written down before `began_unix_s`; an answer that came since stands before it."""
-        placed: dict[int, Placed] = {}  # the newest of each
+        placed: dict[int, Placed | None] = {}  # the newest of each
         for record in records:
             held = self._held(record.tenant, record.exact)
             if held is not None and self._entries[held].answer.created_at_unix_s > began_unix_s:
@@ -331,9 +331,8 @@ class SemanticStore:
                 continue
             elif (found := self._put(record.key, record.answer, record.codes)) is not None:
                 self._counts["restored"] += 1
-                placed.pop(number_of(record.key), None)
-                placed |= {each.entry_id: each for each in found}
-        self.vectors.add([each for each in placed.values() if each.entry_id in self._entries])
+                placed[number_of(record.key)] = found[0] if found else None
+        self.vectors.add([each for each in placed.values() if each and each.entry_id in self._entries])
         self._shrink()
 
     def _held(self, tenant: str, exact: str) -> int | None:
