@@ -82,6 +82,17 @@ def _require(who: str, engine: str | None) -> None:
         raise StartError(f"{who} needs the package '{module}', which is not installed: {install}")
 
 
+def leave_out_what_has_no_room(config: Mapping[str, Any]) -> list[str]:
+    """The names of the optional models that were taken out of `config`, the last ones first, until the others fit."""
+    left_out = []
+    for args in application_args(config):
+        for model in [*listed(args, "local_models")][::-1]:
+            if model.get("optional") is True and needed_gb(config) > available_gb():
+                args["local_models"].remove(model)
+                left_out.append(str(model.get("name")))
+    return left_out
+
+
 def check_memory(config: Mapping[str, Any]) -> None:
     needed, available = needed_gb(config), available_gb()
     if available < needed:

@@ -21,7 +21,13 @@ import httpx
 import yaml
 
 from cluster import state
-from cluster.checks import StartError, check_engines_are_installed, check_memory, check_port_is_free
+from cluster.checks import (
+    StartError,
+    check_engines_are_installed,
+    check_memory,
+    check_port_is_free,
+    leave_out_what_has_no_room,
+)
 from cluster.ray_process import START_S, Ports, RayProcess, is_running
 from cluster.state import Cluster
 
@@ -112,6 +118,8 @@ def running(
 
         check_config(deployed)
         check_engines_are_installed(deployed)
+        for name in leave_out_what_has_no_room(deployed):
+            report(f"leaving out '{name}': too little memory is free")
         check_memory(deployed)
         state.make_secrets(data_dir)
         ray = RayProcess(scratch, ports, data_dir / state.RAY_TOKEN_FILE, num_cpus)

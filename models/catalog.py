@@ -196,6 +196,18 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         node_price=_cpu_node(8_000_000, 2_000_000),
     ),
     ModelEntry(
+        name="demo-large",
+        engine="transformers",
+        source="demo:large",
+        capabilities=_TRANSFORMERS,
+        tier="large",
+        context_tokens=2048,
+        dtype="float32",
+        weights_gb=0.03,
+        note="a demonstration, see models/demo/README.md: somewhat better at longer sums and words",
+        node_price=_cpu_node(4_000_000, 1_200_000),
+    ),
+    ModelEntry(
         name="smoke-small",
         engine="transformers",
         source="smoke:small",

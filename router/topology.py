@@ -40,6 +40,7 @@ class LocalModel(Strict):
     tier: Tier | None = None
     scale: Scale = Scale()
     engine_args: dict[str, int | float | str | bool] = Field({}, description="passed to the engine as they are")
+    optional: bool = Field(False, description="`switchyard up` leaves it out where its memory is not there")
 
     def resolve(self) -> ModelEntry:
         """The catalogue entry to serve. Raises ValueError for an unknown name."""

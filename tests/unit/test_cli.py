@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import socket
@@ -83,6 +84,21 @@ def test_too_little_memory_is_said_with_both_numbers(monkeypatch: pytest.MonkeyP
     with pytest.raises(StartError, match=r"needs about \d\.\d GB of memory and 1\.0 GB are free"):
         checks.check_memory(config())
     assert 0 < checks.needed_gb(config()) < checks.needed_gb(config(local_models=[{"name": "a", "engine": "vllm"}]))
+
+
+def test_optional_models_are_left_out_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [{"name": f"demo-{size}", "optional": size != "small"} for size in ("small", "medium", "large")]
+    asked = config(local_models=models)
+    for room_for in (3, 2, 1):
+        monkeypatch.setattr(checks, "available_gb", lambda: checks.needed_gb(config(local_models=models[:room_for])))  # noqa: B023
+        some = copy.deepcopy(asked)
+        assert checks.leave_out_what_has_no_room(some) == ["demo-large", "demo-medium"][: 3 - room_for]
+        assert checks.application_args(some)[0]["local_models"] == models[:room_for]
+        checks.check_memory(some)
+    monkeypatch.setattr(checks, "available_gb", lambda: 0.1)
+    with pytest.raises(StartError):
+        checks.leave_out_what_has_no_room(asked)
+        checks.check_memory(asked)
 
 
 def test_a_model_that_is_only_named_is_the_catalogues() -> None:
