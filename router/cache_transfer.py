@@ -20,13 +20,14 @@ from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, Validati
 
 from models.errors import InvalidRequest
 from router.cache_lines import answer_back, answer_told
-from router.fingerprint import MAX_SIMILAR_CHARS, partition
+from router.fingerprint import MAX_SIMILAR_CHARS, partition, parts_of
 from router.ports import CachedAnswer, CacheKey
 from router.strict import Strict
 
 VERSION = 1
 HEAD, ANSWER, END = "cache.export", "cache.answer", "cache.export.end"
 MAX_TAGS, MAX_NAME_CHARS = 16, 200
+MAX_EVENTS = 100_000
 MAX_TOKENS = 10**8  # the books sum up in 64 bits what each hit saves
 
 TakenIn = Literal["kept", "expired", "held", "forgotten", "refused"]
@@ -66,9 +67,8 @@ def end_line(count: int) -> bytes:
 
 
 def answer_line(key: CacheKey, answer: CachedAnswer) -> bytes:
-    length, _, rest = key.tenant.partition(":")
     named = {"exact": key.exact, "scope": key.scope, "text": key.text, "surface": key.surface}
-    return _line({"object": ANSWER, "namespace": rest[int(length) + 1 :], "key": named, "answer": answer_told(answer)})
+    return _line({"object": ANSWER, "namespace": parts_of(key.tenant)[1], "key": named, "answer": answer_told(answer)})
 
 
 def read_answer(told: dict[str, Any], org: str, now_unix_s: float) -> tuple[CacheKey, CachedAnswer]:
@@ -102,6 +102,8 @@ def checked(answer: CachedAnswer) -> CachedAnswer:
         raise InvalidRequest("this is no stored answer: a number in it is below 0")
     if max(*tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens) > MAX_TOKENS:
         raise InvalidRequest(f"this is no stored answer: it has more than {MAX_TOKENS} tokens")
+    if len(answer.events) > MAX_EVENTS:
+        raise InvalidRequest(f"this is no stored answer: it has more than {MAX_EVENTS} parts")
     names = (answer.answer_id, answer.model, answer.version, *answer.tags)
     if len(answer.tags) > MAX_TAGS or max(map(len, names)) > MAX_NAME_CHARS:
         raise InvalidRequest("this is no stored answer: it has too many tags, or too long a name")

@@ -108,7 +108,8 @@ class ExactCache:
         the shared cache still has the others. What is on its way is not kept."""
         self._bars.add(selection, self._clock())
         for exact in exacts:
-            self._drop(exact)
+            if exact in self._entries and selection.covers(self._entries[exact][2]):
+                self._drop(exact)
         wider = replace(selection, question=None)
         for exact in [e for e, (answer, _, tenant) in self._entries.items() if wider.means(tenant, answer)]:
             self._drop(exact)

@@ -95,6 +95,12 @@ def partition(org: str, namespace: str) -> str:
     return f"{len(org)}:{org}/{namespace}"
 
 
+def parts_of(tenant: str) -> tuple[str, str]:
+    """Organisation and namespace of a `partition`."""
+    length, _, rest = tenant.partition(":")
+    return rest[: int(length)], rest[int(length) + 1 :]
+
+
 class _Digest:
     """BLAKE2b over fields, each preceded by its length in bytes. What several digests begin with is hashed once."""
 

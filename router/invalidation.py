@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from models.catalog import ModelEntry
 from models.errors import DeadlineExceeded, ModelUnavailable, SwitchyardError
-from router.fingerprint import partition
+from router.fingerprint import partition, parts_of
 from router.ports import CachedAnswer, CacheKey
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ class Match:
 
     @property
     def namespace(self) -> str:
-        length, _, rest = self.tenant.partition(":")
-        return rest[int(length) + 1 :]
+        return parts_of(self.tenant)[1]
 
 
 @dataclass(frozen=True, slots=True)

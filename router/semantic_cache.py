@@ -21,6 +21,7 @@ from router.cache_log import AnswerLog, CacheLog, NoLog, Record, Stored
 from router.cache_transfer import TakenIn
 from router.coalescing import Claims
 from router.exact_cache import is_complete
+from router.fingerprint import parts_of
 from router.invalidation import Bars, Match, Selection
 from router.keeping import GreedyDual
 from router.packed_answer import PackedAnswer
@@ -70,7 +71,7 @@ class SemanticStore:
         self._wariness = Wariness()
         self._entries: dict[int, Entry] = {}
         self._keeping = GreedyDual()
-        self._by_answer: dict[str, int] = {}
+        self._by_answer: dict[tuple[str, str], int] = {}  # and organisation: an id that was brought may be anybody's
         self._partitions: dict[str, Partition] = {}
         self.vectors = VectorIndex()
         self._used_bytes = 0  # besides the vectors
@@ -211,7 +212,7 @@ class SemanticStore:
         indexed = codes is not None and key.scope is not None
         entry = self._entries[number] = Entry(key, answer, size, indexed)
         self._keeping.add(number, answer.cost_microusd, size + len(codes or b""))
-        self._by_answer[answer.answer_id] = number
+        self._by_answer[parts_of(key.tenant)[0], answer.answer_id] = number
         partition.by_exact[key.exact] = number
         if key.surface:
             partition.by_surface[key.surface] = number
@@ -234,8 +235,8 @@ class SemanticStore:
         """What somebody of `org` says of a stored answer, from 0 for bad to 1. None: it is not held here. Returns its
         exact key when it had to go: then those to questions near it are given only to what is surely the same.
         Otherwise an empty text."""
-        entry_id = self._by_answer.get(answer_id)
-        if entry_id is None or not Selection(org).covers(self._entries[entry_id].key.tenant):
+        entry_id = self._by_answer.get((org, answer_id))
+        if entry_id is None:
             return None
         entry = self._entries[entry_id]
         entry.voices = entry.voices or Voices()
@@ -271,7 +272,7 @@ class SemanticStore:
 
     def _selected(self, selection: Selection, embedding: bytes | None) -> Iterator[tuple[float | None, int, Entry]]:
         if selection.answer_id is not None:
-            named = self._by_answer.get(selection.answer_id)
+            named = self._by_answer.get((selection.org, selection.answer_id))
             ids: Iterable[tuple[float | None, int]] = [] if named is None else [(None, named)]
         else:
             if selection.question is None:
@@ -386,8 +387,9 @@ class SemanticStore:
         entry = self._entries.pop(entry_id)
         self._keeping.drop(entry_id)
         self._used_bytes -= entry.size_bytes
-        if self._by_answer.get(entry.answer.answer_id) == entry_id:
-            del self._by_answer[entry.answer.answer_id]
+        named = parts_of(entry.key.tenant)[0], entry.answer.answer_id
+        if self._by_answer.get(named) == entry_id:
+            del self._by_answer[named]
         partition = self._partitions[entry.key.tenant]
         del partition.by_exact[entry.key.exact]
         if entry.key.surface and partition.by_surface.get(entry.key.surface) == entry_id:

@@ -80,7 +80,12 @@ def recorded_answer(
     at_limit = "length" in ends and request.sampling.max_tokens is not None
     whole = "content_filter" not in ends and ("length" not in ends or at_limit)
     whole = whole and sorted(choice.index for choice in completion.choices) == list(range(request.sampling.n))
-    if found is None or not whole or parsed.options.cache == "off" or request.sampling.top_logprobs is not None:
+    if (
+        found is None
+        or not whole
+        or parsed.options.cache in ("off", "no-store")
+        or request.sampling.top_logprobs is not None
+    ):
         return None
     model = completion.model if request.model == AUTO else request.model  # a provider calls it by a longer name
     key, usage = found.key(settings), Usage(completion.usage.prompt_tokens, completion.usage.completion_tokens)

@@ -5,6 +5,7 @@ import pytest
 from models.messages import Finish, TextDelta, Usage
 from router.agreement import agree
 from router.audits import MAX_PENDING, PATIENCE, Audits, Pending
+from router.fingerprint import partition
 from router.pipeline import Options
 from router.ports import CachedAnswer, CacheKey, Terms
 from router.semantic_cache import SemanticStore
@@ -18,7 +19,10 @@ def answer(name: str, text: str = "blue") -> CachedAnswer:
     return CachedAnswer(name, "m", (TextDelta(text, 1), Finish("stop")), Usage(), 0, 0.0, 1e9)
 
 
-def key(text: str, tenant: str = "t") -> CacheKey:
+TENANT = partition("t", "")
+
+
+def key(text: str, tenant: str = TENANT) -> CacheKey:
     return CacheKey(tenant, f"{tenant}|{text}", "s", text)
 
 
@@ -49,7 +53,7 @@ def test_every_hit_is_audited_where_that_is_wanted_and_the_comparison_counts() -
     found = cache.lookup(key("two"), VECTOR)
     assert (found.kind, found.near, found.score) == ("miss", "first", 0.9)
     cache.store(key("two"), answer("second"), VECTOR)
-    assert cache.audit("t") | {"requests": 1, "audited": 1, "compared": 1, "other_answers": 0} == cache.audit("t")
+    assert cache.audit(TENANT) | {"requests": 1, "audited": 1, "compared": 1, "other_answers": 0} == cache.audit(TENANT)
 
 
 def test_an_entry_that_was_wrong_asks_for_more_from_then_on() -> None:
@@ -58,7 +62,7 @@ def test_an_entry_that_was_wrong_asks_for_more_from_then_on() -> None:
     assert cache.lookup(key("two"), VECTOR).near == "first"
     cache.compared(key("two"), False)
     cache.reconfigure(CacheSettings(ttl_s=1e9, audit=0, min_score=0.295))
-    assert cache.audit("t")["requests"] == 0
+    assert cache.audit(TENANT)["requests"] == 0
     cache._judge = lambda text, near: [Judgement(0.297) for _ in near]
     assert cache.lookup(key("three"), VECTOR).kind == "miss"
     cache._judge = lambda text, near: [Judgement(0.301) for _ in near]
@@ -69,7 +73,7 @@ def test_without_audits_nothing_is_remembered() -> None:
     cache = store(0.2, audit=0.0)
     cache.store(key("one"), answer("first"), VECTOR)
     cache.lookup(key("two"), VECTOR)
-    assert cache.audit("t") == {"threshold": 0.3, "requests": 0}
+    assert cache.audit(TENANT) == {"threshold": 0.3, "requests": 0}
 
 
 def test_one_tenant_learns_nothing_from_another() -> None:
@@ -95,10 +99,14 @@ def test_who_wants_no_new_answer_is_given_the_one_there_is_and_counts_for_nothin
     cache = store(0.9, audit=1.0)
     cache.store(key("one"), answer("first"), VECTOR)
     assert cache.lookup(key("two"), VECTOR, terms).kind == "hit-semantic"
-    assert cache.audit("t")["requests"] == 0
+    assert cache.audit(TENANT)["requests"] == 0
 
 
 def test_who_allows_fewer_wrong_answers_gets_none_below_what_the_cache_began_with() -> None:
     audits = Audits(CacheSettings(audit=0.5, delta=0.01, min_score=0.8))
-    audits._bound("t").threshold = 0.5
-    assert (audits.threshold("t"), audits.threshold("t", 0.02), audits.threshold("t", 0.001)) == (0.5, 0.5, 0.8)
+    audits._bound(TENANT).threshold = 0.5
+    assert (audits.threshold(TENANT), audits.threshold(TENANT, 0.02), audits.threshold(TENANT, 0.001)) == (
+        0.5,
+        0.5,
+        0.8,
+    )

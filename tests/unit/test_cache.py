@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from models.messages import Event, Finish, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
 from router.exact_cache import ExactCache, answer_bytes, is_complete
+from router.fingerprint import partition
 from router.ports import CachedAnswer, CacheKey, Terms
 from router.scope_index import PROMOTE_AT, ScopeIndex, quantised
 from router.semantic_cache import SemanticStore
@@ -52,7 +53,7 @@ def near(vector: np.ndarray, cosine: float) -> bytes:
 
 
 def key(text: str, tenant: str = "t", scope: str | None = "s") -> CacheKey:
-    return CacheKey(tenant, f"{tenant}|{scope}|{text}", scope, text)
+    return CacheKey(partition(tenant, ""), f"{tenant}|{scope}|{text}", scope, text)
 
 
 # ---- exact ---------------------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ def test_no_answer_crosses_a_tenant_or_a_scope() -> None:
     for step in range(8_000):
         tenant, scope = f"{rng.randrange(12)}", f"{rng.randrange(3)}"
         text = " ".join([str(rng.randrange(30)), *rng.choices(words, k=2)])
-        asked = CacheKey(tenant, f"{tenant}/{scope}/{text}", scope, text)
+        asked = CacheKey(partition(tenant, ""), f"{tenant}/{scope}/{text}", scope, text)
         embedding = near(vector, rng.random())
         found = store.lookup(asked, embedding)
         if found.answer is not None:
@@ -311,7 +312,9 @@ def test_used_bytes_are_about_what_it_takes(entries: int, scopes: int, tenants: 
             events = (*(TextDelta(f"word {number} {i}", 1) for i in range(10)), Finish("stop"))
             kept = CachedAnswer(f"req {number}", "m", events, Usage(3, 10), 7, NOW_S, 3600.0)
             text = f"what is the number {number} good for?"
-            asked = CacheKey(f"tenant {number % tenants}", f"{number:064x}", f"{number % scopes:064x}", text)
+            asked = CacheKey(
+                partition(f"tenant {number % tenants}", ""), f"{number:064x}", f"{number % scopes:064x}", text
+            )
             store.store(asked, kept, embeddings[number].tobytes())
 
     tracemalloc.start()

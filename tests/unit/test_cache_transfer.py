@@ -23,6 +23,7 @@ from router.accounting.prices import PriceBook
 from router.accounting.tenants import Tenants
 from router.cache_transfer import TakenIn, answer_line, read_answer
 from router.events import AuditEntry
+from router.exact_cache import ExactCache
 from router.fingerprint import fingerprint, partition
 from router.invalidation import Selection
 from router.ports import CachedAnswer, CacheKey
@@ -342,6 +343,20 @@ async def test_of_questions_with_their_answers_those_are_kept_that_would_have_be
     cut["request"]["max_tokens"] = 2  # then it is what was asked for, and answers the very question only
     assert (await asked.take_in([cut])).json()["kept"] == 1
     assert asked.found(key("cut", max_tokens=2)) is not None and asked.found(key("CUT", max_tokens=2)) is None
+
+
+async def test_what_another_brings_takes_nothing_from_anybody() -> None:
+    """A file may have any ids and digests, also those of another organisation's answers."""
+    door = Door()
+    theirs = key("hello", "other"), answer("1")
+    door.shard.store.store(*theirs)
+    assert (await door.take_in(answer_line(*theirs))).json()["kept"] == 1
+    forgotten = door.shard.store.invalidate(Selection("other", answer_id="1"), dry_run=False)
+    assert [match.exact for match in forgotten] == [theirs[0].exact], "also where acme has one of that name"
+    copies = ExactCache(SETTINGS.exact_cache, lambda: NOW_S)
+    copies.put(*theirs)
+    copies.invalidate(Selection("acme"), [theirs[0].exact])
+    assert copies.get(theirs[0].exact) is not None
 
 
 async def test_calls_of_tools_are_brought_too() -> None:
