@@ -61,11 +61,14 @@ class CacheDisk:
         began_s = time.monotonic()
         try:
             await self._do_with_indexes(lambda: saved.extend(self._indexes.read()))
+        except OSError as error:
+            logger.error("indexes of the cache were not read (%s) and are built anew", error)
+        try:
             for _ in steps:
                 await asyncio.sleep(0)
-        except Exception:
+        except Exception as error:
             self._log.fall_behind()  # what was not read must not come back later: it cannot be forgotten now
-            raise
+            logger.error("the cache's log was not read to its end (%s)", type(error).__name__)
         took_s = time.monotonic() - began_s
         logger.info("%d answers were read from disk in %.1f s", self._store.stats()["restored"], took_s)
 
@@ -125,9 +128,10 @@ class CacheDisk:
                 if self._log.wants_rewrite and self._restoring.done() and time.monotonic() >= self._rewrite_from_s:
                     await self._rewrite()
                 self._failing = False
-            except OSError as error:
+            except Exception as error:  # whatever it is: without this task nothing is written any more
                 if not self._failing:
-                    logger.error("the cache's log cannot be written (%s); what comes waits, or lives in memory", error)
+                    why = error if isinstance(error, OSError) else type(error).__name__
+                    logger.error("the cache's log cannot be written (%s); what comes waits, or lives in memory", why)
                 self._failing = True
 
     async def _rewrite(self) -> None:
@@ -142,7 +146,7 @@ class CacheDisk:
                     await self._do(self._log.abandon)
                     return
             await self._hand_over(self._log.finish)
-        except OSError:
+        except Exception:
             self._rewrite_from_s = time.monotonic() + REWRITE_AGAIN_S
             await self._do(self._log.abandon)
             raise

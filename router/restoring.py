@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Protocol
@@ -12,6 +13,8 @@ from router.vector_index import SavedIndex, VectorIndex
 AT_ONCE = 16
 """Records between which requests get their turn: a millisecond, or five where no saved index has their vectors."""
 
+logger = logging.getLogger(__name__)
+
 
 class Restorable(Protocol):
     vectors: VectorIndex
@@ -20,12 +23,19 @@ class Restorable(Protocol):
 
 
 def restored(store: Restorable, log: CacheLog, saved: list[SavedIndex], began_unix_s: float) -> Iterator[None]:
-    """A little with each step; the list of indexes is empty afterwards, so that their bytes do not stay."""
-    while saved:
-        store.vectors.adopt(saved.pop())
-        yield
-    records = log.read()
-    while some := list(islice(records, AT_ONCE)):
-        store.replay(some, began_unix_s)
-        yield
-    store.vectors.settle()
+    """A little with each step; the list of indexes is empty afterwards, so that their bytes do not stay. What cannot be
+    taken over goes from the log too: it could not be forgotten."""
+    try:
+        while saved:
+            store.vectors.adopt(saved.pop())
+            yield
+        records = log.read()
+        while some := list(islice(records, AT_ONCE)):
+            try:
+                store.replay(some, began_unix_s)
+            except Exception as error:
+                logger.error("%d records of a log are passed over (%s)", len(some), type(error).__name__)
+                log.fall_behind()
+            yield
+    finally:
+        store.vectors.settle()

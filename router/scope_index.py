@@ -198,7 +198,7 @@ class ScopeIndex:
     def _promote(self) -> None:
         from usearch.index import Index
 
-        self._graph = Index(
+        graph: Any = Index(
             ndim=self.dimensions,
             metric="cos",
             dtype="i8",
@@ -207,7 +207,8 @@ class ScopeIndex:
             expansion_search=EXPANSION_SEARCH,
         )
         if self._ids:
-            self._graph.add(np.array(self._ids, dtype=np.uint64), self._rows[: len(self._ids)], threads=1)
+            graph.add(np.array(self._ids, dtype=np.uint64), self._rows[: len(self._ids)], threads=1)
+        self._graph = graph  # now: what fails above leaves the matrix as it was
         self._nodes = self.changes = len(self._ids)
         self._ids, self._rows = [], np.empty((0, self.dimensions), dtype=np.int8)  # a slice would hold it all
 

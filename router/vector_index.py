@@ -68,10 +68,12 @@ class VectorIndex:
         if index is None:
             index = ScopeIndex(codes.shape[1])
             self._by_tenant.setdefault(tenant, {})[scope] = index
-        index.add(entry_ids, codes)
-        self._count_in(index)
-        if index.is_graph:
-            self._graphs[tenant, scope] = index
+        try:
+            index.add(entry_ids, codes)
+        finally:  # some of them may be there
+            self._count_in(index)
+            if index.is_graph:
+                self._graphs[tenant, scope] = index
 
     def remove(self, tenant: str, scope: str, entry_id: int) -> None:
         """What is not here is gone already."""

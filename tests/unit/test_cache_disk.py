@@ -16,10 +16,12 @@ from router import cache_log
 from router.cache_lines import Gone
 from router.cache_log import Stored
 from router.invalidation import Selection
+from router.ports import CacheKey
 from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings
-from tests.unit.test_cache_log import NOW_S, TENANT, fields, full_disk, kept, read
+from router.vector_index import VectorIndex
+from tests.unit.test_cache_log import NOW_S, TENANT, fields, full_disk, kept, read, unit, written
 
 
 async def disk_on(folder: Path) -> tuple[SemanticStore, CacheDisk]:
@@ -65,12 +67,7 @@ async def test_more_than_may_wait_has_the_log_written_anew_from_memory(tmp_path:
             await disk.flush()
     with pytest.raises(ModelUnavailable, match="written anew"):
         await disk.flush()
-    async with asyncio.timeout(5):
-        while True:
-            with suppress(ModelUnavailable):
-                await disk.flush()
-                break
-            await asyncio.sleep(0.02)
+    await written_anew(disk)
     await disk.close()
     assert sorted(record.answer.answer_id for record in read(tmp_path)) == [str(number) for number in range(15, 20)]
 
@@ -82,6 +79,73 @@ async def test_a_shard_that_ends_while_its_disk_is_slow_loses_nothing(tmp_path: 
     await asyncio.sleep(0.2)  # its write waits behind that
     await disk.close()
     assert read(tmp_path) == [kept("a")]
+
+
+async def test_records_that_cannot_be_taken_over_are_said_and_cost_none_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(tmp_path, *(kept(str(number)) for number in range(40)), kept("bad"))
+    put = SemanticStore._put
+
+    def failing(self: SemanticStore, key: CacheKey, *rest: object) -> object:
+        if key.exact == "exact bad":
+            raise RuntimeError("a secret question")
+        return put(self, key, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SemanticStore, "_put", failing)
+    store, disk = await disk_on(tmp_path)
+    assert len(store.entry_ids()) == 40
+    assert "passed over (RuntimeError)" in caplog.text and "secret" not in caplog.text
+    await written_anew(disk)
+    await disk.close()
+    assert len(read(tmp_path)) == 40
+
+
+async def test_a_writer_outlives_whatever_fails_while_the_log_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(tmp_path, *(kept(str(number), vector=unit(number)) for number in range(40)))
+    monkeypatch.setattr(cache_disk, "RETRY_S", 0.1)
+    monkeypatch.setattr(cache_log, "REWRITE_FROM_BYTES", 1000)
+
+    failed = asyncio.Event()
+
+    def failing(*given: object) -> None:
+        failed.set()
+        raise TypeError("a secret question")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorIndex, "codes", failing)
+        store, disk = await disk_on(tmp_path)
+        async with asyncio.timeout(5):
+            await failed.wait()
+            await asyncio.sleep(0.1)
+    assert "TypeError" in caplog.text and "secret" not in caplog.text
+    store.store(*fields(kept("new")))
+    await asyncio.sleep(0.4)
+    assert written_in(tmp_path)[-1] == kept("new")
+    await disk.close()
+
+
+async def test_indexes_that_cannot_be_read_cost_time_and_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(tmp_path, kept("a", vector=unit(1)))
+    (tmp_path / "indexes" / "of-nobody.new").mkdir(parents=True)  # it cannot be unlinked
+    store, disk = await disk_on(tmp_path)
+    assert len(store.entry_ids()) == store.vectors.count == 1
+    assert "indexes of the cache were not read" in caplog.text
+    await disk.flush()
+    await disk.close()
+
+
+async def written_anew(disk: CacheDisk) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            with suppress(ModelUnavailable):
+                await disk.flush()
+                return
+            await asyncio.sleep(0.02)
 
 
 def written_in(folder: Path) -> list[Stored | Gone]:

@@ -175,6 +175,25 @@ def fields(record: Stored) -> tuple[CacheKey, CachedAnswer, bytes | None]:
     return record.key, record.answer.opened(), embedding
 
 
+@pytest.mark.parametrize("others", [3, 300])
+def test_one_question_twice_among_records_that_are_read_at_once(tmp_path: Path, others: int) -> None:
+    first = [kept(str(number), vector=unit(number)) for number in range(others)]
+    twice = [kept("x", vector=unit(999)), kept("x", (TextDelta("newer", 1), Finish("stop")), unit(999))]
+    log = CacheLog(tmp_path)
+    log.write([*first, *twice, kept("last", vector=unit(1000))])
+    log.close()
+    store, log = store_on(tmp_path)
+    assert store.exact(kept("x").key).answer.completion.text == "newer"
+    assert len(store.entry_ids()) == store.vectors.count == others + 2
+    store.judge("acme", "x", "ann", 0)
+    store.store(*fields(kept("y", vector=unit(999))))
+    assert store.judge("acme", "y", "ann", 0) == "exact y"  # nothing near it is left of what went
+    for number in range(1000, 1000 + scope_index.PROMOTE_AT):
+        store.store(*fields(kept(str(number), vector=unit(number))))
+    assert len(store.entry_ids()) == store.vectors.count == others + 1 + scope_index.PROMOTE_AT
+    log.close()
+
+
 def test_a_log_that_is_written_anew_has_what_came_meanwhile_and_not_what_went(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(cache_log, "REWRITE_FROM_BYTES", 2000)
     store, log = store_on(tmp_path)
