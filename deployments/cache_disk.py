@@ -137,7 +137,7 @@ class CacheDisk:
     async def _rewrite(self) -> None:
         """Piece by piece, with what comes meanwhile written in between."""
         try:
-            await self._hand_over(self._log.begin)
+            await self._hand_over(self._log.begin, self._store.bars.all())
             entry_ids = self._store.entry_ids()
             for start in range(0, len(entry_ids), CHUNK):
                 await self._do(self._log.add, self._store.stored(entry_ids[start : start + CHUNK]))

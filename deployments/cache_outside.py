@@ -95,7 +95,7 @@ class CacheOutside:
                 await self._take_back(record, began_unix_s)
 
     async def _take_back(self, record: Stored, began_unix_s: float) -> None:
-        if self._store.was_forgotten(record):
+        if self._store.bars.against(record.tenant, record.answer):
             self._log.gone(record.key)
             return
         if record.codes is None and record.key.scope:

@@ -23,6 +23,7 @@ import numpy as np
 from models.errors import InternalError
 from router.accounting.lock import lock
 from router.cache_lines import Gone, Kept
+from router.invalidation import Bar
 from router.packed_answer import PackedAnswer
 from router.ports import CacheKey
 from router.scope_index import unit
@@ -70,7 +71,7 @@ class Stored:
         return Kept(self.key, self.answer.opened(), embedding)
 
 
-Record = Stored | Gone
+Record = Stored | Gone | Bar
 
 
 class AnswerLog(Protocol):
@@ -88,7 +89,10 @@ class AnswerLog(Protocol):
         """It must not come back."""
 
     def evicted(self, key: CacheKey) -> None:
-        """It left memory for others, and is not among what is forgotten from now on."""
+        """It left memory, and is not among what is forgotten from now on."""
+
+    def barred(self, bar: Bar) -> None:
+        """Answers that are meant must not be stored after a restart either."""
 
 
 class NoLog:
@@ -103,6 +107,9 @@ class NoLog:
         pass
 
     def evicted(self, key: CacheKey) -> None:
+        pass
+
+    def barred(self, bar: Bar) -> None:
         pass
 
 
@@ -147,6 +154,9 @@ class CacheLog:
     def evicted(self, key: CacheKey) -> None:
         """It would come back after a restart, also when such answers were forgotten meanwhile."""
         self.gone(key)
+
+    def barred(self, bar: Bar) -> None:
+        self._append(bar)
 
     def _append(self, record: Record) -> None:
         if len(self._pending) >= MAX_PENDING and isinstance(record, Stored):
@@ -247,15 +257,17 @@ class CacheLog:
             return False
         return self.behind or self.size_bytes > max(REWRITE_FROM_BYTES, 2 * self._least_bytes)
 
-    def begin(self, records: Sequence[Record]) -> None:
-        """A new log, of what `add` brings, after `records`, which `take` gave. What is taken later comes after that.
+    def begin(self, records: Sequence[Record], bars: Sequence[Bar] = ()) -> None:
+        """A new log, of `bars` and what `add` brings, after `records`, which `take` gave; then of what is taken later.
         This, `add` and `finish` raise OSError: then `abandon` it."""
         self._behind_at_begin = self._behind
         self.write(records)
         self._next_path.unlink(missing_ok=True)
         self._next_file, self._since = _opened(self._next_path), []
+        if bars:
+            self.add(bars)
 
-    def add(self, records: Sequence[Stored]) -> None:
+    def add(self, records: Sequence[Record]) -> None:
         assert self._next_file is not None
         _write(self._next_file, self._frame(records))
 
@@ -358,6 +370,9 @@ def records_of(data: bytes, max_bytes: int = 0) -> Iterator[Record]:
     at_body = _SIZE.size + text_size
     for line in packed[_SIZE.size : at_body].decode("ascii").split("\n"):
         told = json.loads(line)
+        if isinstance(told, dict):
+            yield Bar.back(told)
+            continue
         if len(told) == 2:
             yield Gone(*told)
             continue
@@ -376,6 +391,8 @@ def records_of(data: bytes, max_bytes: int = 0) -> Iterator[Record]:
 def _line(record: Record) -> bytes:
     if isinstance(record, Gone):
         return json.dumps([record.tenant, record.exact]).encode()
+    if isinstance(record, Bar):
+        return json.dumps(record.told()).encode()
     key, answer = record.key, record.answer
     told = (
         *(key.tenant, key.exact, key.scope, key.text, key.surface),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from heapq import nlargest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.catalog import ModelEntry
 from models.errors import DeadlineExceeded, ModelUnavailable, SwitchyardError
@@ -74,6 +74,30 @@ def _is_old(answer: CachedAnswer | PackedAnswer, current: frozenset[tuple[str, s
     return bool(answer.version) and (answer.model, answer.version) not in current
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Nothing that `selection` means, and was asked for until `at_unix_s`, is stored any more. None: nothing at all."""
+
+    selection: Selection | None
+    at_unix_s: float
+
+    def told(self) -> dict[str, Any]:
+        """As JSON values."""
+        if self.selection is None:
+            return {"at": self.at_unix_s}
+        current = self.selection.current
+        told = {field.name: getattr(self.selection, field.name) for field in fields(self.selection)}
+        return {"at": self.at_unix_s, "of": told | {"current": current and sorted(current)}}
+
+    @classmethod
+    def back(cls, told: dict[str, Any]) -> Bar:
+        """Raises KeyError or TypeError for what another version of this wrote."""
+        of = told.get("of")
+        if of and of["current"] is not None:
+            of["current"] = frozenset((model, version) for model, version in of["current"])
+        return cls(Selection(**of) if of else None, told["at"])
+
+
 class Bars:
     """What was forgotten lately, so that an answer that was on its way by then is not stored afterwards.
 
@@ -87,10 +111,25 @@ class Bars:
         self._bars: deque[tuple[Selection, float]] = deque()
         self._least_opened_unix_s = 0.0
 
-    def add(self, selection: Selection, now_unix_s: float) -> None:
-        self._bars.append((replace(selection, question=None), now_unix_s))
+    def add(self, selection: Selection, now_unix_s: float) -> Bar:
+        """Returns what is to be written down of it."""
+        bar = Bar(replace(selection, question=None), now_unix_s)
+        self.put(bar)
+        return bar
+
+    def put(self, bar: Bar) -> None:
+        if bar.selection is None:
+            self._least_opened_unix_s = max(self._least_opened_unix_s, bar.at_unix_s)
+            return
+        self._bars.append((bar.selection, bar.at_unix_s))
         if len(self._bars) > MAX_BARS:
-            _, self._least_opened_unix_s = self._bars.popleft()
+            _, dropped_unix_s = self._bars.popleft()
+            self._least_opened_unix_s = max(self._least_opened_unix_s, dropped_unix_s)
+
+    def all(self) -> list[Bar]:
+        """For `put`."""
+        oldest = [Bar(None, self._least_opened_unix_s)] if self._least_opened_unix_s else []
+        return [*oldest, *(Bar(selection, at) for selection, at in self._bars)]
 
     def against(self, tenant: str, answer: CachedAnswer | PackedAnswer) -> bool:
         """Whether `answer` must not be stored any more."""

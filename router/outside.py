@@ -22,10 +22,10 @@ import numpy as np
 
 from models.errors import InvalidRequest
 from router.cache_lines import Gone
-from router.cache_log import MAX_PENDING, UNREADABLE, Record, Stored, records_of, records_text
+from router.cache_log import MAX_PENDING, UNREADABLE, Stored, records_of, records_text
 from router.cache_transfer import checked
 from router.exact_cache import is_complete
-from router.invalidation import Selection
+from router.invalidation import Bar, Selection
 from router.packed_answer import PackedAnswer
 from router.ports import CacheKey
 from router.scope_index import unit
@@ -109,7 +109,7 @@ class OutsideLog:
     def __init__(self, store: OutsideStore, sealer: Sealer = NO_SEALER, encoder: str = "") -> None:
         """encoder: what makes the vectors. Those that another one made are not read."""
         self._store, self._sealer, self._encoder = store, sealer, encoder
-        self._pending: dict[tuple[str, str], Record] = {}
+        self._pending: dict[tuple[str, str], Stored | Gone] = {}
         self.dropped = self.torn = 0
 
     # ---- what is added ---------------------------------------------------------------------------------------------
@@ -127,12 +127,15 @@ class OutsideLog:
     def evicted(self, key: CacheKey) -> None:
         """It stays: what is forgotten is looked for outside too."""
 
-    def take(self) -> list[Record]:
+    def barred(self, bar: Bar) -> None:
+        """Not kept there: each shard knows what was forgotten since its start."""
+
+    def take(self) -> list[Stored | Gone]:
         """What has gathered, to be written."""
         records, self._pending = list(self._pending.values()), {}
         return records
 
-    def give_back(self, records: Sequence[Record]) -> None:
+    def give_back(self, records: Sequence[Stored | Gone]) -> None:
         """What could not be written. What came since about the same questions holds."""
         for record in records:
             if isinstance(record, Gone) or len(self._pending) < MAX_PENDING:
@@ -140,7 +143,7 @@ class OutsideLog:
             else:
                 self.dropped += 1
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records: Sequence[Stored | Gone]) -> None:
         """What is gone first: it goes from a store that is full, too. Raises `ModelUnavailable`: some of them may be
         there then."""
         gone: dict[str, list[str]] = {}

@@ -22,7 +22,7 @@ from router.cache_transfer import TakenIn
 from router.coalescing import Claims
 from router.exact_cache import is_complete
 from router.fingerprint import parts_of
-from router.invalidation import Bars, Match, Selection
+from router.invalidation import Bar, Bars, Match, Selection
 from router.keeping import GreedyDual
 from router.packed_answer import PackedAnswer
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
@@ -66,7 +66,7 @@ class SemanticStore:
         self._agree = agree
         self._audits = Audits(settings)
         self._claims = Claims()
-        self._bars = Bars()
+        self.bars = Bars()
         self.log: AnswerLog = NoLog()  # of what is kept and forgotten from now on
         self._wariness = Wariness()
         self._entries: dict[int, Entry] = {}
@@ -166,7 +166,7 @@ class SemanticStore:
         it was on its way is not kept."""
         self._claims.release(key.flight)
         self._compare(key, answer)
-        kept = not self._bars.against(key.tenant, answer) and self._keep(key, answer, embedding)
+        kept = not self.bars.against(key.tenant, answer) and self._keep(key, answer, embedding)
         self._counts["stores" if kept else "refused"] += 1
 
     def take_in(self, key: CacheKey, answer: CachedAnswer, embedding: bytes | None, dry_run: bool = False) -> TakenIn:
@@ -176,14 +176,10 @@ class SemanticStore:
             return "expired"
         if held is not None and self._entries[held].answer.created_at_unix_s >= answer.created_at_unix_s:
             return "held"
-        if self._bars.against(key.tenant, answer):
+        if self.bars.against(key.tenant, answer):
             return "forgotten"
         kept = is_complete(answer) if dry_run else self._keep(key, answer, embedding)
         return "kept" if kept else "refused"
-
-    def was_forgotten(self, record: Stored) -> bool:
-        """Since it was asked for."""
-        return self._bars.against(record.tenant, record.answer)
 
     def _is_over(self, answer: CachedAnswer | PackedAnswer) -> bool:
         return self._clock() >= answer.created_at_unix_s + min(answer.ttl_s, self._settings.ttl_s)
@@ -259,7 +255,7 @@ class SemanticStore:
     def invalidating(self, selection: Selection, embedding: bytes | None, dry_run: bool) -> Iterator[Match]:
         """`invalidate`, one answer after the other, between which there may be other calls."""
         if not dry_run:
-            self._bars.add(selection, self._clock())
+            self.log.barred(self.bars.add(selection, self._clock()))
         for similarity, entry_id, entry in self._selected(selection, embedding):
             if not dry_run:
                 self._forget(entry_id)
@@ -322,15 +318,18 @@ class SemanticStore:
         """Take over what was written down before `began_unix_s`; an answer that came since stands before it."""
         placed: dict[int, Placed | None] = {}  # the newest of each
         for record in records:
+            if isinstance(record, Bar):
+                self.bars.put(record)
+                continue
             held = self._held(record.tenant, record.exact)
             if held is not None and self._entries[held].answer.created_at_unix_s > began_unix_s:
                 continue
             if isinstance(record, Gone):
                 if held is not None:
                     self._remove(held)
-            elif self._is_over(record.answer):
-                continue
-            elif (found := self._put(record.key, record.answer, record.codes)) is not None:
+            elif self._is_over(record.answer) or (found := self._put(record.key, record.answer, record.codes)) is None:
+                self.log.evicted(record.key)  # `ttl_s` and `max_bytes` may be larger one day
+            else:
                 self._counts["restored"] += 1
                 placed[number_of(record.key)] = found[0] if found else None
         self.vectors.add([each for each in placed.values() if each and each.entry_id in self._entries])
@@ -365,6 +364,7 @@ class SemanticStore:
         """The entry; an outlived one is removed."""
         entry = self._entries[entry_id]
         if self._is_over(entry.answer):
+            self.log.evicted(entry.key)
             self._remove(entry_id)
             self._counts["expired"] += 1
             return None

@@ -47,7 +47,7 @@ BOUNDS = {
     "SemanticStore._audits._pending": MAX_PENDING,
     "SemanticStore._audits._bounds": MAX_TENANTS,
     "SemanticStore._audits._drawn": MAX_TENANTS,
-    "SemanticStore._bars._bars": MAX_BARS,
+    "SemanticStore.bars._bars": MAX_BARS,
     "SemanticStore._wariness._marks": MAX_SCOPES,
     "SemanticStore._wariness._marks[]": MAX_SCOPES * MAX_MARKS,
     "SemanticStore._claims._claims": MAX_CLAIMS,

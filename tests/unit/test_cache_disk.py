@@ -45,7 +45,7 @@ async def test_what_was_forgotten_on_a_full_disk_is_not_told_before_it_is_there(
             await disk.forgotten(everything, None)
     assert store.invalidate(everything, dry_run=False) == []
     await disk.forgotten(everything, None)
-    assert written_in(tmp_path)[-1] == Gone(TENANT, "exact a")
+    assert Gone(TENANT, "exact a") in written_in(tmp_path)
     await disk.close()
     store, disk = await disk_on(tmp_path)
     assert store.entry_ids() == []
@@ -69,7 +69,8 @@ async def test_more_than_may_wait_has_the_log_written_anew_from_memory(tmp_path:
         await disk.flush()
     await written_anew(disk)
     await disk.close()
-    assert sorted(record.answer.answer_id for record in read(tmp_path)) == [str(number) for number in range(15, 20)]
+    left = sorted(record.answer.answer_id for record in read(tmp_path) if isinstance(record, Stored))
+    assert left == [str(number) for number in range(15, 20)]
 
 
 async def test_a_shard_that_ends_while_its_disk_is_slow_loses_nothing(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from models.errors import InternalError
 from models.messages import Event, Finish, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
-from router import cache_log, scope_index
+from router import cache_log, invalidation, scope_index
 from router.cache_lines import Gone
 from router.cache_log import CacheLog, Stored
 from router.fingerprint import partition
@@ -31,6 +31,7 @@ from router.settings import CacheSettings
 
 NOW_S = 1_800_000_000.0
 TENANT = partition("acme", "")
+ROOMY = CacheSettings(audit=0)
 EVENTS = (
     ReasoningDelta("hm", "signed"),
     TextDelta("ja — “yes” \U0001f600 \ud800", 3),
@@ -125,8 +126,8 @@ def test_only_one_process_has_it(tmp_path: Path) -> None:
     log.close()
 
 
-def store_on(folder: Path, now_s: float = NOW_S) -> tuple[SemanticStore, CacheLog]:
-    store = SemanticStore(CacheSettings(audit=0), lambda: now_s, judge=lambda text, others: [])
+def store_on(folder: Path, now_s: float = NOW_S, settings: CacheSettings = ROOMY) -> tuple[SemanticStore, CacheLog]:
+    store = SemanticStore(settings, lambda: now_s, judge=lambda text, others: [])
     log = CacheLog(folder)
     for _ in store.restore(log):
         pass
@@ -219,6 +220,69 @@ def test_a_log_that_is_written_anew_has_what_came_meanwhile_and_not_what_went(tm
     log.close()
     store, log = store_on(tmp_path)
     assert sorted(record.answer.answer_id for record in store.records(store.entry_ids())) == ["c", "d", "e"]
+    log.close()
+
+
+SELECTIONS = (
+    Selection("acme"),
+    Selection("acme", question="what was asked", similarity=0.5),
+    Selection("acme", "", "a", "m", "tag", version="1", current=frozenset({("m", "2"), ("n", "1")})),
+)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_what_was_forgotten_is_not_brought_back_after_a_restart_or_a_rewrite(tmp_path: Path, selection) -> None:
+    store, log = store_on(tmp_path)
+    key, answer, _ = fields(kept("a"))
+    answer = replace(answer, opened_at_unix_s=NOW_S - 1, version="1")
+    store.invalidate(selection, dry_run=False)
+    for again in ("a restart", "a rewrite"):
+        assert store.take_in(key, answer, None) == "forgotten", again
+        assert store.take_in(key, replace(answer, opened_at_unix_s=NOW_S + 1), None, dry_run=True) == "kept"
+        assert store.take_in(replace(key, tenant=partition("other", "")), answer, None, dry_run=True) == "kept"
+        log.begin(log.take(), store.bars.all())
+        if again == "a rewrite":
+            log.finish([])
+        log.close()
+        assert [bar.selection and bar.selection.question for bar in read(tmp_path)] == [None]
+        store, log = store_on(tmp_path)
+    assert store.take_in(key, answer, None) == "forgotten"
+    log.close()
+
+
+def test_that_all_was_forgotten_up_to_a_time_is_known_after_a_restart(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(invalidation, "MAX_BARS", 2)
+    store, log = store_on(tmp_path)
+    for number in range(3):
+        store.invalidate(Selection(f"org {number}"), dry_run=False)
+    log.begin(log.take(), store.bars.all())
+    log.finish([])
+    log.close()
+    store, log = store_on(tmp_path, NOW_S + 1)
+    key, answer, _ = fields(kept("a"))
+    assert store.take_in(key, replace(answer, opened_at_unix_s=NOW_S - 1), None) == "forgotten"
+    assert store.take_in(key, replace(answer, opened_at_unix_s=NOW_S), None) == "kept"
+    log.close()
+
+
+@pytest.mark.parametrize("why", ["evicted", "over", "over at a restart", "too large at a restart"])
+def test_what_had_left_memory_when_it_was_forgotten_does_not_come_back(tmp_path: Path, why: str) -> None:
+    least = CacheSettings(audit=0, **({"ttl_s": 1} if "over" in why else {"max_bytes": 1}))
+    store, log = store_on(tmp_path)
+    store.store(*fields(kept("a", vector=unit(1))))
+    if "restart" in why:
+        log.close()
+        store, log = store_on(tmp_path, NOW_S + 2, least)
+    elif why == "over":
+        log.close()
+        store, log = store_on(tmp_path, NOW_S + 2)
+    store.reconfigure(least)
+    assert store.exact(kept("a").key) is None and not store.entry_ids()
+    store.reconfigure(CacheSettings(audit=0))
+    assert store.invalidate(Selection("acme"), dry_run=False) == []
+    log.close()
+    store, log = store_on(tmp_path, NOW_S + 2)
+    assert not store.entry_ids()
     log.close()
 
 
