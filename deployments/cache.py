@@ -194,6 +194,8 @@ class SemanticCache:
 
     async def take_in(self, answers: Sequence[tuple[CacheKey, CachedAnswer]], dry_run: bool) -> list[TakenIn]:
         """What came of answers that were made elsewhere, or would come of them."""
+        if self._disk is not None:
+            await self._disk.restored()  # an older one that is read later would take the place of one of these
         results: list[TakenIn] = []
         for start in range(0, len(answers), EMBED_AT_ONCE):
             async with self._turn:

@@ -190,13 +190,19 @@ def _resolve(source: str) -> str:
 
 
 def _identity(path: str, precision: str) -> str:
-    """128 bits in hex. A model that is no folder, but a hub's, goes by its name."""
+    """128 bits in hex, of all files, since a model's own code may read any. One that is no folder, but a hub's, goes by
+    its name."""
     import hashlib
 
     digest = hashlib.blake2b(precision.encode(), digest_size=16)
-    files = sorted(file for pattern in ("*.safetensors", "**/*.json") for file in Path(path).glob(pattern))
+    folder = Path(path)
+    files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    files = [
+        file for file in files if not any(part.startswith((".", "__")) for part in file.parts)
+    ]  # when it was fetched
     for file in files:
-        with file.open("rb") as opened:
+        digest.update(f"{file.as_posix()}\0".encode())
+        with (folder / file).open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "blake2b").digest())
     if not files:
         digest.update(path.encode())

@@ -19,6 +19,9 @@ MAX_TENANTS = 4096
 PATIENCE = 8
 """Audits without a single comparison after which a tenant is audited no more: they would only cost."""
 
+TIGHTER = 0.01
+"""By how much the score of a wrong candidate has to be exceeded by the next that the same entry answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pending:
@@ -27,6 +30,11 @@ class Pending:
     tenant: str
     entry_id: int
     score: float
+
+    @property
+    def least_score(self) -> float:
+        """Of the next question that the candidate may answer, when it was wrong for this one."""
+        return min(1.01, self.score + TIGHTER)
 
 
 class Audits:

@@ -15,6 +15,12 @@ _ENTRY_BYTES = 600
 
 PARTITION_BYTES = 448
 
+COUNTED = (
+    *("hits_exact", "hits_surface", "hits_semantic", "misses", "claimed", "stores", "refused"),
+    *("evicted", "expired", "invalidated", "disliked", "restored"),
+)
+"""What came of requests and of answers since a shard's start."""
+
 
 @dataclass(slots=True)
 class Entry:

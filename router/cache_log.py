@@ -22,7 +22,7 @@ import numpy as np
 
 from models.errors import InternalError
 from router.accounting.lock import lock
-from router.cache_lines import Gone, Kept
+from router.cache_lines import Gone
 from router.invalidation import Bar
 from router.packed_answer import PackedAnswer
 from router.ports import CacheKey
@@ -65,10 +65,10 @@ class Stored:
     def exact(self) -> str:
         return self.key.exact
 
-    def opened(self) -> Kept:
-        """With the vector in float32, of unit length."""
-        embedding = unit(np.frombuffer(self.codes, dtype=np.int8)).tobytes() if self.codes else None
-        return Kept(self.key, self.answer.opened(), embedding)
+    @property
+    def embedding(self) -> bytes | None:
+        """The vector in float32, of unit length."""
+        return unit(np.frombuffer(self.codes, dtype=np.int8)).tobytes() if self.codes else None
 
 
 Record = Stored | Gone | Bar

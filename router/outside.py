@@ -28,7 +28,7 @@ from router.exact_cache import is_complete
 from router.invalidation import Bar, Selection
 from router.packed_answer import PackedAnswer
 from router.ports import CacheKey
-from router.scope_index import unit
+from router.scope_index import LOST
 from router.sealing import NO_SEALER, Sealer
 
 CHUNK = 128
@@ -177,7 +177,7 @@ class OutsideLog:
                 self._store.clear(tenant)
                 continue
             if selection.question is not None and embedding is not None:
-                pages = self._store.near(tenant, embedding, selection.similarity)
+                pages = self._store.near(tenant, embedding, selection.similarity - LOST)
             else:
                 pages = self._store.read(tenant)
             for rows in pages:
@@ -194,7 +194,7 @@ class OutsideLog:
         text = json.dumps(self._encoder).encode() + b"\n" + records_text([record])
         body = self._sealer.seal(text, _context(record))
         answer = record.answer
-        vector = None if self._sealer.on else _vector(record)  # it says much of what was asked
+        vector = None if self._sealer.on else record.embedding  # it says much of what was asked
         return Row(record.tenant, record.exact, answer.created_at_unix_s + answer.ttl_s, body, vector)
 
     def _records(self, rows: Sequence[Row], check: Callable[[Stored], Stored]) -> list[Stored]:
@@ -239,17 +239,13 @@ def _context(of: Stored | Row) -> str:
     return f"cached answer/{of.tenant}/{of.exact}"
 
 
-def _vector(record: Stored) -> bytes | None:
-    return None if record.codes is None else unit(np.frombuffer(record.codes, dtype=np.int8)).tobytes()
-
-
 def _means(selection: Selection, record: Stored, embedding: bytes | None) -> bool:
     if not selection.means(record.tenant, record.answer):
         return False
     if selection.question is None:
         return True
-    vector = _vector(record)
+    vector = record.embedding
     if embedding is None or vector is None or len(embedding) != len(vector):
         return False
     cosine = np.frombuffer(embedding, dtype="<f4") @ np.frombuffer(vector, dtype="<f4")
-    return float(cosine) >= selection.similarity
+    return float(cosine) >= selection.similarity - LOST

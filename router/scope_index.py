@@ -29,6 +29,9 @@ CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 64, 64
 """Of the graph: links of a node, and how many nodes a search for them, or for the nearest, keeps in sight. Twice the
 expansion doubles the time of an insert for half a percent of recall."""
 
+LOST = 0.001
+"""Of a cosine, at most, as the vectors are kept in signed bytes."""
+
 _EXACT_FROM = 512
 _BULK, _BULK_THREADS = 16, min(4, os.cpu_count() or 1)
 _INDEX_BYTES = 620
@@ -183,7 +186,9 @@ class ScopeIndex:
         return pairs[:CANDIDATES]
 
     def within(self, vector: Vector, similarity: float) -> list[tuple[float, int]]:
-        """All vectors from a cosine similarity of `similarity` up, nearest first; compared with each of them."""
+        """All vectors from a cosine similarity of `similarity` up, nearest first; compared with each of them. A little
+        less is enough, or a vector would not be within 1.0 of itself."""
+        similarity -= LOST
         if self._graph is None:
             return _similar(self._ids, self._rows[: len(self._ids)], vector, similarity)
         asked, size, count = quantised(vector), len(self._graph), _EXACT_FROM

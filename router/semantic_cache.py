@@ -15,9 +15,9 @@ import numpy as np
 
 from router.agreement import agree
 from router.audits import Audits, Pending
-from router.cache_entries import PARTITION_BYTES, Entry, Partition, entry_bytes, held_key, number_of
+from router.cache_entries import COUNTED, PARTITION_BYTES, Entry, Partition, entry_bytes, held_key, number_of
 from router.cache_lines import Gone, Kept
-from router.cache_log import AnswerLog, CacheLog, NoLog, Record, Stored
+from router.cache_log import UNREADABLE, AnswerLog, CacheLog, NoLog, Record, Stored
 from router.cache_transfer import TakenIn
 from router.coalescing import Claims
 from router.exact_cache import is_complete
@@ -32,14 +32,6 @@ from router.settings import CacheSettings
 from router.vector_index import Placed, SavedIndex, VectorIndex
 from router.verifier import Judgement, packaged
 from router.wariness import NEIGHBOURHOOD, WARY_SCORE, Voices, Wariness
-
-TIGHTER = 0.01
-"""By how much the score of a wrong candidate has to be exceeded by the next that the same entry answers."""
-
-_COUNTED = (
-    *("hits_exact", "hits_surface", "hits_semantic", "misses", "claimed", "stores", "refused"),
-    *("evicted", "expired", "invalidated", "disliked", "restored"),
-)
 
 Agree = Callable[[CachedAnswer, CachedAnswer], bool | None]
 Judge = Callable[[str, Sequence[tuple[float, str]]], list[Judgement]]
@@ -89,8 +81,7 @@ class SemanticStore:
         return found
 
     def exact(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup | None:
-        """The answer to the very question, or to it in another spelling, or else who has it made now; it needs no
-        embedding."""
+        """The answer to the very question, or in another spelling, or else who has it made; it needs no embedding."""
         found = self._verbatim(key)
         if found is None and terms.claimant:
             leader = self._claims.holder(key.flight, terms.gone)
@@ -107,17 +98,13 @@ class SemanticStore:
         partition = self._partitions.get(key.tenant)
         if partition is None:
             return None
-        entry_id = partition.by_exact.get(key.exact)
-        if entry_id is not None and (entry := self._entry(entry_id)) is not None:
-            self._keeping.use(entry_id)
+        if (answer := self._given(partition.by_exact.get(key.exact))) is not None:
             self._counts["hits_exact"] += 1
-            return Lookup("hit-exact", entry.answer.opened())
-        entry_id = partition.by_surface.get(key.surface) if key.surface else None
-        if entry_id is None or (entry := self._entry(entry_id)) is None:
-            return None
-        self._keeping.use(entry_id)
-        self._counts["hits_surface"] += 1
-        return Lookup("hit-semantic", entry.answer.opened(), 1.0, score=1.0)
+            return Lookup("hit-exact", answer)
+        if (answer := self._given(partition.by_surface.get(key.surface or ""))) is not None:
+            self._counts["hits_surface"] += 1
+            return Lookup("hit-semantic", answer, 1.0, score=1.0)
+        return None
 
     def similar(self, key: CacheKey, embedding: bytes, terms: Terms) -> Lookup:
         """The answer to the question of the same tenant and scope that the verifier finds the same, if any."""
@@ -133,24 +120,24 @@ class SemanticStore:
         (similarity, entry_id, entry), score = candidates[best], judged[best].score
         hit = score >= max(audits.threshold(key.tenant, terms.delta), entry.least_score)
         if hit and not (terms.audited and audits.draws(key.tenant, score)):
+            if (answer := self._given(entry_id)) is None:
+                return Lookup("miss", embedding=embedding)
             if terms.audited:
                 audits.served(key.tenant, score)
-            self._keeping.use(entry_id)
             self._counts["hits_semantic"] += 1
-            return Lookup("hit-semantic", entry.answer.opened(), min(similarity, 1.0), embedding, score=score)
+            return Lookup("hit-semantic", answer, min(similarity, 1.0), embedding, score=score)
         if terms.audited:
             audits.wait(key.exact, Pending(key.tenant, entry_id, score))
         return Lookup("miss", embedding=embedding, score=score, near=entry.answer.answer_id)
 
     def compared(self, key: CacheKey, same: bool | None) -> None:
         """What came of asking the model although there was a candidate: whether that one's answer was the same."""
-        pending = self._audits.take(key.exact)
-        if pending is None:
+        if (pending := self._audits.take(key.exact)) is None:
             return
         self._audits.compared(pending, same)
         entry = self._entries.get(pending.entry_id)
         if same is False and entry is not None:
-            entry.least_score = max(entry.least_score, min(1.01, pending.score + TIGHTER))
+            entry.least_score = max(entry.least_score, pending.least_score)
 
     def audit(self, tenant: str) -> dict[str, float | int]:
         """How often this tenant is answered wrongly, at most, and what it costs to know."""
@@ -188,8 +175,7 @@ class SemanticStore:
         if not is_complete(answer):
             return False
         packed, codes = PackedAnswer.of(answer), codes_of(embedding) if embedding and key.scope else None
-        placed = self._put(key, packed, codes)
-        if placed is None:
+        if (placed := self._put(key, packed, codes)) is None:
             return False
         self.vectors.add(placed)
         self.log.kept(key, packed, codes)
@@ -216,16 +202,15 @@ class SemanticStore:
         if codes is None or key.scope is None:
             return []
         if self._wariness.knows(key.tenant, key.scope):
-            vector = unit(np.frombuffer(codes, dtype=np.int8))
-            entry.least_score = self._wariness.least_score(key.tenant, key.scope, vector)
+            entry.least_score = self._wariness.least_score(key.tenant, key.scope, unit(np.frombuffer(codes, np.int8)))
         return [Placed(key.tenant, key.scope, number, codes)]
 
     def _compare(self, key: CacheKey, answer: CachedAnswer) -> None:
         pending = self._audits.take(key.exact)
         if pending is not None:
             self._audits.wait(key.exact, pending)
-            other = self._entries.get(pending.entry_id)
-            self.compared(key, self._agree(other.answer.opened(), answer) if other is not None else None)
+            other = self._opened(pending.entry_id)
+            self.compared(key, self._agree(other, answer) if other is not None else None)
 
     def judge(self, org: str, answer_id: str, voice: str, score: float) -> str | None:
         """What somebody of `org` says of a stored answer, from 0 for bad to 1. None: it is not held here. Returns its
@@ -240,7 +225,7 @@ class SemanticStore:
             return ""
         key = entry.key
         if key.scope and (codes := self.vectors.codes(key.tenant, key.scope, entry_id)) is not None:
-            vector = unit(codes)
+            vector = unit(np.frombuffer(codes, np.int8))
             self._wariness.mark(key.tenant, key.scope, vector)
             for _, near in self.vectors.within_scope(key.tenant, key.scope, vector, NEIGHBOURHOOD):
                 self._entries[near].least_score = max(self._entries[near].least_score, WARY_SCORE)
@@ -270,13 +255,12 @@ class SemanticStore:
         if selection.answer_id is not None:
             named = self._by_answer.get((selection.org, selection.answer_id))
             ids: Iterable[tuple[float | None, int]] = [] if named is None else [(None, named)]
+        elif selection.question is None:
+            mine = [part for name, part in self._partitions.items() if selection.covers(name)]
+            ids = [(None, entry_id) for part in mine for entry_id in part.by_exact.values()]
         else:
-            if selection.question is None:
-                mine = [part for name, part in self._partitions.items() if selection.covers(name)]
-                ids = [(None, entry_id) for part in mine for entry_id in part.by_exact.values()]
-            else:
-                near = np.frombuffer(embedding or b"", dtype="<f4")
-                ids = list(self.vectors.within(selection.covers, near, selection.similarity)) if len(near) else []
+            near = np.frombuffer(embedding or b"", dtype="<f4")
+            ids = list(self.vectors.within(selection.covers, near, selection.similarity)) if len(near) else []
         for similarity, entry_id in ids:
             entry = self._entries.get(entry_id)  # it may have gone meanwhile
             if entry is not None and selection.means(entry.key.tenant, entry.answer):
@@ -290,7 +274,7 @@ class SemanticStore:
     def stats(self) -> dict[str, int]:
         """Counts since the start (`veto_<name>`: candidates that a veto ruled out); what is held now."""
         return {
-            **{name: self._counts[name] for name in _COUNTED},
+            **{name: self._counts[name] for name in COUNTED},
             **{f"veto_{name}": count for name, count in self._vetoes.items()},
             **self._audits.totals(),
             "log_dropped": self.log.dropped,
@@ -344,16 +328,13 @@ class SemanticStore:
 
     def records(self, entry_ids: Sequence[int]) -> list[Kept]:
         """These answers, opened; those that have gone meanwhile are left out."""
-        return [each.opened() for each in self.stored(entry_ids)]
+        opened = ((each, self._opened(number_of(each.key))) for each in self.stored(entry_ids))
+        return [Kept(each.key, answer, each.embedding) for each, answer in opened if answer is not None]
 
     def stored(self, entry_ids: Sequence[int]) -> list[Stored]:
         """The same, as a log has them."""
-        found = ((entry_id, self._entries[entry_id]) for entry_id in entry_ids if entry_id in self._entries)
-        return [Stored(entry.key, entry.answer, self._codes_of(entry_id, entry)) for entry_id, entry in found]
-
-    def _codes_of(self, entry_id: int, entry: Entry) -> bytes | None:
-        codes = self.vectors.codes(entry.key.tenant, entry.key.scope, entry_id) if entry.key.scope else None
-        return None if codes is None else codes.tobytes()
+        held = [(number, self._entries[number]) for number in entry_ids if number in self._entries]
+        return [Stored(e.key, e.answer, self.vectors.codes(e.key.tenant, e.key.scope, number)) for number, e in held]
 
     def _forget(self, entry_id: int) -> None:
         """Remove what must not come back."""
@@ -364,11 +345,30 @@ class SemanticStore:
         """The entry; an outlived one is removed."""
         entry = self._entries[entry_id]
         if self._is_over(entry.answer):
-            self.log.evicted(entry.key)
-            self._remove(entry_id)
+            self._let_go(entry_id)
             self._counts["expired"] += 1
             return None
         return entry
+
+    def _opened(self, entry_id: int) -> CachedAnswer | None:
+        """The answer, if it is here; what another version wrote, and does not open, is removed."""
+        try:
+            return self._entries[entry_id].answer.opened() if entry_id in self._entries else None
+        except UNREADABLE:
+            self._let_go(entry_id)
+            return None
+
+    def _given(self, entry_id: int | None) -> CachedAnswer | None:
+        """The answer of an entry that is here, for whoever asked; None where its time is over."""
+        if entry_id is None or self._entry(entry_id) is None or (answer := self._opened(entry_id)) is None:
+            return None
+        self._keeping.use(entry_id)
+        return answer
+
+    def _let_go(self, entry_id: int) -> None:
+        """It is in memory no more."""
+        self.log.evicted(self._entries[entry_id].key)
+        self._remove(entry_id)
 
     def _partition(self, tenant: str) -> Partition:
         if tenant not in self._partitions:
@@ -378,9 +378,7 @@ class SemanticStore:
 
     def _shrink(self) -> None:
         while self.used_bytes > self._settings.max_bytes and self._entries:
-            least = self._keeping.least()
-            self.log.evicted(self._entries[least].key)
-            self._remove(least)
+            self._let_go(self._keeping.least())
             self._counts["evicted"] += 1
 
     def _remove(self, entry_id: int) -> None:

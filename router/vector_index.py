@@ -104,11 +104,11 @@ class VectorIndex:
         index = self._get(tenant, scope)
         return index.within(vector, similarity) if index is not None else []
 
-    def codes(self, tenant: str, scope: str, entry_id: int) -> Codes | None:
+    def codes(self, tenant: str, scope: str | None, entry_id: int) -> bytes | None:
         """None where it is not here."""
-        index = self._get(tenant, scope)
+        index = self._get(tenant, scope) if scope else None
         with suppress(ValueError):
-            return index.codes(entry_id) if index is not None else None
+            return index.codes(entry_id).tobytes() if index is not None else None
         return None
 
     # ---- saved and taken up again ----------------------------------------------------------------------------------

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deployments import cache_disk
+from deployments import cache, cache_disk
 from deployments.cache_disk import CacheDisk
 from models.errors import ModelUnavailable
 from router import cache_log
@@ -20,7 +22,9 @@ from router.ports import CacheKey
 from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings
+from router.topology import Encoder as EncoderPlace
 from router.vector_index import VectorIndex
+from router.verifier import Judgement
 from tests.unit.test_cache_log import NOW_S, TENANT, fields, full_disk, kept, read, unit, written
 
 
@@ -138,6 +142,45 @@ async def test_indexes_that_cannot_be_read_cost_time_and_no_answer(
     assert "indexes of the cache were not read" in caplog.text
     await disk.flush()
     await disk.close()
+
+
+class Shard(cache.SemanticCache):
+    def __del__(self) -> None:
+        """Serve awaits the other one, Python does not."""
+
+
+async def test_an_import_waits_until_the_log_is_read_and_is_not_replaced_by_what_is_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "Encoder", lambda *given, **named: None)  # nothing here is compared by meaning
+    record = kept("a")
+    made = replace(record.answer, created_at_unix_s=time.time() - 100)
+    written(tmp_path, Stored(record.key.exact_only(), made, None))
+    shard = Shard(EncoderPlace(), str(tmp_path))
+    await shard.reconfigure({})
+    newer = replace(made.opened(), answer_id="newer", created_at_unix_s=time.time() - 10)
+    assert await shard.take_in([(record.key.exact_only(), newer)], dry_run=False) == ["kept"]
+    assert (found := await shard.lookup(record.key.exact_only())).answer and found.answer.answer_id == "newer"
+    await shard._disk.close()
+
+
+def test_an_answer_that_another_version_packed_is_a_miss_and_goes() -> None:
+    def judge(text: str, others: Sequence[tuple[float, str]]) -> list[Judgement]:
+        return [Judgement(1.0) for _ in others]
+
+    records = [kept(name, vector=unit(1)) for name in "abc"]
+    for record in records[:2]:
+        record.answer.body = record.answer.body.replace(b'"Finish"', b'"Finale"')
+    store = SemanticStore(CacheSettings(audit=0), lambda: NOW_S, judge=judge)
+    store.replay(records, NOW_S)
+    assert store.exact(records[0].key) is None
+    assert [each.answer.answer_id for each in store.records(store.entry_ids())] == ["c"]
+    assert len(store.entry_ids()) == store.vectors.count == 1
+    store.replay(records[:1], NOW_S)
+    store.invalidate(Selection("acme", answer_id="c"), dry_run=False)
+    near = replace(kept("d").key, surface=None)
+    assert store.lookup(near, fields(kept("d", vector=unit(1)))[2]).kind == "miss"
+    assert store.entry_ids() == [] and store.vectors.count == 0
 
 
 async def written_anew(disk: CacheDisk) -> None:

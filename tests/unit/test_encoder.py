@@ -104,6 +104,19 @@ def test_an_encoder_is_known_by_its_weights_and_how_they_are_run(encoder: Encode
     assert _identity("BAAI/bge-small-en", "") != _identity("BAAI/bge-base-en", "")
 
 
+def test_whatever_file_of_a_model_changes_it_is_another_encoder(tmp_path: Path) -> None:
+    known = {_identity(str(tmp_path), "")}
+    for name in ("config.json", "pytorch_model.bin", "2_Dense/model.safetensors", "vocab.txt", "onnx/model.onnx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        for text in ("one", "two"):
+            (tmp_path / name).write_text(text)
+            known.add(_identity(str(tmp_path), ""))
+    assert len(known) == 11
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache/fetched.json").write_text("today")
+    assert _identity(str(tmp_path), "") in known
+
+
 def test_the_graph_is_sound(tmp_path: Path) -> None:
     import onnx
 

@@ -61,6 +61,14 @@ KEPT = [
 ]
 
 
+@pytest.mark.parametrize("count", [5, PROMOTE_AT + 5])
+def test_the_very_question_is_within_1(count: int) -> None:
+    store = store_of(*((key(str(number)), answer(str(number))) for number in range(count)))
+    for number, vector in enumerate(vectors(count)):
+        found = store.invalidate(Selection("acme", question="?", similarity=1.0), vector.tobytes())
+        assert [match.answer_id for match in found] == [str(number)]
+
+
 @pytest.mark.parametrize(
     ("means", "ids"),
     [
