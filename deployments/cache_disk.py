@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ModelUnavailable
-from router.cache_log import CHUNK, FLUSH_S, CacheLog, Record
+from router.cache_log import CHUNK, FLUSH_S, CacheLog
+from router.cache_records import Record
 from router.index_files import IndexFiles
 from router.invalidation import Selection
 from router.sealing import Sealer
@@ -76,10 +77,11 @@ class CacheDisk:
         """Returns when all that was stored or forgotten so far is on disk. Raises `ModelUnavailable` when it is not."""
         try:
             await self._hand_over(self._log.write, True)
-        except OSError as error:
-            raise ModelUnavailable(f"The cache's disk takes nothing ({error.strerror}); ask again.") from None
+        except Exception as error:
+            why = error.strerror if isinstance(error, OSError) else type(error).__name__
+            raise ModelUnavailable(f"The cache's log cannot be written ({why}); ask again.") from None
         if self._log.behind:
-            raise ModelUnavailable("The cache's log is being written anew after its disk took nothing; ask again.")
+            raise ModelUnavailable("The cache's log is being written anew; ask again.")
 
     async def forgotten(self, selection: Selection, embedding: bytes | None) -> None:
         """Returns when what is meant, and was forgotten, cannot come back. Raises `ModelUnavailable`: it could, after a
@@ -94,8 +96,8 @@ class CacheDisk:
         await asyncio.wait({self._running, self._restoring, self._saving})
         try:
             await self._hand_over(self._log.write, True)
-        except OSError as error:
-            logger.error("the last answers were not written to the cache's log (%s)", error)
+        except Exception as error:
+            logger.error("the last answers were not written to the cache's log (%s)", type(error).__name__)
         if whole:
             await self._save_indexes(SAVE_FROM)
         with suppress(OSError):  # which was said
@@ -137,7 +139,8 @@ class CacheDisk:
     async def _rewrite(self) -> None:
         """Piece by piece, with what comes meanwhile written in between."""
         try:
-            await self._hand_over(self._log.begin, self._store.bars.all())
+            await self._hand_over(self._log.begin)
+            await self._do(self._log.add, self._store.bars.all())
             entry_ids = self._store.entry_ids()
             for start in range(0, len(entry_ids), CHUNK):
                 await self._do(self._log.add, self._store.stored(entry_ids[start : start + CHUNK]))
@@ -157,8 +160,11 @@ class CacheDisk:
             records: list[Record] = self._log.take()
             try:
                 await self._do(write, records, *args)
-            except BaseException:
+            except (OSError, asyncio.CancelledError):
                 self._log.give_back(records)
+                raise
+            except Exception:
+                self._log.fall_behind()  # it would fail again and again
                 raise
 
     async def _do(self, work: Callable[..., None], *args: Any) -> None:

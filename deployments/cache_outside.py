@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from models.errors import ModelUnavailable
-from router.cache_log import Stored
+from router.cache_records import Stored
 from router.invalidation import Selection
 from router.outside import OutsideLog
 from router.scope_index import codes_of

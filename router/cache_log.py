@@ -7,26 +7,28 @@ follows cannot be trusted.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import struct
-import sys
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from models.errors import InternalError
 from router.accounting.lock import lock
 from router.cache_lines import Gone
+from router.cache_records import (
+    UNREADABLE,
+    Record,
+    Stored,
+    framed,
+    is_of_this_version,
+    read_frame,
+    records_of,
+    records_text,
+)
 from router.invalidation import Bar
 from router.packed_answer import PackedAnswer
 from router.ports import CacheKey
-from router.scope_index import unit
 from router.sealing import NO_SEALER, Sealer
 
 FLUSH_S = 0.1
@@ -40,38 +42,11 @@ MAX_WAITING = 200_000
 what is in memory: before that nothing counts as forgotten for good."""
 
 REWRITE_FROM_BYTES = 32 * 1024**2
+COPY_BYTES = 1024**2
 CHUNK = 256
 
-_FRAME, _SIZE = struct.Struct(">II"), struct.Struct(">I")
 _CONTEXT = "cache log"
-_VERSION = b"\x03"
-UNREADABLE = (ValueError, KeyError, TypeError, struct.error, zlib.error, InternalError)
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """codes: the question's vector, as `router.scope_index.quantised` makes it."""
-
-    key: CacheKey
-    answer: PackedAnswer
-    codes: bytes | None
-
-    @property
-    def tenant(self) -> str:
-        return self.key.tenant
-
-    @property
-    def exact(self) -> str:
-        return self.key.exact
-
-    @property
-    def embedding(self) -> bytes | None:
-        """The vector in float32, of unit length."""
-        return unit(np.frombuffer(self.codes, dtype=np.int8)).tobytes() if self.codes else None
-
-
-Record = Stored | Gone | Bar
 
 
 class AnswerLog(Protocol):
@@ -213,37 +188,55 @@ class CacheLog:
                 try:
                     records = self._records(read_frame(file) or b"")
                 except UNREADABLE as error:
-                    self._note_torn(self._end - file.tell(), error)
-                    return
+                    self._note_torn(file.tell(), type(error).__name__)
+                    continue
                 yield from records
 
     def _whole_bytes(self) -> int:
-        """How far the log goes. What follows a torn frame is cut off, so that it is never read. A log that does not
-        even begin (its key is missing, say) is set aside as `answers.log.unreadable`."""
-        end = 0
+        """How far the log goes. What follows a torn frame is cut off, so that it is never read. A frame that does not
+        open (its key is missing, or another version wrote it) may say that what stands before it is gone: so the log
+        begins behind the last such one, and as it was is set aside as `answers.log.unreadable`."""
+        begin, end, size = 0, 0, self.size_bytes
         with self._path.open("rb") as file:
             while (body := read_frame(file)) is not None:
-                if not end:
-                    try:
-                        self._records(body)
-                    except UNREADABLE as error:
-                        self._note_torn(self.size_bytes, error)
-                        break
                 end = file.tell()
-        if end == self.size_bytes:
-            return end
-        if end:
-            self._note_torn(self.size_bytes - end, ValueError())
+                if not self._opens(body):
+                    begin = end
+        if begin:
+            self._note_torn(begin, "it does not open")
+        if end < size:
+            self._note_torn(size - end, "it is torn")
+        if begin or (size and not end):
+            return self._begun_anew(begin, end)
+        if end < size:
             os.ftruncate(self._file, end)
-            return end
-        os.close(self._file)
-        os.replace(self._path, self._path.with_name("answers.log.unreadable"))
-        self._file = _opened(self._path)
-        return 0
+        return end
 
-    def _note_torn(self, left_bytes: int, error: Exception) -> None:
+    def _opens(self, body: bytes) -> bool:
+        try:
+            return is_of_this_version(self._sealer.open(body, _CONTEXT))
+        except UNREADABLE:
+            return False
+
+    def _begun_anew(self, begin: int, end: int) -> int:
+        """Only with these bytes of what is there, which is set aside. Returns how many they are."""
+        self._next_path.unlink(missing_ok=True)
+        rest = _opened(self._next_path)
+        with self._path.open("rb") as file:
+            file.seek(begin)
+            while data := file.read(min(COPY_BYTES, end - file.tell())):
+                _write(rest, data)
+        os.fsync(rest)
+        os.replace(self._path, self._path.with_name("answers.log.unreadable"))
+        os.replace(self._next_path, self._path)
+        _sync_folder(self._path.parent)
+        os.close(self._file)
+        self._file = rest
+        return end - begin
+
+    def _note_torn(self, count: int, why: str) -> None:
         self.torn += 1
-        logger.warning("%d bytes of %s cannot be read (%s)", left_bytes, self._path, type(error).__name__)
+        logger.warning("%d bytes of %s cannot be read (%s)", count, self._path, why)
 
     def _records(self, body: bytes) -> list[Record]:
         """Raises one of `UNREADABLE`."""
@@ -257,19 +250,18 @@ class CacheLog:
             return False
         return self.behind or self.size_bytes > max(REWRITE_FROM_BYTES, 2 * self._least_bytes)
 
-    def begin(self, records: Sequence[Record], bars: Sequence[Bar] = ()) -> None:
-        """A new log, of `bars` and what `add` brings, after `records`, which `take` gave; then of what is taken later.
+    def begin(self, records: Sequence[Record]) -> None:
+        """A new log, of what `add` brings, after `records`, which `take` gave. What is taken later comes after that.
         This, `add` and `finish` raise OSError: then `abandon` it."""
         self._behind_at_begin = self._behind
         self.write(records)
         self._next_path.unlink(missing_ok=True)
         self._next_file, self._since = _opened(self._next_path), []
-        if bars:
-            self.add(bars)
 
     def add(self, records: Sequence[Record]) -> None:
         assert self._next_file is not None
-        _write(self._next_file, self._frame(records))
+        if records:  # a frame of none cannot be read
+            _write(self._next_file, self._frame(records))
 
     def finish(self, records: Sequence[Record]) -> None:
         """The new log in the place of the old one, after `records`."""
@@ -309,20 +301,6 @@ class CacheLog:
         return framed(body)
 
 
-def framed(body: bytes) -> bytes:
-    return _FRAME.pack(len(body), zlib.crc32(body)) + body
-
-
-def read_frame(file: BinaryIO) -> bytes | None:
-    """The body of the next frame; None when there is none, or not a whole one."""
-    head = file.read(_FRAME.size)
-    if len(head) < _FRAME.size:
-        return None
-    size, crc = _FRAME.unpack(head)
-    body = file.read(size)
-    return body if len(body) == size and zlib.crc32(body) == crc else None
-
-
 def _opened(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
@@ -339,64 +317,3 @@ def _write(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
-
-
-def records_text(records: Sequence[Record]) -> bytes:
-    """A mark of this version, the length of what follows compressed (a line for each record, then the answers' bodies),
-    that, and the vectors as they are: they hardly get smaller."""
-    lines, bodies, codes = [], [], []
-    for record in records:
-        lines.append(_line(record))
-        if isinstance(record, Stored):
-            bodies.append(record.answer.body)
-            codes.append(record.codes or b"")
-    text = b"\n".join(lines)
-    packed = zlib.compress(_SIZE.pack(len(text)) + text + b"".join(bodies), 1)
-    return _VERSION + _SIZE.pack(len(packed)) + packed + b"".join(codes)
-
-
-def records_of(data: bytes, max_bytes: int = 0) -> Iterator[Record]:
-    """What `records_text` made. Raises one of `UNREADABLE`, also for what another version wrote, and for what has more
-    than `max_bytes` when it is unpacked; 0: it may have any number."""
-    if data[:1] != _VERSION:
-        raise ValueError("another version of the log")
-    (packed_size,) = _SIZE.unpack_from(data, 1)
-    at_codes = 1 + _SIZE.size + packed_size
-    unpacking = zlib.decompressobj()
-    packed = unpacking.decompress(data[1 + _SIZE.size : at_codes], max_bytes)
-    if not unpacking.eof:
-        raise ValueError("cut off, or too large")
-    (text_size,) = _SIZE.unpack_from(packed)
-    at_body = _SIZE.size + text_size
-    for line in packed[_SIZE.size : at_body].decode("ascii").split("\n"):
-        told = json.loads(line)
-        if isinstance(told, dict):
-            yield Bar.back(told)
-            continue
-        if len(told) == 2:
-            yield Gone(*told)
-            continue
-        tenant, exact, scope, text, surface, name, model, cost, created_s, ttl_s, tags, opened_s, version, *sizes = told
-        body, codes = sizes
-        key = CacheKey(sys.intern(tenant), exact, sys.intern(scope) if scope else None, text, surface)
-        answer = PackedAnswer(
-            *(name, sys.intern(model), cost, created_s, ttl_s, tuple(tags), opened_s),
-            packed[at_body : at_body + body],
-            sys.intern(version),
-        )
-        yield Stored(key, answer, data[at_codes : at_codes + codes] or None)
-        at_body, at_codes = at_body + body, at_codes + codes
-
-
-def _line(record: Record) -> bytes:
-    if isinstance(record, Gone):
-        return json.dumps([record.tenant, record.exact]).encode()
-    if isinstance(record, Bar):
-        return json.dumps(record.told()).encode()
-    key, answer = record.key, record.answer
-    told = (
-        *(key.tenant, key.exact, key.scope, key.text, key.surface),
-        *(answer.answer_id, answer.model, answer.cost_microusd, answer.created_at_unix_s, answer.ttl_s, answer.tags),
-        *(answer.opened_at_unix_s, answer.version, len(answer.body), len(record.codes or b"")),
-    )
-    return json.dumps(told).encode()

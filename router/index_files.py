@@ -18,7 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from models.errors import InternalError
-from router.cache_log import framed, read_frame
+from router.cache_records import framed, read_frame
 from router.sealing import Sealer
 from router.vector_index import SavedIndex
 

@@ -22,7 +22,8 @@ import numpy as np
 
 from models.errors import InvalidRequest
 from router.cache_lines import Gone
-from router.cache_log import MAX_PENDING, UNREADABLE, Stored, records_of, records_text
+from router.cache_log import MAX_PENDING
+from router.cache_records import UNREADABLE, Stored, records_of, records_text
 from router.cache_transfer import checked
 from router.exact_cache import is_complete
 from router.invalidation import Bar, Selection

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
-from router.cache_log import CacheLog, Record
+from router.cache_lines import Gone
+from router.cache_log import CacheLog
+from router.cache_records import Stored
+from router.invalidation import Bar, Bars
 from router.vector_index import SavedIndex, VectorIndex
 
 AT_ONCE = 16
@@ -18,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 class Restorable(Protocol):
     vectors: VectorIndex
+    bars: Bars
 
-    def replay(self, records: Sequence[Record], began_unix_s: float) -> None: ...
+    def replay(self, records: Sequence[Stored | Gone], began_unix_s: float) -> None: ...
 
 
 def restored(store: Restorable, log: CacheLog, saved: list[SavedIndex], began_unix_s: float) -> Iterator[None]:
@@ -32,7 +36,10 @@ def restored(store: Restorable, log: CacheLog, saved: list[SavedIndex], began_un
         records = log.read()
         while some := list(islice(records, AT_ONCE)):
             try:
-                store.replay(some, began_unix_s)
+                for bar in some:
+                    if isinstance(bar, Bar):
+                        store.bars.put(bar)
+                store.replay([record for record in some if not isinstance(record, Bar)], began_unix_s)
             except Exception as error:
                 logger.error("%d records of a log are passed over (%s)", len(some), type(error).__name__)
                 log.fall_behind()

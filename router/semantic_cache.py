@@ -17,12 +17,13 @@ from router.agreement import agree
 from router.audits import Audits, Pending
 from router.cache_entries import COUNTED, PARTITION_BYTES, Entry, Partition, entry_bytes, held_key, number_of
 from router.cache_lines import Gone, Kept
-from router.cache_log import UNREADABLE, AnswerLog, CacheLog, NoLog, Record, Stored
+from router.cache_log import AnswerLog, CacheLog, NoLog
+from router.cache_records import UNREADABLE, Stored
 from router.cache_transfer import TakenIn
 from router.coalescing import Claims
 from router.exact_cache import is_complete
 from router.fingerprint import parts_of
-from router.invalidation import Bar, Bars, Match, Selection
+from router.invalidation import Bars, Match, Selection
 from router.keeping import GreedyDual
 from router.packed_answer import PackedAnswer
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Lookup, Terms
@@ -298,13 +299,10 @@ class SemanticStore:
         self.log = log
         return restored(self, log, saved if saved is not None else [], self._clock())
 
-    def replay(self, records: Sequence[Record], began_unix_s: float) -> None:
+    def replay(self, records: Sequence[Stored | Gone], began_unix_s: float) -> None:
         """Take over what was written down before `began_unix_s`; an answer that came since stands before it."""
         placed: dict[int, Placed | None] = {}  # the newest of each
         for record in records:
-            if isinstance(record, Bar):
-                self.bars.put(record)
-                continue
             held = self._held(record.tenant, record.exact)
             if held is not None and self._entries[held].answer.created_at_unix_s > began_unix_s:
                 continue

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from models.encoder import Encoder
 from models.messages import Finish, TextDelta, Usage
-from router.cache_log import CHUNK, CacheLog, Stored
+from router.cache_log import CHUNK, CacheLog
+from router.cache_records import Stored
 from router.fingerprint import partition
 from router.index_files import IndexFiles
 from router.packed_answer import PackedAnswer

@@ -16,7 +16,7 @@ from deployments.cache_disk import CacheDisk
 from models.errors import ModelUnavailable
 from router import cache_log
 from router.cache_lines import Gone
-from router.cache_log import Stored
+from router.cache_records import Stored, read_frame, records_of
 from router.invalidation import Selection
 from router.ports import CacheKey
 from router.sealing import Sealer
@@ -75,6 +75,25 @@ async def test_more_than_may_wait_has_the_log_written_anew_from_memory(tmp_path:
     await disk.close()
     left = sorted(record.answer.answer_id for record in read(tmp_path) if isinstance(record, Stored))
     assert left == [str(number) for number in range(15, 20)]
+
+
+async def test_an_act_is_known_after_the_log_was_written_anew_while_it_came(tmp_path: Path, monkeypatch) -> None:
+    store, disk = await disk_on(tmp_path)
+    for number in range(600):
+        store.store(*fields(kept(str(number))))
+    await disk.flush()
+    monkeypatch.setattr(cache_log, "REWRITE_FROM_BYTES", 1000)
+    for number in range(30):
+        store.invalidate(Selection("acme", tag=f"odd {number}"), dry_run=False)
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)  # the log is written anew
+    await disk.close()
+    store, disk = await disk_on(tmp_path)
+    assert {bar.selection and bar.selection.tag for bar in store.bars.all()} == {
+        f"odd {number}" for number in range(30)
+    }
+    assert len(store.entry_ids()) == 600 and store.stats()["log_torn"] == 0
+    await disk.close()
 
 
 async def test_a_shard_that_ends_while_its_disk_is_slow_loses_nothing(tmp_path: Path) -> None:
@@ -196,6 +215,6 @@ def written_in(folder: Path) -> list[Stored | Gone]:
     """What a process that has it open wrote."""
     found: list[Stored | Gone] = []
     with (folder / "answers.log").open("rb") as file:
-        while (body := cache_log.read_frame(file)) is not None:
-            found += cache_log.records_of(body)
+        while (body := read_frame(file)) is not None:
+            found += records_of(body)
     return found

@@ -17,9 +17,10 @@ import pytest
 
 from models.errors import InternalError
 from models.messages import Event, Finish, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta, Usage, UsageReport
-from router import cache_log, invalidation, scope_index
+from router import cache_log, cache_records, invalidation, scope_index
 from router.cache_lines import Gone
-from router.cache_log import CacheLog, Stored
+from router.cache_log import CacheLog
+from router.cache_records import Stored
 from router.fingerprint import partition
 from router.invalidation import Selection
 from router.packed_answer import PackedAnswer
@@ -117,6 +118,38 @@ def test_with_a_key_nothing_can_be_read_without_it_and_a_missing_key_destroys_no
     assert [record.answer.answer_id for record in read(tmp_path, sealer)] == ["a"]
     assert read(tmp_path) == []
     assert (tmp_path / "answers.log.unreadable").read_bytes() == data
+
+
+def test_a_frame_that_does_not_open_ends_what_is_believed_and_nothing_is_written_behind_it(tmp_path: Path) -> None:
+    old, new = os.urandom(32), os.urandom(32)
+    written(tmp_path, kept("a"), kept("b"), sealer=Sealer([old]))
+    written(tmp_path, Gone(TENANT, "exact a"), kept("c"), sealer=Sealer([new, old]))
+    written(tmp_path, kept("d"), kept("e"), sealer=Sealer([old, new]))
+    before = (tmp_path / "answers.log").read_bytes()
+    written(tmp_path, Gone(TENANT, "exact d"), kept("f"), sealer=Sealer([old]))  # the newer key was taken back
+    assert (tmp_path / "answers.log.unreadable").read_bytes() == before
+    assert (tmp_path / "answers.log").stat().st_mode & 0o077 == 0
+    assert read(tmp_path, Sealer([new, old])) == [kept("d"), kept("e"), Gone(TENANT, "exact d"), kept("f")]
+
+
+@pytest.mark.parametrize("key", [None, os.urandom(32)])
+def test_what_a_newer_version_wrote_is_set_aside(tmp_path: Path, key: bytes | None, monkeypatch) -> None:
+    sealer = Sealer([key] if key else [])
+    written(tmp_path, kept("a"), sealer=sealer)
+    with monkeypatch.context() as newer:
+        newer.setattr(cache_records, "_VERSION", b"\x04")
+        written(tmp_path, kept("b"), sealer=sealer)
+    written(tmp_path, kept("c"), sealer=sealer)
+    assert read(tmp_path, sealer) == [kept("c")]
+
+
+def test_a_record_that_is_not_known_costs_its_frame_only(tmp_path: Path, monkeypatch) -> None:
+    written(tmp_path, kept("a"))
+    with monkeypatch.context() as newer:
+        newer.setattr(cache_records, "_line", lambda record: b'{"of": {"org": "acme", "unknown": 1}, "at": 0}')
+        written(tmp_path, Gone(TENANT, "exact x"))
+    written(tmp_path, kept("c"))
+    assert read(tmp_path) == [kept("a"), kept("c")]
 
 
 def test_only_one_process_has_it(tmp_path: Path) -> None:
@@ -240,7 +273,8 @@ def test_what_was_forgotten_is_not_brought_back_after_a_restart_or_a_rewrite(tmp
         assert store.take_in(key, answer, None) == "forgotten", again
         assert store.take_in(key, replace(answer, opened_at_unix_s=NOW_S + 1), None, dry_run=True) == "kept"
         assert store.take_in(replace(key, tenant=partition("other", "")), answer, None, dry_run=True) == "kept"
-        log.begin(log.take(), store.bars.all())
+        log.begin(log.take())
+        log.add(store.bars.all())
         if again == "a rewrite":
             log.finish([])
         log.close()
@@ -255,7 +289,8 @@ def test_that_all_was_forgotten_up_to_a_time_is_known_after_a_restart(tmp_path: 
     store, log = store_on(tmp_path)
     for number in range(3):
         store.invalidate(Selection(f"org {number}"), dry_run=False)
-    log.begin(log.take(), store.bars.all())
+    log.begin(log.take())
+    log.add(store.bars.all())
     log.finish([])
     log.close()
     store, log = store_on(tmp_path, NOW_S + 1)
@@ -353,6 +388,7 @@ def test_a_rewrite_that_fails_leaves_nothing_behind_and_is_tried_again(tmp_path:
         assert log.wants_rewrite and [each.name for each in tmp_path.glob("*.new")] == []
     log.write([kept("c")])
     log.begin([])
+    log.add([])  # all of these had gone
     log.add([kept("a")])
     log.finish([])
     log.close()
