@@ -314,7 +314,7 @@ class SemanticStore:
             else:
                 self._counts["restored"] += 1
                 placed[number_of(record.key)] = found[0] if found else None
-        self.vectors.add([each for each in placed.values() if each and each.entry_id in self._entries])
+        self.vectors.add([each for each in placed.values() if each and each.entry_id in self._entries], older=True)
         self._shrink()
 
     def _held(self, tenant: str, exact: str) -> int | None:

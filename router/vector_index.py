@@ -45,12 +45,18 @@ class VectorIndex:
         self._by_tenant: dict[str, dict[str, ScopeIndex]] = {}
         self._graphs: dict[tuple[str, str], ScopeIndex] = {}
         self._adopted: list[tuple[str, str]] = []
+        self._dimensions = 0  # of what was added last, besides what is older; 0: nothing was
         self.used_bytes = 0
         self.count = 0
 
-    def add(self, vectors: Sequence[Placed]) -> None:
+    def add(self, vectors: Sequence[Placed], older: bool = False) -> None:
         """Vectors of new entries. One with another number of numbers is another encoder's: those that are there can be
-        compared with nothing any more, and go."""
+        compared with nothing any more, and go. `older`: than all that were added without this word, so that it is they
+        that do not come in."""
+        if vectors and not older:
+            self._dimensions = len(vectors[0].codes)
+        elif self._dimensions:
+            vectors = [each for each in vectors if len(each.codes) == self._dimensions]
         by_place: dict[tuple[str, str, int], list[Placed]] = {}
         for each in vectors:
             by_place.setdefault((each.tenant, each.scope, len(each.codes)), []).append(each)

@@ -244,3 +244,23 @@ def test_what_was_replaced_or_forgotten_soon_after_it_came_is_in_its_place_once(
     assert again.vectors.count == store.vectors.count == len(store.entry_ids()) - 1
     again.reconfigure(CacheSettings(audit=0, max_bytes=0))
     assert again.used_bytes == again.vectors.count == 0
+
+
+def test_vectors_of_a_replaced_encoder_that_are_read_late_do_not_push_out_what_came_since(tmp_path: Path) -> None:
+    store, log = new_store(), CacheLog(tmp_path)
+    for _ in store.restore(log):
+        pass
+    keep(store, 1)
+    log.close()
+    again, log = new_store(), CacheLog(tmp_path)
+    steps = again.restore(log)
+    wide = np.ones(48, dtype="<f4") / np.sqrt(np.float32(48))
+    key = CacheKey(TENANT, "exact wide", "scope", "question wide")
+    answer = CachedAnswer("req wide", "m", (TextDelta("yes", 1), Finish("stop")), Usage(1, 1), 5, NOW_S, 3600.0)
+    again.store(key, answer, wide.tobytes())
+    for _ in steps:
+        pass
+    log.close()
+    found = again.lookup(CacheKey(TENANT, "new", "scope", "new"), wide.tobytes()).answer
+    assert found is not None and found.answer_id == "req wide"
+    assert again.exact(CacheKey(TENANT, "exact 1")) is not None
