@@ -76,6 +76,8 @@ class CacheOutside:
         began_s, began_unix_s, tries = time.monotonic(), time.time(), 0
         while True:
             try:
+                async with self._order:
+                    await self._write()  # what had to go since an earlier try must not be read again
                 await self._read(began_unix_s)
                 break
             except ModelUnavailable as error:
@@ -95,12 +97,12 @@ class CacheOutside:
                 await self._take_back(record, began_unix_s)
 
     async def _take_back(self, record: Stored, began_unix_s: float) -> None:
-        if self._store.bars.against(record.tenant, record.answer):
-            self._log.gone(record.key)
-            return
         if record.codes is None and record.key.scope:
             vector = await self._encode(record.key.text)
             record = replace(record, codes=codes_of(vector) if vector else None)
+        if self._store.bars.against(record.tenant, record.answer):  # since it was read, or before
+            self._log.gone(record.key)
+            return
         self._store.replay([record], began_unix_s)
         await asyncio.sleep(0)
 

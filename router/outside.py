@@ -22,7 +22,7 @@ import numpy as np
 
 from models.errors import InvalidRequest
 from router.cache_lines import Gone
-from router.cache_log import MAX_PENDING
+from router.cache_log import MAX_PENDING, MAX_WAITING
 from router.cache_records import UNREADABLE, Stored, records_of, records_text
 from router.cache_transfer import checked
 from router.exact_cache import is_complete
@@ -122,7 +122,11 @@ class OutsideLog:
         self._pending[key.tenant, key.exact] = Stored(key, answer, codes)
 
     def gone(self, key: CacheKey) -> None:
-        """Never dropped, however many wait: there are no more than answers in memory."""
+        """Of more than `MAX_WAITING` none waits: the store is away then, and nobody was told that these are gone there.
+        Who asks again has them looked for outside."""
+        if len(self._pending) >= MAX_WAITING and (key.tenant, key.exact) not in self._pending:
+            self.dropped += 1
+            return
         self._pending[key.tenant, key.exact] = Gone(key.tenant, key.exact)
 
     def evicted(self, key: CacheKey) -> None:
@@ -139,7 +143,7 @@ class OutsideLog:
     def give_back(self, records: Sequence[Stored | Gone]) -> None:
         """What could not be written. What came since about the same questions holds."""
         for record in records:
-            if isinstance(record, Gone) or len(self._pending) < MAX_PENDING:
+            if len(self._pending) < (MAX_WAITING if isinstance(record, Gone) else MAX_PENDING):
                 self._pending.setdefault((record.tenant, record.exact), record)
             else:
                 self.dropped += 1

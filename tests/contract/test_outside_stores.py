@@ -131,8 +131,11 @@ async def test_a_store_that_hangs_holds_nobody_up(place: Place, monkeypatch: pyt
     await _soon(lambda: _holds(place, {"b"}))
 
 
-async def test_what_waits_is_bounded_and_what_was_forgotten_is_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_waits_is_bounded_and_what_was_forgotten_has_room_when_there_is_none_for_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(outside, "MAX_PENDING", 3)
+    monkeypatch.setattr(outside, "MAX_WAITING", 5)
     log = OutsideLog(open_store("redis://127.0.0.1:1/0"))
     for name in "aabcde":
         log.kept(key(name), PackedAnswer.of(answer(name)), None)
@@ -146,6 +149,9 @@ async def test_what_waits_is_bounded_and_what_was_forgotten_is_never_dropped(mon
     log.give_back(records)
     assert [type(record).__name__ for record in log.take()] == ["Stored", "Gone", "Stored"]
     assert log.dropped == 3
+    for name in "abcdefg":
+        log.gone(key(name))
+    assert (len(log.take()), log.dropped) == (5, 5)
     log.close()
 
 
