@@ -46,7 +46,8 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
     def make() -> SQLStore:
         while opened:
             opened.pop().close()
-        opened.append(PostgresStore(url) if url else SQLiteStore(tmp_path / "ledger.sqlite3"))
+        # A server that is busy takes a moment to see that a connection is closed.
+        opened.append(PostgresStore(url, lock_wait_s=30) if url else SQLiteStore(tmp_path / "ledger.sqlite3"))
         return opened[-1]
 
     yield make

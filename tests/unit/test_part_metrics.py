@@ -14,6 +14,7 @@ from router.accounting.books import Counts
 from router.admission import Admission
 from router.exact_cache import ExactCacheStats
 from router.experience import Experience
+from router.fingerprint import partition
 from router.ports import CacheKey, Ticket
 from router.semantic_cache import SemanticStore
 from router.settings import BatcherSettings, CacheSettings
@@ -62,12 +63,15 @@ async def loads() -> Any:
     return snapshot
 
 
+TENANT = partition("t", "")
+
+
 def cache_stats() -> dict[str, int]:
     store = SemanticStore(CacheSettings(audit=0), lambda: 1_000_000.0)
     vector = unit(1).tobytes()
-    store.store(CacheKey("t", "1", "s", "Add 2 and 3"), answer(), vector)
-    store.lookup(CacheKey("t", "1"))
-    store.lookup(CacheKey("t", "2", "s", "Add 2 and 4"), vector)
+    store.store(CacheKey(TENANT, "1", "s", "Add 2 and 3"), answer(), vector)
+    store.lookup(CacheKey(TENANT, "1"))
+    store.lookup(CacheKey(TENANT, "2", "s", "Add 2 and 4"), vector)
     return {**store.stats(), "encoded": 1, "batches": 1, "not_encodable": 0}
 
 
