@@ -132,7 +132,7 @@ def test_a_frame_that_does_not_open_ends_what_is_believed_and_nothing_is_written
     assert read(tmp_path, Sealer([new, old])) == [kept("d"), kept("e"), Gone(TENANT, "exact d"), kept("f")]
 
 
-@pytest.mark.parametrize("key", [None, os.urandom(32)])
+@pytest.mark.parametrize("key", [None, os.urandom(32)], ids=["plain", "sealed"])
 def test_what_a_newer_version_wrote_is_set_aside(tmp_path: Path, key: bytes | None, monkeypatch) -> None:
     sealer = Sealer([key] if key else [])
     written(tmp_path, kept("a"), sealer=sealer)
