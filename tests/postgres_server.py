@@ -9,7 +9,6 @@ import importlib.util
 import itertools
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -47,8 +47,12 @@ class Server:
         return self._url(name, ROLE)
 
     def kill(self) -> None:
-        """With all its processes, as a power cut would."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        """With all its processes, as a power cut would: each is in a group of its own."""
+        everyone = [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]
+        for process in everyone[::-1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(everyone, timeout=10)
         self.process.wait()
 
     def restart(self) -> None:
