@@ -73,10 +73,9 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """A store that all shards share, of which `name`, one of `names`, has its tenants' part. `encoder`: of all."""
+    """A store that all shards share, of which `name`, one of `names`, has its tenants' part."""
 
     url: SecretStr
-    encoder: str
     name: str
     names: tuple[str, ...]
 
@@ -124,7 +123,7 @@ class SemanticCache:
     def _opened(self) -> CacheDisk | CacheOutside | None:
         if self._outside is not None:
             store = open_store(self._outside.url.get_secret_value())
-            log = OutsideLog(store, self._sealer, self._outside.encoder)
+            log = OutsideLog(store, self._sealer, self._encoder.identity)
             return CacheOutside(self._store, log, self._outside.has, self._vector_of)
         return CacheDisk(self._store, Path(self._folder), self._sealer) if self._folder is not None else None
 
@@ -322,7 +321,7 @@ def cache_deployments(
     shards = topology.cache_scale.max_replicas
     names = (NAME,) if shards == 1 else tuple(f"{NAME}:{shard}" for shard in range(shards))
     if store_url.get_secret_value():
-        stores = (Outside(store_url, topology.encoder.source, name, names) for name in names)
+        stores = (Outside(store_url, name, names) for name in names)
         return [_shard_deployment(topology, store.name, None, encryption, store) for store in stores]
     on_disk = bool(encryption.get_secret_value()) if topology.cache_on_disk is None else topology.cache_on_disk
     folders = [str(Path(data_dir) / "cache" / name.replace(":", "-")) if on_disk else None for name in names]

@@ -80,7 +80,7 @@ class CacheOutside:
                     await self._write()  # what had to go since an earlier try must not be read again
                 await self._read(began_unix_s)
                 break
-            except ModelUnavailable as error:
+            except Exception as error:  # also one that nobody thought of: else nothing would be read any more
                 self._note(error)
                 await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1
@@ -114,7 +114,7 @@ class CacheOutside:
                 async with self._order:
                     await self._write()
                 tries = 0
-            except ModelUnavailable as error:
+            except Exception as error:  # as above: nothing would be written any more
                 tries += 1
                 self._note(error)
 
@@ -128,11 +128,12 @@ class CacheOutside:
             raise
         self._note(None)
 
-    def _note(self, error: ModelUnavailable | None) -> None:
+    def _note(self, error: Exception | None) -> None:
         """Once when it is gone, and once when it is back."""
         if error is not None and not self._missed.is_set():
             self._missed.set()
-            logger.warning("the outside store of answers is gone, they live in memory: %s", error.message)
+            why = error.message if isinstance(error, ModelUnavailable) else type(error).__name__
+            logger.warning("the outside store of answers is gone, they live in memory: %s", why)
         elif error is None and self._missed.is_set():
             self._missed.clear()
             logger.info("the outside store of answers is back")

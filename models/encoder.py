@@ -196,10 +196,9 @@ def _identity(path: str, precision: str) -> str:
 
     digest = hashlib.blake2b(precision.encode(), digest_size=16)
     folder = Path(path)
-    files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    files = [
-        file for file in files if not any(part.startswith((".", "__")) for part in file.parts)
-    ]  # when it was fetched
+    everything = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    # What is hidden, such as a hub's notes of when it was fetched, is no part of the model.
+    files = [file for file in everything if not any(part.startswith((".", "__")) for part in file.parts)]
     for file in files:
         digest.update(f"{file.as_posix()}\0".encode())
         with (folder / file).open("rb") as opened:

@@ -14,10 +14,8 @@ _KINDS: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Keyed:
     key: CacheKey
-    answer: CachedAnswer
-    embedding: bytes | None
 
     @property
     def tenant(self) -> str:
@@ -26,6 +24,12 @@ class Kept:
     @property
     def exact(self) -> str:
         return self.key.exact
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Keyed):
+    answer: CachedAnswer
+    embedding: bytes | None
 
 
 @dataclass(frozen=True, slots=True)

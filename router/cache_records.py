@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from models.errors import InternalError
-from router.cache_lines import Gone
+from router.cache_lines import Gone, Keyed
 from router.invalidation import Bar
 from router.packed_answer import PackedAnswer
 from router.ports import CacheKey
@@ -25,20 +25,11 @@ UNREADABLE = (ValueError, KeyError, TypeError, struct.error, zlib.error, Interna
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Keyed):
     """codes: the question's vector, as `router.scope_index.quantised` makes it."""
 
-    key: CacheKey
     answer: PackedAnswer
     codes: bytes | None
-
-    @property
-    def tenant(self) -> str:
-        return self.key.tenant
-
-    @property
-    def exact(self) -> str:
-        return self.key.exact
 
     @property
     def embedding(self) -> bytes | None:
