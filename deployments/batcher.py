@@ -24,9 +24,11 @@ from deployments.autoscaling import ControllerLink
 from deployments.hop import call, method
 from deployments.live_settings import LiveSettings
 from models.errors import DeadlineExceeded, ModelUnavailable, Overloaded, SwitchyardError
+from models.messages import Usage
 from router.admission import Admission, BackendLoad
-from router.ports import Grant, Ticket
+from router.ports import NO_USAGE, Grant, Ticket
 from router.settings import BatcherSettings
+from router.work import Work
 
 TICK_S = 0.5
 """How often leases are checked and the queues are reported to the autoscaler."""
@@ -36,6 +38,14 @@ HOP_MARGIN_S = 2.0
 """What a holder allows the hop beyond a ticket's own time-out, which the Batcher's clock measures."""
 
 RETRY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """Within how many seconds a holder is to renew its leases again, and what each backend did of late, for all."""
+
+    pause_s: float
+    work: dict[str, Work]
 
 
 class Batcher:
@@ -58,13 +68,13 @@ class Batcher:
     async def admit(self, ticket: Ticket, lease_id: str) -> Grant:
         return await self._admission.admit(ticket, lease_id)
 
-    async def release(self, lease_ids: Sequence[str]) -> None:
-        self._admission.release(lease_ids)
+    async def release(self, lease_ids: Sequence[str], unused_s: Mapping[str, float] = {}) -> None:
+        self._admission.release(lease_ids, unused_s)
 
-    async def renew(self, leases: Mapping[str, str]) -> float:
-        """Take all leases (id -> backend) that a holder has. Returns within how many seconds to renew them again."""
-        self._admission.renew(leases)
-        return self._admission.lease_ttl_s / 3
+    async def renew(self, leases: Mapping[str, str], done: Mapping[str, tuple[int, int]] = {}) -> Renewed:
+        """Take all leases (id -> backend) that a holder has, and the tokens of its requests that have ended."""
+        self._admission.renew(leases, done)
+        return Renewed(self._admission.lease_ttl_s / 3, self._admission.recent_work())
 
     async def snapshot(self) -> dict[str, BackendLoad]:
         return self._admission.snapshot()
@@ -111,10 +121,20 @@ def batcher_deployment(
 
 @dataclass(slots=True)
 class _Held:
-    """A lease of this holder, and the grant that runs on it. It may be reused until `until_s` (monotonic clock)."""
+    """A lease of this holder, and the grant that runs on it. It may be reused until `until_s` (monotonic clock).
+
+    kept_at_s: since when nothing runs on it, where that is so. unused_s: for how long nothing did before.
+    """
 
     grant: Grant
     until_s: float
+    kept_at_s: float | None = None
+    unused_s: float = 0.0
+
+    def taken_up(self) -> None:
+        if self.kept_at_s is not None:
+            self.unused_s += time.monotonic() - self.kept_at_s
+            self.kept_at_s = None
 
 
 class BatcherHandle:
@@ -123,7 +143,7 @@ class BatcherHandle:
     The leases live here: they are renewed in the background, and a Batcher that comes up anew learns them before this
     holder asks it for more. While none answers, `admit` retries for `restart_wait_s`, then raises `Overloaded`.
     A lease that may be reused is kept after its request for the next one, which is then admitted without a hop (and
-    is not among the Batcher's `grants`).
+    is not among the Batcher's `grants`). The Batcher is told for how long nothing ran on it, and what was done on all.
     """
 
     def __init__(self, handle: DeploymentHandle, restart_wait_s: float = 10.0) -> None:
@@ -137,7 +157,9 @@ class BatcherHandle:
         self._kept: dict[str, dict[str, None]] = defaultdict(dict)  # by backend: of those held, the ones without work
         self._asking: Counter[str] = Counter()
         self._sweeping: asyncio.TimerHandle | None = None
-        self._ended: list[str] = []
+        self._ended: dict[str, float] = {}  # with the seconds for which nothing ran on them
+        self._done: Counter[tuple[str, int]] = Counter()  # tokens by backend, of the input (0) and of the output (1)
+        self._recent: Mapping[str, Work] = {}
         # Releases and renewals go out one after the other, else a renewal could bring back a lease released meanwhile.
         self._order = asyncio.Lock()
         self._answers = asyncio.Event()
@@ -161,14 +183,20 @@ class BatcherHandle:
                 await self._wait_for_an_answer(give_up_s - now_s)
                 ticket = replace(ticket, timeout_s=max(0.0, due_s - time.monotonic()))
 
-    def release(self, grant: Grant) -> None:
+    def recent_work(self) -> Mapping[str, Work]:
+        return self._recent
+
+    def release(self, grant: Grant, usage: Usage = NO_USAGE) -> None:
         held = self._held.get(grant.lease_id)
         if held is None or held.grant is not grant or grant.lease_id in self._kept[grant.backend]:
             return  # given back before, and maybe another's by now
+        self._done[grant.backend, 0] += usage.input_tokens
+        self._done[grant.backend, 1] += usage.output_tokens
         if held.until_s <= time.monotonic() or self._asking[grant.backend]:
             self._drop(grant.lease_id)  # also when one of ours waits there: it is to have its turn
             return
         self._kept[grant.backend][grant.lease_id] = None
+        held.kept_at_s = time.monotonic()
         if self._sweeping is None:
             self._sweeping = asyncio.get_running_loop().call_later(held.until_s - time.monotonic(), self._sweep)
 
@@ -191,6 +219,7 @@ class BatcherHandle:
             lease_id, _ = kept.popitem()
             held = self._held[lease_id]
             if held.until_s > now_s:
+                held.taken_up()
                 held.grant = Grant(lease_id, backend, 0.0)
                 return held.grant
             self._drop(lease_id)
@@ -208,8 +237,9 @@ class BatcherHandle:
         self._sweeping = None if due_s is None else loop.call_later(due_s - now_s, self._sweep)
 
     def _drop(self, lease_id: str) -> None:
-        del self._held[lease_id]
-        self._give_back(lease_id)
+        held = self._held.pop(lease_id)
+        held.taken_up()
+        self._give_back(lease_id, held.unused_s)
 
     async def _ask(self, ticket: Ticket) -> Grant:
         lease_id = f"{self._holder}-{next(self._numbers)}"
@@ -239,8 +269,8 @@ class BatcherHandle:
         except TimeoutError:
             raise Overloaded("Admission is restarting; try again.", None, self._restart_wait_s) from None
 
-    def _give_back(self, lease_id: str) -> None:
-        self._ended.append(lease_id)
+    def _give_back(self, lease_id: str, unused_s: float = 0.0) -> None:
+        self._ended[lease_id] = unused_s
         if self._releasing is None or self._releasing.done():
             self._releasing = asyncio.create_task(self._ship())
 
@@ -248,24 +278,31 @@ class BatcherHandle:
         """One hop for all that ended in one turn of the loop, the next for all that ended during it."""
         while self._ended:
             async with self._order:
-                ended, self._ended = self._ended, []
+                ended, self._ended = self._ended, {}
                 with suppress(
                     SwitchyardError
                 ):  # a new Batcher never hears of them, an unreachable one lets them expire
-                    await call(self._release, ended)
+                    await call(self._release, list(ended), {lease: s for lease, s in ended.items() if s})
 
     async def _keep_renewing(self) -> None:
         while True:
+            done, self._done = self._done, Counter()
             try:
                 async with self._order:
-                    pause_s = await call(
-                        self._renew, {lease_id: held.grant.backend for lease_id, held in self._held.items()}
-                    )
+                    leases = {lease_id: held.grant.backend for lease_id, held in self._held.items()}
+                    renewed = await call(self._renew, leases, _by_backend(done))
+                pause_s, self._recent = renewed.pause_s, renewed.work
                 self._answers.set()
             except SwitchyardError:
+                self._done.update(done)
                 self._answers.clear()
                 pause_s = RETRY_S
             self._renew_now.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._renew_now.wait()
+
+
+def _by_backend(done: Mapping[tuple[str, int], int]) -> dict[str, tuple[int, int]]:
+    """Input and output tokens of each."""
+    return {name: (done.get((name, 0), 0), done.get((name, 1), 0)) for name in {name for name, _ in done}}

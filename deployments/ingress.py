@@ -219,7 +219,7 @@ class Ingress(HandleDoor):
         """The sum over all ingress replicas that answer, and what the control plane and the providers count."""
         replicas, *rest = await asyncio.gather(
             self._replicas_metrics(),
-            self._parts.text(self._node_prices()),
+            self._parts.text(self._node_prices(), self._node_factors()),
             self._provider_metrics.text(),
         )
         return "".join((summed(replicas), *rest))
@@ -233,6 +233,9 @@ class Ingress(HandleDoor):
             for each in backend.entries
         }
         return {name: price for name, price in found.items() if price is not None}
+
+    def _node_factors(self) -> dict[str, float]:
+        return {model: said["factor"] for model, said in self.pipeline.node_costs.explained().items()}
 
     async def _replicas_metrics(self) -> list[str]:
         """Without those that are going; only this one's when another hangs."""

@@ -95,9 +95,11 @@ class PartMetrics:
             self._methods["Archive"] = method(archive, "counts")
         self._shards = {shard.deployment_name: method(shard, "stats") for shard in caches}
 
-    async def text(self, node_microusd_per_hour: Mapping[str, float] = NO_NODES) -> str:
+    async def text(
+        self, node_microusd_per_hour: Mapping[str, float] = NO_NODES, node_factors: Mapping[str, float] = NO_NODES
+    ) -> str:
         """In Prometheus' text format, after `PART_TIMEOUT_S` at most. node_microusd_per_hour: of a replica of each
-        backend."""
+        backend. node_factors: on the price of its tokens, by model."""
         methods = {**self._methods, **self._shards}
         answers = dict(zip(methods, await asyncio.gather(*map(_asked, methods.values())), strict=True))
         shards = {name: answers[name] for name in self._shards if answers[name] is not None}
@@ -105,6 +107,7 @@ class PartMetrics:
             *_up({name: answer is not None for name, answer in answers.items()}),
             *batcher_families(answers["Batcher"] or {}),
             _gauge("node_microusd_per_hour", "What a replica's node costs", "backend", node_microusd_per_hour),
+            _gauge("node_cost_factor", "Measured over listed cost of a local token", "model", node_factors),
             *ledger_families(answers["Ledger"] or {}),
             *archive_families(answers.get("Archive") or {}),
             *cache_families(shards),

@@ -118,6 +118,12 @@ class ModelUnavailable(SwitchyardError):
     code, http_status, retryable = "model_unavailable", 503, True
 
 
+def is_refusal(error: SwitchyardError | None) -> bool:
+    """Whether a provider is there and will not do this (403): for its content, its place, the rights of a key on a
+    model. It says nothing of what the next request will get, so nobody else is to wait for it."""
+    return isinstance(error, ModelUnavailable) and error.details.get("provider_status") == 403
+
+
 class UpstreamFailed(SwitchyardError):
     code, http_status, retryable = "upstream_failed", 502, True
 

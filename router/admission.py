@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from models.errors import DeadlineExceeded, ModelNotFound, Overloaded, RateLimited, SwitchyardError
 from router.ports import Grant, Ticket
 from router.settings import BatcherSettings
+from router.work import Work, WorkMeter
 
 REUSABLE_S = 0.25
 
@@ -44,7 +45,7 @@ class BackendLoad:
     capacity: requests that may run now; half of the places while the start is cautious.
     refusals: by reason: `queue_full`, `tenant_share`, `deadline`, `left` (the client went away while it waited).
     replica_s, busy_s: replicas times seconds, of all and of those at work: what their nodes cost, and what of that was
-    for requests. Counted with each `tick`.
+    for requests. Counted with each `tick`, a second late (`router.work`); a place kept for the next request is no work.
     """
 
     replicas: int
@@ -102,12 +103,11 @@ class _Backend:
 
     name: str
     places: int
+    work: WorkMeter
     replicas: int = 0
     running: int = 0
     grants: int = 0
     expired_leases: int = 0
-    replica_s: float = 0.0
-    busy_s: float = 0.0
     refusals: Counter[str] = field(default_factory=Counter)
     tenant_queued: Counter[str] = field(default_factory=Counter)
     waiting: dict[str, _Waiter] = field(default_factory=dict)
@@ -178,11 +178,10 @@ class Admission:
         settings: BatcherSettings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._backends = {name: _Backend(name, places) for name, places in places_per_replica.items()}
+        self._backends = {name: _Backend(name, n, WorkMeter(clock())) for name, n in places_per_replica.items()}
         self._settings = settings
         self._clock = clock
         self._cautious_until_s = -math.inf
-        self._ticked_s = clock()
         # Ordered by the time of the last renewal, so that expiry only ever looks at the front.
         self._leases: OrderedDict[str, _Lease] = OrderedDict()
         self._queued_in: dict[str, _Backend] = {}
@@ -224,21 +223,30 @@ class Admission:
         finally:
             deadline.cancel()
 
-    def release(self, lease_ids: Iterable[str]) -> None:
-        """End leases, or leave the queue if they still wait. Unknown ids are ignored, so it may be repeated."""
+    def release(self, lease_ids: Iterable[str], unused_s: Mapping[str, float] = {}) -> None:
+        """End leases, or leave the queue if they still wait. Unknown ids are ignored, so it may be repeated.
+
+        unused_s: for how long leases were kept without a request, where they were.
+        """
         for lease_id in lease_ids:
             lease = self._leases.pop(lease_id, None)
             if lease is not None:
-                lease.backend.running -= 1
+                self._count(lease.backend, -1, max(0.0, unused_s.get(lease_id, 0.0)))
                 self._pump(lease.backend)
             elif (backend := self._queued_in.get(lease_id)) is not None:
                 waiter = backend.waiting[lease_id]
                 self._dequeue(backend, waiter, "left")
                 waiter.granted.cancel()
 
-    def renew(self, leases: Mapping[str, str]) -> None:
-        """Extend leases (id -> backend). Those unknown here were granted by an earlier instance and are taken over."""
+    def renew(self, leases: Mapping[str, str], done: Mapping[str, tuple[int, int]] = {}) -> None:
+        """Extend leases (id -> backend). Those unknown here were granted by an earlier instance and are taken over.
+
+        done: by backend, input and output tokens of the holder's requests that have ended since the last time.
+        """
         now_s = self._clock()
+        for name, tokens in done.items():
+            if (worked := self._backends.get(name)) is not None:
+                worked.work.done(*tokens)
         for lease_id, name in leases.items():
             lease = self._leases.get(lease_id)
             if lease is not None:
@@ -246,12 +254,14 @@ class Admission:
                 self._leases.move_to_end(lease_id)
             elif (backend := self._backends.get(name)) is not None:
                 self._leases[lease_id] = _Lease(backend, now_s)
-                backend.running += 1
+                self._count(backend, 1)
 
     def set_replicas(self, name: str, replicas: int) -> None:
         """Tell how many replicas run. Fewer than before takes no place away, it only delays the next grants."""
-        self._backends[name].replicas = replicas
-        self._pump(self._backends[name])
+        backend = self._backends[name]
+        backend.work.changed(self._clock(), replicas=replicas - backend.replicas)
+        backend.replicas = replicas
+        self._pump(backend)
 
     def reconfigure(self, settings: BatcherSettings) -> None:
         """New bounds hold for the next request; who waits already keeps his place."""
@@ -261,10 +271,7 @@ class Admission:
         """End the leases of holders that are gone, and the caution after a start; count the time since the last."""
         now_s = self._clock()
         for backend in self._backends.values():
-            # Requests are spread over replicas before any has two.
-            backend.replica_s += backend.replicas * (now_s - self._ticked_s)
-            backend.busy_s += min(backend.running, backend.replicas) * (now_s - self._ticked_s)
-        self._ticked_s = now_s
+            backend.work.count(now_s)
         expired_before_s = now_s - self._settings.lease_ttl_s
         while self._leases:
             lease_id, lease = next(iter(self._leases.items()))
@@ -287,11 +294,15 @@ class Admission:
                 grants=backend.grants,
                 refusals=dict(backend.refusals),
                 expired_leases=backend.expired_leases,
-                replica_s=backend.replica_s,
-                busy_s=backend.busy_s,
+                replica_s=backend.work.replica_s,
+                busy_s=backend.work.busy_s,
             )
             for name, backend in self._backends.items()
         }
+
+    def recent_work(self) -> dict[str, Work]:
+        """What the replicas of each backend did of late."""
+        return {name: backend.work.recent for name, backend in self._backends.items()}
 
     def queued(self) -> dict[str, int]:
         """Waiting requests by backend."""
@@ -299,12 +310,16 @@ class Admission:
 
     # ---- the moves -------------------------------------------------------------------------------------------------
 
+    def _count(self, backend: _Backend, by: int, ago_s: float = 0.0) -> None:
+        backend.running += by
+        backend.work.changed(self._clock() - ago_s, by)
+
     def _open_places(self, backend: _Backend, now_s: float) -> int:
         capacity = backend.capacity
         return capacity if now_s >= self._cautious_until_s else math.ceil(capacity / 2)
 
     def _grant(self, backend: _Backend, lease_id: str, since_s: float, now_s: float) -> Grant:
-        backend.running += 1
+        self._count(backend, 1)
         backend.grants += 1
         self._leases[lease_id] = _Lease(backend, now_s)
         quiet = not backend.waiting and 2 * backend.running <= self._open_places(backend, now_s)

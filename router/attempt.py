@@ -137,7 +137,7 @@ class LiveAttempt:
         for sample in self._samples.usages() if self._samples is not None else ():
             usage, cost_microusd = usage + sample, cost_microusd + self._cost_microusd(sample)
         if self._grant is not None:
-            run.pipeline.stages.batcher.release(self._grant)
+            run.pipeline.stages.batcher.release(self._grant, usage)
         tokens = usage.input_tokens + usage.output_tokens
         run.pipeline.stages.budgets.settle(self._reservation_id, cost_microusd, tokens)
         return Attempt(
@@ -152,6 +152,7 @@ class LiveAttempt:
             usage.output_tokens,
             estimated,
             asdict(self.judgement) if self.judgement and self.judgement.reason != "begun" else None,
+            self._unary,
         )
 
     @property

@@ -55,6 +55,8 @@ def _known(candidate: Candidate, evidence: Evidence) -> dict[str, Any]:
         known["quality"] = entry.quality
     if candidate.first_token_ms is not None:
         known["first_token_ms"] = candidate.first_token_ms
+    if candidate.node_factor != 1.0:
+        known["node_factor"] = candidate.node_factor
     if candidate.switch_cost_microusd:
         known["switch"] = candidate.switch_cost_microusd
     if entry.name in evidence:
@@ -64,7 +66,14 @@ def _known(candidate: Candidate, evidence: Evidence) -> dict[str, Any]:
 
 def _candidate(name: str, known: Mapping[str, Any]) -> Candidate:
     entry = _entry(name, known["tier"], known.get("quality"))
-    return Candidate(entry, "", known["cost"], known.get("first_token_ms"), known.get("switch", 0))
+    return Candidate(
+        entry,
+        "",
+        known["cost"],
+        known.get("first_token_ms"),
+        known.get("switch", 0),
+        node_factor=known.get("node_factor", 1.0),
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -20,11 +20,14 @@ from models.messages import ChatRequest
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model that is deployed. The costs are for this request.
+    """A model that is deployed. The costs are for this request, at the price that is charged.
 
+    node_factor: by which its node's time really costs more, as measured (`router.node_costs`); choices go by that.
     first_token_ms: what it was measured to take to the first token, at the 95th percentile; None: not measured.
     switch_cost_microusd: what leaving the model that has the conversation costs; 0 for that model.
     rests: it could not be reached the last few times.
+    total_ms: the 95th percentile of the time to the end of an answer as long as this one may get; None: not measured,
+        or nobody asks.
     """
 
     entry: ModelEntry
@@ -33,6 +36,12 @@ class Candidate:
     first_token_ms: float | None = None
     switch_cost_microusd: int = 0
     rests: bool = False
+    node_factor: float = 1.0
+    total_ms: float | None = None
+
+    @property
+    def real_cost_microusd(self) -> float:
+        return self.expected_cost_microusd * self.node_factor
 
     @property
     def local(self) -> bool:
@@ -44,7 +53,8 @@ class Candidate:
 class Limits:
     """What the caller, or the operator, demands of the model; None: nothing.
 
-    min_quality: least chance of a good answer, in [0, 1]. max_ttft_ms: measured, at the 95th percentile.
+    min_quality: least chance of a good answer, in [0, 1]. max_ttft_ms, max_latency_ms: until the first token and until
+    the end of the answer, measured, at the 95th percentile.
     """
 
     min_quality: float | None = None
@@ -52,6 +62,7 @@ class Limits:
     max_ttft_ms: float | None = None
     region: str | None = None
     local_only: bool = False
+    max_latency_ms: float | None = None
 
 
 NO_LIMITS = Limits()
@@ -141,6 +152,17 @@ def max_ttft(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
     )
 
 
+def max_latency(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
+    limit, measured = demand.limits.max_latency_ms, candidate.total_ms
+    if limit is None or measured is None or measured <= limit:
+        return None
+    return NoEligibleModel(
+        f"Model '{candidate.entry.name}' takes {measured:.0f} ms to the end of such an answer (95th percentile, "
+        f"measured) and at most {limit:.0f} were allowed; fewer 'max_tokens' take less.",
+        "switchyard.max_latency_ms",
+    )
+
+
 def min_quality(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
     least, name = demand.limits.min_quality, candidate.entry.name
     chance = demand.chances.get(name)
@@ -161,6 +183,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "region": region,
     "max_cost_microusd": max_cost,
     "max_ttft_ms": max_ttft,
+    "max_latency_ms": max_latency,
     "min_quality": min_quality,
 }
 

@@ -34,7 +34,8 @@ class Attempt:
     let the answer through) or `content_filter` (it had no text, and the next model was asked).
 
     input_tokens, output_tokens: what it took, `estimated` where the engine had not counted yet. gate: the judgement of
-    the first tokens (`cascade.Judgement` as plain JSON values), where there was one.
+    the first tokens (`cascade.Judgement` as plain JSON values), where there was one. whole: the answer came in one
+    piece, so `ttft_ms` is when all of it was there.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Attempt:
     output_tokens: int = 0
     estimated: bool = False
     gate: dict[str, Any] | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ import hashlib
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from typing import NamedTuple
 
-from models.errors import ModelUnavailable
+from models.errors import ModelUnavailable, SwitchyardError, is_refusal
 from models.messages import ChatRequest
 from router.events import Attempt, Principal, Record, RequestClosed
 
@@ -21,23 +22,47 @@ FORGOTTEN_S = 60.0
 
 
 class Latencies:
-    """Time to first token by model: a sink of records. The models are those of the configuration, so this is
-    bounded."""
+    """How long the last `KEPT` answers of each model took: a sink of records. The models are those of the
+    configuration, so this is bounded. A time is None before there are `LEAST`."""
 
     def __init__(self) -> None:
-        self._first_ms: dict[str, deque[float]] = {}
+        self._seen: dict[str, deque[_Answer]] = {}
 
     def __call__(self, record: Record) -> None:
         if not isinstance(record, RequestClosed):
             return
         for attempt in record.attempts:
             if attempt.outcome == "ok" and attempt.ttft_ms is not None:
-                self._first_ms.setdefault(attempt.model, deque(maxlen=KEPT)).append(attempt.ttft_ms)
+                begun_ms = 0.0 if attempt.whole else attempt.ttft_ms
+                seen = _Answer(attempt.ttft_ms, begun_ms, attempt.total_ms, attempt.output_tokens)
+                self._seen.setdefault(attempt.model, deque(maxlen=KEPT)).append(seen)
 
     def first_token_ms(self, model: str) -> float | None:
-        """The 95th percentile of the last `KEPT` answers; None before there are `LEAST`."""
-        seen = self._first_ms.get(model, ())
-        return sorted(seen)[int(0.95 * (len(seen) - 1))] if len(seen) >= LEAST else None
+        """The 95th percentile, of those that came in pieces where enough did."""
+        seen = self._seen.get(model, ())
+        pieces = [answer.first_ms for answer in seen if answer.begun_ms]
+        return _p95(pieces if len(pieces) >= LEAST else [answer.first_ms for answer in seen])
+
+    def total_ms(self, model: str, most_tokens: int) -> float | None:
+        """The 95th percentile of the time to the end, as if longer answers had ended after `most_tokens`."""
+        return _p95([answer.total_ms_of(most_tokens) for answer in self._seen.get(model, ())])
+
+
+class _Answer(NamedTuple):
+    """begun_ms: from when on its tokens came; 0 where all came in one piece, which has no such moment."""
+
+    first_ms: float
+    begun_ms: float
+    end_ms: float
+    tokens: int
+
+    def total_ms_of(self, most_tokens: int) -> float:
+        share = min(1.0, most_tokens / self.tokens) if self.tokens else 1.0
+        return self.begun_ms + (self.end_ms - self.begun_ms) * share
+
+
+def _p95(values: list[float]) -> float | None:
+    return sorted(values)[int(0.95 * (len(values) - 1))] if len(values) >= LEAST else None
 
 
 class Rests:
@@ -49,10 +74,10 @@ class Rests:
         self._failures: dict[str, tuple[int, float]] = {}
         self._until_s: dict[str, float] = {}
 
-    def attempted(self, attempt: Attempt) -> None:
+    def attempted(self, attempt: Attempt, error: SwitchyardError | None = None) -> None:
         """To be told at the end of each attempt, not of its request: that may go on elsewhere for minutes."""
         now_s = self._clock()
-        if attempt.outcome == ModelUnavailable.code:
+        if attempt.outcome == ModelUnavailable.code and not is_refusal(error):
             count, last_s = self._failures.get(attempt.model, (0, now_s))
             count = count + 1 if now_s - last_s < FORGOTTEN_S else 1
             self._failures[attempt.model] = count, now_s

@@ -110,10 +110,10 @@ def losses(candidates: Sequence[Candidate], chance: Mapping[str, float], routing
         waited_s = (candidate.first_token_ms or 0.0) / 1000
         found[name] = Loss(
             chance[name],
-            float(candidate.expected_cost_microusd),
+            candidate.real_cost_microusd,
             failure * (1 - chance[name]),
             routing.waiting_price_microusd_per_s * waited_s,
-            float(candidate.switch_cost_microusd),
+            candidate.switch_cost_microusd * candidate.node_factor,
         )
     return found
 
@@ -121,16 +121,16 @@ def losses(candidates: Sequence[Candidate], chance: Mapping[str, float], routing
 def by_loss(candidates: Sequence[Candidate], loss: Mapping[str, Loss]) -> list[Candidate]:
     """The least first; of equals the one likelier to answer well, then the cheaper, then by name."""
 
-    def key(candidate: Candidate) -> tuple[float, float, int, str]:
+    def key(candidate: Candidate) -> tuple[float, float, float, str]:
         name = candidate.entry.name
-        return round(loss[name].total, 6), -loss[name].chance, candidate.expected_cost_microusd, name
+        return round(loss[name].total, 6), -loss[name].chance, candidate.real_cost_microusd, name
 
     return sorted(candidates, key=key)
 
 
 def _strongest_cost(candidates: Sequence[Candidate]) -> float:
     best = max(TIERS.index(candidate.entry.tier) for candidate in candidates)
-    return float(min(c.expected_cost_microusd for c in candidates if TIERS.index(c.entry.tier) == best))
+    return min(c.real_cost_microusd for c in candidates if TIERS.index(c.entry.tier) == best)
 
 
 def _logit(chance: float) -> float:

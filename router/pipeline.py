@@ -19,6 +19,7 @@ from models.errors import NotFound, SwitchyardError
 from models.messages import ChatRequest
 from router.accounting.prices import PriceBook
 from router.accounting.tenants import Tenants
+from router.candidates import candidates, expected_microusd
 from router.coalescing import Asker, Flights
 from router.events import Principal, Record, Sink, Stopwatch
 from router.exact_cache import ExactCache
@@ -27,7 +28,8 @@ from router.few_shot import Embed
 from router.fingerprint import Fingerprint, circle_of, fingerprint
 from router.invalidation import Selection
 from router.measured import Conversations, Latencies, Rests, conversation_of
-from router.policy import AUTO, NO_LIMITS, Candidate, Circumstances, Decision, Limits, Wish, decide
+from router.node_costs import NodeCosts
+from router.policy import AUTO, NO_LIMITS, Circumstances, Decision, Limits, Wish, decide
 from router.ports import (
     Assessment,
     BatcherPort,
@@ -46,7 +48,7 @@ from router.ports import (
 from router.prefix_marks import with_marks
 from router.prompting import Change, Prompting
 from router.run import Run
-from router.settings import IngressSettings, RoutingSettings, Strategy
+from router.settings import IngressSettings, Strategy
 from router.shadow import Shadows
 from router.tokens import PromptTokens, prompt_tokens
 from router.trials import Course, Courses, Promoted, Trial, marked, propensity_over, tighter
@@ -135,6 +137,8 @@ class Pipeline:
         self.flights = Flights()
         self.name = stages.peers.name if stages.peers is not None else ""
         self.latencies, self.rests = Latencies(), Rests()
+        alone = {name: b.entries[0].name for name, b in stages.backends.items() if len(b.entries) == 1}
+        self.node_costs = NodeCosts(alone)
         self.conversations = Conversations()
         self.experience = Experience()
         self.shadows = Shadows(self)
@@ -255,6 +259,7 @@ class Pipeline:
         course: Course,
     ) -> Decision:
         """The model and its fallbacks. Raises what `policy.decide` raises."""
+        self.node_costs.take(self.stages.batcher.recent_work(), self.prices)
         last = self.conversations.last_model(conversation_of(request, principal))
         allowed = self.tenants.allowed_models(principal)
         work = assessment.outlook.work if assessment is not None and assessment.outlook else ""
@@ -262,10 +267,10 @@ class Pipeline:
 
         def under(course: Course, circumstances: Circumstances) -> Decision:
             routing = course.routing
-            candidates = [self._candidate(entry, request, tokens, last, routing) for entry in self.entries.values()]
             limits = tighter(options.limits, routing.limits) if request.model == AUTO else options.limits
+            known = candidates(self, request, tokens, last, routing, limits)
             wish = Wish(options.strategy, options.fallbacks, limits, course.prefer)
-            return decide(request, assessment, candidates, routing, allowed, tokens.at_least, wish, circumstances)
+            return decide(request, assessment, known, routing, allowed, tokens.at_least, wish, circumstances)
 
         decision = under(course, circumstances)
         if course.trial is None or options.trial is not None:
@@ -273,28 +278,6 @@ class Pipeline:
         sober = replace(circumstances, draw=1.0)
         arms = self.courses.others(course)
         return marked(decision, course, propensity_over(decision, arms, lambda arm: under(arm, sober)))
-
-    def _candidate(
-        self, entry: ModelEntry, request: ChatRequest, tokens: PromptTokens, last: str | None, routing: RoutingSettings
-    ) -> Candidate:
-        return Candidate(
-            entry,
-            self._backend_of[entry.name].name,
-            self._expected(entry, request, tokens),
-            self.latencies.first_token_ms(entry.name),
-            self._switch(entry, last, tokens, routing),
-            self.rests.rests(entry.name),
-        )
-
-    def _switch(self, entry: ModelEntry, last: str | None, tokens: PromptTokens, routing: RoutingSettings) -> int:
-        """What `entry` has to read again that the conversation's model may still have in its cache."""
-        if last is None or last == entry.name or last not in self.entries:
-            return 0
-        return round(routing.switch_price * self.prices.worst_case_microusd(entry.name, tokens.expected, 0))
-
-    def _expected(self, entry: ModelEntry, request: ChatRequest, tokens: PromptTokens) -> int:
-        longest = self.max_output_tokens(entry, request)
-        return self.prices.worst_case_microusd(entry.name, tokens.expected, longest * request.sampling.n)
 
     def max_output_tokens(self, entry: ModelEntry, request: ChatRequest) -> int:
         """How long the answer may get: the caller's limit, else the operator's, within the model's own."""
@@ -376,8 +359,9 @@ class Pipeline:
             "semantic_cache": "eligible" if key is not None and key.scope else "bypass",
             "input_tokens_estimated": tokens.expected,
             "expected_cost_microusd": {
-                name: self._expected(self.entries[name], request, tokens) for name in decision.eligible
+                name: expected_microusd(self, self.entries[name], request, tokens) for name in decision.eligible
             },
+            "node_costs": self.node_costs.explained(),
             "prompt_changes": [*changes, *self.for_model(question, decision.model, principal, options)[1]],
             "degraded": degraded,
         }

@@ -125,7 +125,10 @@ def decide(
     pool = {candidate.entry.name: candidate for candidate in candidates}
     _check_wish(demand, pool, wish)
     if request.model == AUTO:
-        return _choose(demand, assessment or ABSTAINED, candidates, routing, wish, circumstances)
+        assessed, priced = assessment or ABSTAINED, _as_priced(candidates, routing)
+        decision = _choose(demand, assessed, priced, routing, wish, circumstances)
+        eligible = [pool[name] for name in decision.eligible]
+        return replace(decision, basis=basis_of(assessed, eligible, circumstances.evidence, wish.strategy))
     return _pin(demand, assessment, pool, routing, wish)
 
 
@@ -246,8 +249,14 @@ def _choose(
         cascade=steps,
         loss={name: each.explained() for name, each in loss.items()},
         explored=explored,
-        basis=basis_of(assessment, eligible, circumstances.evidence, wish.strategy),
     )
+
+
+def _as_priced(candidates: Sequence[Candidate], routing: RoutingSettings) -> Sequence[Candidate]:
+    """With the node's costs that the settings go by. The basis keeps what was measured all the same."""
+    if routing.node_costs == "measured":
+        return candidates
+    return [replace(candidate, node_factor=1.0) for candidate in candidates]
 
 
 def _strategy(assessment: Assessment, routing: RoutingSettings, wish: Wish) -> str:
@@ -271,7 +280,7 @@ def _order(
 ) -> list[Candidate]:
     if loss:
         return by_loss(eligible, loss)
-    cheapest = sorted(eligible, key=lambda candidate: (candidate.expected_cost_microusd, candidate.entry.name))
+    cheapest = sorted(eligible, key=lambda candidate: (candidate.real_cost_microusd, candidate.entry.name))
     match strategy:
         case "cheapest":
             return cheapest
@@ -336,9 +345,9 @@ def _ranked(eligible: Sequence[Candidate], tier: str) -> list[Candidate]:
     """The wanted tier first, then stronger ones, then weaker ones, nearest first; within a tier the cheapest first."""
     wanted = TIERS.index(tier)
 
-    def key(candidate: Candidate) -> tuple[bool, int, int, str]:
+    def key(candidate: Candidate) -> tuple[bool, int, float, str]:
         step = TIERS.index(candidate.entry.tier) - wanted
-        return step < 0, abs(step), candidate.expected_cost_microusd, candidate.entry.name
+        return step < 0, abs(step), candidate.real_cost_microusd, candidate.entry.name
 
     return sorted(eligible, key=key)
 

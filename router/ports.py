@@ -3,7 +3,7 @@ with the same class inside."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -12,6 +12,7 @@ from models.base import Call
 from models.errors import SwitchyardError
 from models.messages import ChatRequest, Completion, Event, Message, Usage, fold
 from router.accounting.limits import Claim
+from router.work import Work
 
 # ---- cache ---------------------------------------------------------------------------------------------------------
 
@@ -227,12 +228,18 @@ class Grant:
     reusable_s: float = 0.0
 
 
+NO_USAGE = Usage()
+
+
 class BatcherPort(Protocol):
     async def admit(self, ticket: Ticket) -> Grant:
         """Wait for a place. Raises `RateLimited`, `Overloaded` (queue full, too long a wait) or `DeadlineExceeded`."""
 
-    def release(self, grant: Grant) -> None:
-        """Give the place back. Returns at once and never fails."""
+    def release(self, grant: Grant, usage: Usage = NO_USAGE) -> None:
+        """Give the place back; `usage` is what was done there. Returns at once and never fails."""
+
+    def recent_work(self) -> Mapping[str, Work]:
+        """What the replicas of each backend did of late, for all who ask them; another object when that has changed."""
 
 
 # ---- models --------------------------------------------------------------------------------------------------------

@@ -322,7 +322,7 @@ class Run:
         attempt = live.settle(outcome, error)
         self.cost_microusd += attempt.cost_microusd
         self.attempts.append(attempt)
-        self.pipeline.rests.attempted(attempt)
+        self.pipeline.rests.attempted(attempt, error)
 
     # ---- small answers ---------------------------------------------------------------------------------------------
 

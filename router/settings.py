@@ -108,6 +108,9 @@ class RoutingSettings(Strict):
         4.0, ge=0, description="what a bad answer costs, in answers of the strongest model that may answer"
     )
     waiting_price_microusd_per_s: float = Field(0.0, ge=0, description="of the time to the first token")
+    node_costs: Literal["measured", "listed"] = Field(
+        "measured", description="of local models: by what their replicas were measured to do, or as the prices say"
+    )
     switch_price: float = Field(
         0.5,
         ge=0,

@@ -18,7 +18,10 @@ class LimitSettings(Strict):
 
     min_quality: float | None = Field(None, ge=0, le=1, description="least chance of a good answer")
     max_cost_microusd: int | None = Field(None, ge=0)
-    max_ttft_ms: float | None = Field(None, gt=0)
+    max_ttft_ms: float | None = Field(None, gt=0, description="measured time to the first token, 95th percentile")
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="measured time to the end of an answer as long as this one may get, 95th percentile"
+    )
     local_only: bool = False
 
 

@@ -191,6 +191,7 @@ def tighter(caller: Limits, operator: LimitSettings) -> Limits:
         min_quality=max(qualities, default=None),
         max_cost_microusd=None if most is None else int(most),
         max_ttft_ms=least(caller.max_ttft_ms, operator.max_ttft_ms),
+        max_latency_ms=least(caller.max_latency_ms, operator.max_latency_ms),
         local_only=caller.local_only or operator.local_only,
     )
 

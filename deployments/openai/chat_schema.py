@@ -117,7 +117,11 @@ class StreamOptions(_Body):
 class SwitchyardBody(_Body):
     """What Switchyard takes besides an API's own fields."""
 
-    strategy: Strategy | None = Field(None, description="how the model for `auto` is chosen; by default as configured")
+    strategy: Strategy | None = Field(
+        None,
+        description="how the model for `auto` is chosen; by default as configured. `fastest` goes by the measured time "
+        "to the first token, 95th percentile",
+    )
     fallbacks: list[str] | None = Field(
         None, max_length=8, description="models to try after the first, in this order; by default as configured"
     )
@@ -134,6 +138,9 @@ class SwitchyardBody(_Body):
     min_quality: float | None = Field(None, ge=0, le=1, description="least chance of a good answer, for `auto`")
     max_cost_microusd: int | None = Field(None, ge=0, description="expected, of an answer of the length allowed")
     max_ttft_ms: float | None = Field(None, gt=0, description="measured time to first token, 95th percentile")
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="measured time to the end of an answer as long as this one may get, 95th percentile"
+    )
     region: str | None = Field(None, max_length=64, description="where the model must run")
     local_only: bool = Field(False, description="whether the prompt must not leave the cluster")
     cache_prefixes: bool | None = Field(
@@ -142,7 +149,14 @@ class SwitchyardBody(_Body):
 
     def options(self) -> Options:
         fallbacks = None if self.fallbacks is None else tuple(self.fallbacks)
-        limits = Limits(self.min_quality, self.max_cost_microusd, self.max_ttft_ms, self.region, self.local_only)
+        limits = Limits(
+            self.min_quality,
+            self.max_cost_microusd,
+            self.max_ttft_ms,
+            self.region,
+            self.local_only,
+            self.max_latency_ms,
+        )
         return Options(
             self.cache,
             self.namespace,

@@ -16,7 +16,14 @@ from contextlib import aclosing
 from typing import Literal
 
 from models.base import Call, ChatModel
-from models.errors import DeadlineExceeded, ModelUnavailable, StreamInterrupted, SwitchyardError, UpstreamFailed
+from models.errors import (
+    DeadlineExceeded,
+    ModelUnavailable,
+    StreamInterrupted,
+    SwitchyardError,
+    UpstreamFailed,
+    is_refusal,
+)
 from models.messages import ChatRequest, Event
 from models.reliability.settings import BreakerSettings
 from models.reliability.tally import Tally
@@ -186,11 +193,11 @@ class CircuitBroken:
             raise
 
     def _is_fault(self, error: SwitchyardError, waited_s: float) -> bool:
-        """Whether the provider is to blame. A caller's 4xx is none, and 429 says how much is too much, not that
-        anything is broken."""
+        """Whether the provider is to blame. A caller's 4xx is none, 429 says how much is too much, and 403 what it will
+        not do: not that anything is broken."""
         if isinstance(error, DeadlineExceeded):
             return waited_s >= self._settings().slow_s
-        return isinstance(error, UpstreamFailed | StreamInterrupted | ModelUnavailable)
+        return isinstance(error, UpstreamFailed | StreamInterrupted | ModelUnavailable) and not is_refusal(error)
 
     def states(self) -> dict[str, State]:
         """By model."""

@@ -10,12 +10,12 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from models.base import Call, ChatModel
-from models.errors import ModelUnavailable, RateLimited, SwitchyardError
+from models.errors import ModelUnavailable, RateLimited, SwitchyardError, is_refusal
 from models.messages import ChatRequest, Event
 from models.reliability.settings import KeyRestSettings
 from models.reliability.tally import Tally
 
-_REFUSALS = {401, 402, 403, 429}
+_REFUSALS = {401, 402, 429}
 """Statuses that an account is at fault for, where they come as `ModelUnavailable` (429: its quota is used up)."""
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ class KeyRotation:
 
     `name` is the endpoint's, for the log, in which keys are numbers. A request goes on to the next key when one is
     limited (429) or refused (401, 402, 403, quota) before its first event; each key is tried once. Where all rest it is
-    `RateLimited` until the first one is back, or `ModelUnavailable` where none is merely limited.
+    `RateLimited` until the first one is back, or `ModelUnavailable` where none is merely limited. A key that got 403 does
+    not rest: that may be this request's, and the next one would find no key left.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class KeyRotation:
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
         clock = asyncio.get_running_loop().time
         deadline_s, left_s, started = clock() + call.timeout_s, call.timeout_s, False
+        refusal: SwitchyardError | None = None
         for key in self._in_turn():
             if key.rests_until_s(request.model) > self._clock():
                 continue
@@ -69,9 +71,13 @@ class KeyRotation:
                 return
             except SwitchyardError as error:
                 left_s = deadline_s - clock()
-                if started or not self._rest(key, request.model, error) or left_s <= 0:
+                if started or left_s <= 0:
                     raise
-        raise self._all_rest(request.model)
+                if is_refusal(error):
+                    refusal = error
+                elif not self._rest(key, request.model, error):
+                    raise
+        raise refusal or self._all_rest(request.model)
 
     def resting(self) -> int:
         """How many keys cannot be used for some model just now."""

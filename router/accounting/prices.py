@@ -61,11 +61,19 @@ class PriceBook:
             for entry in entries
         }
         self._nodes = {entry.name: node_prices.get(entry.name) or entry.node_price for entry in entries}
+        self._listed = {e.name for e in entries if e.name in prices or (e.price and e.name not in node_prices)}
 
     def replica_microusd_per_hour(self, model: str) -> float | None:
         """What a replica of a local model costs, at work or not; None: nobody says what its node costs."""
         node = self._nodes.get(model)
         return None if node is None else float(_replica_microusd_per_hour(node))
+
+    def replica_seconds(self, model: str, input_tokens: float, output_tokens: float) -> float | None:
+        """How long a busy replica takes for so many tokens, by the list; None: they are not priced by their node."""
+        node = self._nodes.get(model)
+        if node is None or model in self._listed:
+            return None
+        return 3600 * (input_tokens / node.input_tokens_per_hour + output_tokens / node.output_tokens_per_hour)
 
     def quote(self, model: str) -> Quote:
         """Raises `ModelNotFound`."""

@@ -13,6 +13,7 @@ from models.errors import DeadlineExceeded, ModelNotFound, Overloaded, RateLimit
 from router.admission import REUSABLE_S, UNKNOWN_RETRY_AFTER_S, Admission
 from router.ports import Grant, Ticket
 from router.settings import BatcherSettings
+from router.work import HALF_LIFE_S, SETTLED_S, Work
 
 SETTINGS = BatcherSettings(max_queue=8, max_queue_per_tenant=4, lease_ttl_s=10)
 
@@ -190,10 +191,28 @@ async def test_time_of_replicas_is_counted_at_work_and_in_all() -> None:
     for lease in ("2", "3", "4"):
         await core.admit(ticket(), lease)
     core.set_replicas("m", 1)
-    clock.now_s = 9
+    clock.now_s = 9 + SETTLED_S
     core.tick()
     load = core.snapshot()["m"]
     assert (load.replica_s, load.busy_s) == (3 * 5 + 1 * 4, 2 * 3 + 1 * 4)
+
+
+async def test_a_place_that_was_kept_without_a_request_was_no_work() -> None:
+    clock = Clock()
+    core = admission(places=4, clock=clock)
+    core.set_replicas("m", 2)
+    for lease in ("0", "1"):
+        await core.admit(ticket(), lease)
+    clock.now_s = 3
+    core.release(["0", "1"], {"0": 0.25, "1": 3600.0})  # no clock of a holder takes back what is counted
+    clock.now_s = 10
+    core.tick()
+    assert core.snapshot()["m"].busy_s == 2.75
+    core.renew({}, {"m": (700, 30), "elsewhere": (1, 1)})
+    assert core.recent_work() == {"m": Work(2.75, 700, 30)}
+    clock.now_s += HALF_LIFE_S
+    core.tick()
+    assert core.recent_work() == {"m": Work(1.375, 350, 15)}
 
 
 async def test_a_lease_ends_by_itself_unless_renewed() -> None:

@@ -398,6 +398,16 @@ async def test_a_model_out_of_reach_is_no_candidate_until_it_may_be_tried_again(
     it.books_are_shut()
 
 
+@pytest.mark.parametrize(("status", "rests"), [(401, True), (403, False)])
+async def test_what_a_provider_refuses_one_request_is_not_out_of_reach_for_all(status: int, rests: bool) -> None:
+    it = three(RoutingSettings(strategy="complexity"))
+    it.small.script = [ModelUnavailable("refused", None, None, {"provider_status": status})]
+    for number in range(6):
+        await unary(it.world, ask(f"hi {number}"))
+    assert it.world.pipeline.rests.rests("small-1") is rests
+    it.books_are_shut()
+
+
 async def test_a_model_that_is_back_does_not_rest_for_what_was_before() -> None:
     it = three(RoutingSettings(strategy="complexity"))
     now_s = 0.0

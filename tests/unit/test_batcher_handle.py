@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from deployments.batcher import BatcherHandle
+from deployments.batcher import BatcherHandle, Renewed
+from models.messages import Usage
 from router import admission
 from router.admission import REUSABLE_S, Admission
 from router.ports import Grant, Ticket
 from router.settings import BatcherSettings
+from router.work import SETTLED_S
 
 TICKET = Ticket("r", "b", "org", 0, 5.0)
 
@@ -47,7 +49,7 @@ class Hop:
                 return self._core.release(*self._args)
             case _:
                 self._core.renew(*self._args)
-                return self._core.lease_ttl_s / 3
+                return Renewed(0.05, self._core.recent_work())
 
 
 @pytest.fixture
@@ -146,3 +148,20 @@ async def test_who_leaves_while_waiting_leaves_no_lease(core: Admission, holder:
     for grant in grants:
         holder.release(grant)
     await running(core, 0)
+
+
+async def test_what_was_done_is_told_and_a_place_without_a_request_is_not_counted(core: Admission) -> None:
+    holder = BatcherHandle(Hop(core))  # type: ignore[arg-type]
+    for _ in range(3):
+        grant = await holder.admit(TICKET)
+        await asyncio.sleep(0.02)
+        holder.release(grant, Usage(100, 7))
+        holder.release(grant, Usage(100, 7))  # it is over
+    await running(core, 0)
+    await asyncio.sleep(0.1)
+    assert (core.recent_work()["b"].input_tokens, core.recent_work()["b"].output_tokens) == (300, 21)
+    assert holder.recent_work()["b"] == core.recent_work()["b"]
+    await asyncio.sleep(SETTLED_S)
+    core.tick()
+    assert 0.06 <= core.snapshot()["b"].busy_s < REUSABLE_S, "three answers of 0.02 s, on a lease of 0.25 s"
+    await holder.close()

@@ -120,6 +120,22 @@ def test_latency_is_known_after_some_answers() -> None:
     assert seen.first_token_ms("m") == 18.0
 
 
+def test_the_time_to_the_end_is_that_of_an_answer_as_long_as_this_one_may_get() -> None:
+    seen = Latencies()
+    streamed = replace(closed("r").attempts[1], ttft_ms=100.0, total_ms=1100.0, output_tokens=100)
+    for number in range(20):
+        assert (seen.total_ms("m", 1000) is None) == (number < 8)
+        seen(closed("r", attempts=(streamed,)))
+    assert [seen.total_ms("m", most) for most in (1000, 100, 50, 10)] == [1100.0, 1100.0, 600.0, 200.0]
+    whole = replace(streamed, ttft_ms=1100.0, whole=True)
+    for _ in range(20):
+        seen(closed("r", attempts=(replace(whole, model="w"),)))
+        seen(closed("r", attempts=(whole,)))
+    assert [seen.total_ms("w", most) for most in (1000, 50)] == [1100.0, 550.0]
+    assert seen.first_token_ms("w") == 1100.0, "nobody has seen it sooner"
+    assert seen.first_token_ms("m") == 100.0, "which those that came in one piece say nothing about"
+
+
 async def test_a_named_model_after_auto_speaks_against_the_one_that_auto_chose(door: Door) -> None:
     first = await door.chat("Compare two designs of a cache for me, please.", switchyard={"cache": "off"})
     chosen = first.headers["x-switchyard-model"]

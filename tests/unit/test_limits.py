@@ -52,6 +52,7 @@ def provided(door: Door) -> None:
         ({"min_quality": 1.0}, "is expected to answer this well with probability"),
         ({"max_cost_microusd": 1}, "and at most 1 were allowed"),
         ({"max_ttft_ms": 1e-6}, "ms to its first token"),
+        ({"max_latency_ms": 1e-6}, "ms to the end of such an answer"),
         ({"region": "mars"}, "not in 'mars'"),
         ({"local_only": True}, "runs at a provider"),
     ],
@@ -60,7 +61,7 @@ async def test_where_nobody_is_left_the_tightest_limit_is_named_and_all_say_why(
     door: Door, path: str, limit: dict[str, Any], why: str
 ) -> None:
     (name,) = limit
-    if name == "max_ttft_ms":
+    if name in ("max_ttft_ms", "max_latency_ms"):
         await measured(door)
     if name == "local_only":
         provided(door)

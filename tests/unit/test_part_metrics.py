@@ -79,7 +79,7 @@ async def test_each_part_is_asked_once_and_its_counts_are_shown() -> None:
     stats = cache_stats()
     parts = [Part("Batcher", await loads()), Part("Ledger", asdict(Counts(records=5, torn=1, rejected=2)))]
     shards = [Part("SemanticCache:0", stats), Part("SemanticCache:1", stats)]
-    found = samples(await PartMetrics(*parts, shards).text({"m": 500_000.0}))
+    found = samples(await PartMetrics(*parts, shards).text({"m": 500_000.0}, {"model": 1.25}))
     assert [part.asked for part in (*parts, *shards)] == [1, 1, 1, 1]
     backend, shard = "[('backend', 'm')]", "[('shard', 'SemanticCache:1')]"
     assert {
@@ -90,6 +90,7 @@ async def test_each_part_is_asked_once_and_its_counts_are_shown() -> None:
         f"switchyard_batcher_replica_seconds_total{backend}": 0,
         f"switchyard_batcher_busy_replica_seconds_total{backend}": 0,
         f"switchyard_node_microusd_per_hour{backend}": 500_000,
+        "switchyard_node_cost_factor[('model', 'model')]": 1.25,
         "switchyard_batcher_refusals_total[('backend', 'm'), ('reason', 'tenant_share')]": 1,
         "switchyard_ledger_records_total[]": 5,
         "switchyard_ledger_torn_lines_total[]": 1,

@@ -53,6 +53,7 @@ from router.settings import ClassifierSettings, IngressSettings, TenantSettings
 from router.strategies import STRATEGIES
 from router.tokens import MAX_TOKENS_PER_IMAGE, output_tokens, prompt_tokens
 from router.validation import check_priority, check_request
+from router.work import Work
 
 ME = Principal("acme")
 PLAIN = Options()
@@ -101,6 +102,7 @@ class Places:
 
     out: int = 0
     full: set[str] = field(default_factory=set)
+    work: dict[str, Work] = field(default_factory=dict)
 
     async def admit(self, ticket: Ticket) -> Grant:
         await asyncio.sleep(0)
@@ -109,8 +111,11 @@ class Places:
         self.out += 1
         return Grant(ticket.request_id, ticket.backend, 0.0)
 
-    def release(self, grant: Grant) -> None:
+    def release(self, grant: Grant, usage: Usage = Usage()) -> None:
         self.out -= 1
+
+    def recent_work(self) -> dict[str, Work]:
+        return self.work
 
 
 @dataclass

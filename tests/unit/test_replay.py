@@ -70,6 +70,7 @@ models = st.lists(
         st.integers(0, 1_000),
         st.none() | st.floats(0, 1_000),
         st.integers(0, 10),
+        node_factor=st.floats(0.1, 10),
     ),
     min_size=1,
     max_size=4,

@@ -88,7 +88,13 @@ async def test_old_failures_are_forgotten() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [InvalidRequest("no"), ContextLengthExceeded("long"), RateLimited("slow", None, 30.0), DeadlineExceeded("late")],
+    [
+        InvalidRequest("no"),
+        ContextLengthExceeded("long"),
+        RateLimited("slow", None, 30.0),
+        DeadlineExceeded("late"),
+        ModelUnavailable("refused access", None, None, {"provider_status": 403}),
+    ],
 )
 async def test_a_callers_fault_or_a_rate_limit_is_no_failure(error: SwitchyardError) -> None:
     case = Case()

@@ -61,7 +61,7 @@ async def test_a_limit_is_of_one_model() -> None:
     assert case.used == [2, 2]
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 429])
+@pytest.mark.parametrize("status", [401, 402, 429])
 async def test_a_refused_key_is_set_aside_and_the_log_does_not_show_it(
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -81,6 +81,16 @@ async def test_a_refused_key_is_set_aside_and_the_log_does_not_show_it(
     await collect(case.model)
     await collect(case.model)
     assert case.used[1] == 2
+
+
+async def test_what_one_request_is_refused_sets_no_key_aside_for_the_others() -> None:
+    case = Case((refused(403),), (refused(403),))
+    for _ in range(3):
+        error = await failure(case.model)
+        assert type(error) is ModelUnavailable and error.details == {"provider_status": 403}
+    assert case.used == [3, 3] and case.model.resting() == 0
+    case.keys[1].scripts = [GOOD]
+    assert await collect(case.model) == list(GOOD), "the other key may have the right to it"
 
 
 async def test_all_limited() -> None:
