@@ -19,6 +19,7 @@ _PATHS = {
     "forecast": ("/v1/usage/forecast", "what the next days will cost, with an interval"),
     "anomalies": ("/v1/usage/anomalies", "hours or days unlike those before, and why"),
     "savings": ("/v1/usage/savings", "what caches and routing saved, against named baselines"),
+    "nodes": ("/v1/usage/nodes", "what the nodes of local models cost, at work and idle; for the operator"),
     "recommend": ("/v1/usage/recommendations", "what would have saved money, with the numbers"),
 }
 
@@ -27,7 +28,8 @@ def add_commands(usage: Any, common: argparse.ArgumentParser, run: Callable[[arg
     for name, (path, text) in _PATHS.items():
         parser = usage.add_parser(name, parents=[common], help=text)
         parser.set_defaults(command=run, path=path, what=name, out=None, by="", latency=False)
-        parser.add_argument("--org", help="another organisation than the key's, or '*' for all; for the operator")
+        if name != "nodes":
+            parser.add_argument("--org", help="another organisation than the key's, or '*' for all; for the operator")
         parser.add_argument("--json", action="store_true", help="as the API says it")
         if name != "forecast":
             parser.add_argument("--since", help="such as 2026-05-31")
@@ -36,6 +38,8 @@ def add_commands(usage: Any, common: argparse.ArgumentParser, run: Callable[[arg
             parser.add_argument("--days", default="30")
         if name == "anomalies":
             parser.add_argument("--step", choices=("hour", "day"), default="hour")
+        if name == "nodes":
+            parser.add_argument("--by", default="model", help="model, hour or day; several with commas")
         if name == "show":
             parser.add_argument(
                 "--by",
@@ -69,6 +73,8 @@ def _lines(what: str, told: dict[str, Any]) -> Iterable[str]:
     match what:
         case "show":
             yield from _table(told)
+        case "nodes":
+            yield from _nodes(told)
         case "forecast":
             month = told["this_month"]
             yield f"{month['month']}: {_usd(month['spent_microusd'])} so far" + _until_end(month)
@@ -104,6 +110,19 @@ def _table(told: dict[str, Any]) -> Iterable[str]:
         )
     widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
     for line in [head, *rows]:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+
+
+def _nodes(told: dict[str, Any]) -> Iterable[str]:
+    money = ("cost_microusd", "busy_microusd", "idle_microusd", "charged_microusd")
+    head = [*told["group_by"], "replica hours", "busy", "cost", "at work", "idle", "charged"]
+    lines = [head]
+    for row in (*told["data"], {**dict.fromkeys(told["group_by"], ""), "model": "total", **told["total"]}):
+        share = f"{row['busy_replica_s'] / row['replica_s']:.0%}" if row["replica_s"] else "-"
+        shown = [f"{row['replica_s'] / 3600:.2f}", share, *(_usd(row[name]) for name in money)]
+        lines.append([*(str(row[name]) for name in told["group_by"]), *shown])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
 
 

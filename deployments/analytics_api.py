@@ -15,6 +15,7 @@ from router.accounting.advice import Words, recommendations, savings
 from router.accounting.directory import DEFAULT_ORG
 from router.accounting.forecast import LEAST_DAYS
 from router.accounting.limits import iso
+from router.accounting.node_time import NODE_SUMS, node_rows, whole_hours
 from router.accounting.usage import parse_usage_query, usage_answer, usage_csv
 from router.accounting.usage_sql import UsageQuery
 from router.events import Principal
@@ -38,6 +39,7 @@ class AnalyticsDoor:
             Operation("GET", "/v1/usage/forecast", self.forecast),
             Operation("GET", "/v1/usage/anomalies", self.anomalies),
             Operation("GET", "/v1/usage/savings", self.savings),
+            Operation("GET", "/v1/usage/nodes", self.nodes),
             Operation("GET", "/v1/usage/recommendations", self.recommendations),
         )
 
@@ -100,6 +102,17 @@ class AnalyticsDoor:
         return JSONResponse(
             {"object": "usage.savings", **span, **savings(by_verdict, by_model, self._quotes(query.org))}
         )
+
+    async def nodes(self, request: Request) -> Response:
+        """What the nodes of local models cost, at work and idle, and what their requests were charged, in whole hours.
+        For the operator."""
+        principal = await admitted(self.ingress, request, "usage")
+        if principal.org != DEFAULT_ORG or principal.team:
+            raise PermissionDenied("What nodes cost is for the operator; GET /v1/usage says what your requests do.")
+        query = whole_hours(parse_usage_query(dict(request.query_params), int(time.time() * 1000)))
+        hours = await self.ingress.ledger.node_hours(query.since_unix_ms, query.until_unix_ms)
+        rows = node_rows(hours, await self.ingress.ledger.usage(query), query)
+        return JSONResponse({**usage_answer(query, rows, NODE_SUMS), "object": "usage.nodes"})
 
     async def recommendations(self, request: Request) -> Response:
         """What would have saved money in that time, the most first, with the numbers behind each."""

@@ -48,6 +48,14 @@ class Renewed:
     work: dict[str, Work]
 
 
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Replica-seconds of each backend, of all and of those at work, since the Batcher of this name started."""
+
+    name: str
+    seconds: dict[str, tuple[float, float]]
+
+
 class Batcher:
     """Serve shell of `router.admission.Admission`."""
 
@@ -58,6 +66,7 @@ class Batcher:
             self._admission.set_replicas(name, 1)
         self._admission.recover()
         self._link = ControllerLink(places_per_replica, self._admission.set_replicas)
+        self._meter = uuid.uuid4().hex
         self._ticked_s = time.monotonic()
         self._ticking = asyncio.create_task(self._tick())
 
@@ -75,6 +84,10 @@ class Batcher:
         """Take all leases (id -> backend) that a holder has, and the tokens of its requests that have ended."""
         self._admission.renew(leases, done)
         return Renewed(self._admission.lease_ttl_s / 3, self._admission.recent_work())
+
+    async def node_time(self) -> Meter:
+        loads = self._admission.snapshot()
+        return Meter(self._meter, {name: (load.replica_s, load.busy_s) for name, load in loads.items()})
 
     async def snapshot(self) -> dict[str, BackendLoad]:
         return self._admission.snapshot()
@@ -150,6 +163,7 @@ class BatcherHandle:
         self._admit = method(handle, "admit")
         self._release = method(handle, "release")
         self._renew = method(handle, "renew")
+        self._node_time = method(handle, "node_time")
         self._restart_wait_s = restart_wait_s
         self._holder = uuid.uuid4().hex
         self._numbers = itertools.count()
@@ -182,6 +196,12 @@ class BatcherHandle:
                 give_up_s = give_up_s or now_s + self._restart_wait_s
                 await self._wait_for_an_answer(give_up_s - now_s)
                 ticket = replace(ticket, timeout_s=max(0.0, due_s - time.monotonic()))
+
+    async def node_time(self) -> Meter:
+        """Raises `ModelUnavailable` or `TimeoutError`."""
+        async with asyncio.timeout(HOP_MARGIN_S):
+            meter: Meter = await call(self._node_time)
+        return meter
 
     def recent_work(self) -> Mapping[str, Work]:
         return self._recent

@@ -313,7 +313,7 @@ class Ingress(HandleDoor):
         """Start what runs beside the requests. The HTTP app calls it once its event loop serves."""
         await self._peers.announce()
         loop = asyncio.get_running_loop()
-        upkeep = Upkeep(self.ledger, self.follower, lambda: self.pipeline)
+        upkeep = Upkeep(self.ledger, self.follower, lambda: self.pipeline, self.batcher)
         self._background = [
             loop.create_task(self.shipper.run()),
             loop.create_task(self.budgets.run()),

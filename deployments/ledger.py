@@ -31,6 +31,7 @@ from router.accounting.experiment_store import ArmTally
 from router.accounting.feedback import Feedback
 from router.accounting.forecast import Forecast
 from router.accounting.limits import Limit
+from router.accounting.node_time import NodeHour, Reading
 from router.accounting.registrar import Act, Done
 from router.accounting.store import LEDGER_FILE, PostgresStore, SQLiteStore
 from router.accounting.usage_sql import UsageQuery
@@ -138,6 +139,12 @@ class Ledger:
     async def share(self, lessons: Lessons) -> Lessons:
         return await self._books.share(lessons)
 
+    async def take_node_time(self, readings: Sequence[Reading]) -> None:
+        await self._books.take_node_time(readings)
+
+    async def node_hours(self, since_unix_ms: int, until_unix_ms: int) -> list[NodeHour]:
+        return await self._books.node_hours(since_unix_ms, until_unix_ms)
+
     async def experiment(self, name: str, version: str) -> list[ArmTally]:
         return await self._books.experiment(name, version)
 
@@ -204,6 +211,7 @@ class LedgerHandle:
         self._keep_feedback = method(handle, "keep_feedback")
         self._feedback = method(handle, "feedback")
         self._share = method(handle, "share")
+        self._take_node_time, self._node_hours = method(handle, "take_node_time"), method(handle, "node_hours")
         self._experiment = method(handle, "experiment")
         self._lease = method(handle, "lease")
         self._standings = method(handle, "standings")
@@ -263,6 +271,13 @@ class LedgerHandle:
     async def share(self, lessons: Lessons) -> Lessons:
         answer: Lessons = await _within(INGEST_TIMEOUT_S, self._share, lessons)
         return answer
+
+    async def take_node_time(self, readings: Sequence[Reading]) -> None:
+        await _within(INGEST_TIMEOUT_S, self._take_node_time, readings)
+
+    async def node_hours(self, since_unix_ms: int, until_unix_ms: int) -> list[NodeHour]:
+        found: list[NodeHour] = await _within(READ_TIMEOUT_S, self._node_hours, since_unix_ms, until_unix_ms)
+        return found
 
     async def experiment(self, name: str, version: str) -> list[ArmTally]:
         found: list[ArmTally] = await _within(READ_TIMEOUT_S, self._experiment, name, version)

@@ -1,29 +1,61 @@
-"""What keeps an ingress' choice of models up to date beside the requests: winners of experiments, and what other
-replicas have learned."""
+"""What an ingress does beside the requests: winners of experiments, what other replicas have learned, and what nodes
+cost."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 
+from deployments.batcher import BatcherHandle, Meter
 from deployments.ledger import LedgerHandle
+from models.errors import SwitchyardError
+from router.accounting.node_time import Reading
 from router.accounting.registrar import Follower, Promote
 from router.events import Actor
 from router.experience import Sharing
 from router.pipeline import Pipeline
 from router.promotion import Promoter
 
+READ_EVERY_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+def readings_of(pipeline: Pipeline, meter: Meter) -> list[Reading]:
+    """Of the models whose nodes have a price."""
+    readings = []
+    for backend, model in pipeline.models_alone.items():
+        price = pipeline.prices.replica_microusd_per_hour(model)
+        if price is not None and backend in meter.seconds:
+            readings.append(Reading(meter.name, model, *meter.seconds[backend], round(price)))
+    return readings
+
 
 class Upkeep:
     """Of one replica. `jobs` are to be run as long as it lives."""
 
-    def __init__(self, ledger: LedgerHandle, follower: Follower, pipeline: Callable[[], Pipeline]) -> None:
-        self._ledger, self._follower, self._pipeline = ledger, follower, pipeline
+    def __init__(
+        self, ledger: LedgerHandle, follower: Follower, pipeline: Callable[[], Pipeline], batcher: BatcherHandle
+    ) -> None:
+        self._ledger, self._follower, self._pipeline, self._batcher = ledger, follower, pipeline, batcher
 
     def jobs(self) -> tuple[Coroutine[None, None, None], ...]:
         promoter = Promoter(
             self._ledger, lambda: self._pipeline().settings.routing, self._follower.directory.promotion, self._promote
         )
-        return promoter.run(), Sharing(lambda: self._pipeline().experience, self._ledger).run()
+        return promoter.run(), Sharing(lambda: self._pipeline().experience, self._ledger).run(), self._read_meters()
+
+    async def _read_meters(self) -> None:
+        """For ever. What is not told in time is told the next time, by whichever replica comes first."""
+        while True:
+            await asyncio.sleep(READ_EVERY_S)
+            try:
+                meter = await self._batcher.node_time()
+                if readings := readings_of(self._pipeline(), meter):
+                    await self._ledger.take_node_time(readings)
+            except (SwitchyardError, TimeoutError) as error:
+                logger.info("what nodes cost was not read off (%s); that is tried again", type(error).__name__)
 
     async def _promote(self, experiment: str, arm: str, version: str) -> None:
         who = Actor(user="automatic promotion")

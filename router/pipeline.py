@@ -137,8 +137,8 @@ class Pipeline:
         self.flights = Flights()
         self.name = stages.peers.name if stages.peers is not None else ""
         self.latencies, self.rests = Latencies(), Rests()
-        alone = {name: b.entries[0].name for name, b in stages.backends.items() if len(b.entries) == 1}
-        self.node_costs = NodeCosts(alone)
+        self.models_alone = {name: b.entries[0].name for name, b in stages.backends.items() if len(b.entries) == 1}
+        self.node_costs = NodeCosts(self.models_alone)
         self.conversations = Conversations()
         self.experience = Experience()
         self.shadows = Shadows(self)

@@ -1,9 +1,11 @@
 """Money under fire: three processes that take requests and one that keeps the books, each killed again and again.
 
     python -m cluster.bench.chaos --seconds 600 --kills 30
+    python -m cluster.bench.chaos --seconds 600 --kills 30 --database postgresql
 
 What is killed (SIGKILL, at random moments) are real processes over a real database: doors, which reserve, write
-journals and settle as an ingress does, and the ledger with its SQLite. In the end every request that a door had
+journals and settle as an ingress does, the ledger with its SQLite, and with `--database postgresql` a PostgreSQL with
+all its processes, which starts again after up to three seconds. In the end every request that a door had
 finished must be in the books once, at its cost, no request may be left open, and no budget may be passed. Models, HTTP
 and Ray are not in it.
 """
@@ -21,10 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.errors import InternalError, ModelUnavailable, SwitchyardError
 from models.messages import Usage
@@ -33,11 +37,14 @@ from router.accounting.budget import Budgets
 from router.accounting.journal import Journal
 from router.accounting.limits import Account, Claim
 from router.accounting.shipper import Shipper
-from router.accounting.store import LEDGER_FILE, SQLiteStore
+from router.accounting.store import LEDGER_FILE, PostgresStore, SQLiteStore
 from router.accounting.tenants import Tenants
 from router.accounting.usage_sql import UsageQuery
 from router.events import Attempt, Principal, RequestClosed, RequestOpened
 from router.settings import IngressSettings, TenantSettings
+
+if TYPE_CHECKING:
+    from cluster.bench.postgres_server import Server
 
 DOORS = 3
 WORST_MICROUSD = 100
@@ -45,6 +52,9 @@ TIGHT_MICROUSD = 20_000
 WIDE_MICROUSD = 10**12
 TASKS = 8
 START_S = 120.0
+LOCK_WAIT_S = 30.0
+AWAY_S = 3.0
+"""For which the database stays away at most."""
 _BUDGETS = IngressSettings(
     tenants={
         "tight": TenantSettings(monthly_budget_microusd=TIGHT_MICROUSD),
@@ -59,7 +69,7 @@ class Outcome:
     above a budget and what two ways of adding up differ by must all be 0."""
 
     seconds: float
-    kills: int
+    killed: dict[str, int]
     finished: int
     in_books: int
     abandoned: int
@@ -78,9 +88,13 @@ class Outcome:
 # ---- the ledger's process ------------------------------------------------------------------------------------------
 
 
-async def ledger(folder: Path) -> None:
-    """Answers at a Unix socket until it is ended."""
-    books = await Books.open(lambda: SQLiteStore(folder / LEDGER_FILE, lock_wait_s=30), folder / "journal")
+def store(folder: Path, url: str) -> SQLiteStore | PostgresStore:
+    return PostgresStore(url, LOCK_WAIT_S) if url else SQLiteStore(folder / LEDGER_FILE, LOCK_WAIT_S)
+
+
+async def ledger(folder: Path, url: str) -> None:
+    """Answers at a Unix socket until it is ended. It starts when its database does, as Serve would see to."""
+    books = await _opened(folder, url)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -90,6 +104,8 @@ async def ledger(folder: Path) -> None:
                     answer: Any = await getattr(books, name)(*arguments)
                 except SwitchyardError as error:
                     answer = error
+                except Exception as error:  # of the database: what a Serve hop makes of it
+                    answer = InternalError(type(error).__name__)
                 _write(writer, answer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -99,6 +115,17 @@ async def ledger(folder: Path) -> None:
     socket.unlink(missing_ok=True)
     await asyncio.start_unix_server(serve, socket)
     await books.run()
+
+
+async def _opened(folder: Path, url: str) -> Books:
+    give_up_s = time.monotonic() + START_S
+    while True:
+        try:
+            return await Books.open(lambda: store(folder, url), folder / "journal")
+        except Exception:
+            if not url or time.monotonic() > give_up_s:
+                raise
+        await asyncio.sleep(0.2)
 
 
 class LedgerLine:
@@ -215,20 +242,33 @@ def _closed(org: str, request_id: str, opened_at_unix_ms: int, cost: int) -> Req
 
 
 class Cast:
-    """The processes. `kill` ends one and starts its successor."""
+    """The processes. `kill` ends one and starts its successor. server: the PostgreSQL, if there is one, at `url`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, server: Server | None, url: str) -> None:
+        self._folder, self._server, self._url = folder, server, url
         self._serial = 0
+        self.killed = Counter[str]()
         self.processes = {"ledger": self._start("ledger")}
         self.processes |= {f"door{n}": self._start("door") for n in range(DOORS)}
 
     def _start(self, kind: str) -> subprocess.Popen[bytes]:
         self._serial += 1
         command = [sys.executable, "-m", "cluster.bench.chaos", "--folder", str(self._folder), "--as", kind]
-        return subprocess.Popen([*command, "--name", f"door-{self._serial}"])
+        return subprocess.Popen([*command, "--name", f"door-{self._serial}", "--url", self._url])
 
-    def kill(self, name: str) -> None:
+    @property
+    def victims(self) -> list[str]:
+        return [*self.processes, *(["database"] if self._server is not None else [])]
+
+    def kill(self, name: str, away_s: float = 0.0) -> None:
+        """away_s: after which the database starts again; the others do at once."""
+        self.killed["door" if name.startswith("door") else name] += 1
+        if name == "database":
+            assert self._server is not None
+            self._server.kill()
+            time.sleep(away_s)
+            self._server.restart()
+            return
         self.processes[name].kill()
         self.processes[name].wait()
         self.processes[name] = self._start("ledger" if name == "ledger" else "door")
@@ -255,17 +295,19 @@ class Cast:
             process.wait()
 
 
-def run(folder: Path, seconds: float, kills: int, seed: int) -> Outcome:
-    """Raises `InternalError` when a process ends by itself."""
+def run(folder: Path, seconds: float, kills: int, seed: int, server: Server | None = None) -> Outcome:
+    """server: of the books, to be killed too; None: they are in SQLite. Raises `InternalError` when a process ends by
+    itself."""
     chance = random.Random(seed)
     moments = sorted(chance.uniform(0, 0.9 * seconds) for _ in range(kills))
-    cast = Cast(folder)
+    url = server.new_database() if server is not None else ""
+    cast = Cast(folder, server, url)
     try:
         cast.wait()
         began = time.monotonic()
         for moment in moments:
             time.sleep(max(0.0, began + moment - time.monotonic()))
-            cast.kill(chance.choice(list(cast.processes)))
+            cast.kill(chance.choice(cast.victims), chance.uniform(0, AWAY_S))
         time.sleep(max(0.0, began + seconds - time.monotonic()))
         if gone := [name for name, process in cast.processes.items() if process.poll() is not None]:
             raise InternalError(f"{gone[0]} ended by itself")
@@ -274,12 +316,14 @@ def run(folder: Path, seconds: float, kills: int, seed: int) -> Outcome:
     finally:
         cast.close()
     finished = [line.split() for file in folder.glob("*.finished") for line in file.read_text().splitlines()]
-    return asyncio.run(judged(folder, seconds, kills, finished))
+    return asyncio.run(judged(folder, url, seconds, dict(cast.killed), finished))
 
 
-async def judged(folder: Path, seconds: float, kills: int, finished: Sequence[Sequence[str]]) -> Outcome:
+async def judged(
+    folder: Path, url: str, seconds: float, killed: dict[str, int], finished: Sequence[Sequence[str]]
+) -> Outcome:
     """What is in the books once they have been opened again and all journals are in."""
-    books = await Books.open(lambda: SQLiteStore(folder / LEDGER_FILE, lock_wait_s=30), folder / "journal")
+    books = await _opened(folder, url)
     await books.sweep()
     lost = wrong = 0
     for org, request_id, cost in finished:
@@ -287,9 +331,8 @@ async def judged(folder: Path, seconds: float, kills: int, finished: Sequence[Se
         lost += receipt is None
         wrong += receipt is not None and (receipt["status"], receipt["cost_microusd"]) != ("ok", int(cost))
     rows = [row for org in ("tight", "wide") for row in await books.usage(UsageQuery(org, 0, 2**50, ("status",)))]
-    store = books._store
     spent = {
-        org: sum(row.microusd for row in store.spent(Account(org, "microusd", "total"), 0, None))
+        org: sum(row.microusd for row in books._store.spent(Account(org, "microusd", "total"), 0, None))
         for org in ("tight", "wide")
     }
     by_status = {
@@ -298,12 +341,18 @@ async def judged(folder: Path, seconds: float, kills: int, finished: Sequence[Se
     over = max(0, spent["tight"] - TIGHT_MICROUSD) + max(0, spent["wide"] - WIDE_MICROUSD)
     total = sum(spent.values())
     outcome = Outcome(
-        *(round(seconds, 1), kills, len(finished), sum(row["requests"] for row in rows), by_status["abandoned"]),
-        *(total, lost, wrong, len(store.open_requests()), over),
+        *(round(seconds, 1), killed, len(finished), sum(row["requests"] for row in rows), by_status["abandoned"]),
+        *(total, lost, wrong, len(books._store.open_requests()), over),
         abs(total - sum(row["cost_microusd"] for row in rows)),
     )
     await books.close()
     return outcome
+
+
+def _postgres() -> AbstractContextManager[Server]:
+    from cluster.bench.postgres_server import serving  # it takes packages that the others do not
+
+    return serving()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -312,14 +361,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the books are kept (default: a temporary one)")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--url", default="", help=argparse.SUPPRESS)
     parser.add_argument("--as", dest="part", choices=("ledger", "door"), help=argparse.SUPPRESS)
     parser.add_argument("--name", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.part:
-        asyncio.run(ledger(arguments.folder) if arguments.part == "ledger" else door(arguments.folder, arguments.name))
+        folder, is_ledger = arguments.folder, arguments.part == "ledger"
+        asyncio.run(ledger(folder, arguments.url) if is_ledger else door(folder, arguments.name))
         return 0
-    with tempfile.TemporaryDirectory() as scratch:
-        outcome = run(arguments.folder or Path(scratch), arguments.seconds, arguments.kills, arguments.seed)
+    with ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(_postgres()) if arguments.database == "postgresql" else None
+        outcome = run(folder, arguments.seconds, arguments.kills, arguments.seed, server)
     print(json.dumps(asdict(outcome), indent=2))
     print("holds" if outcome.holds else "DOES NOT HOLD")
     return 0 if outcome.holds else 1

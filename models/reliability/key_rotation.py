@@ -38,8 +38,8 @@ class KeyRotation:
 
     `name` is the endpoint's, for the log, in which keys are numbers. A request goes on to the next key when one is
     limited (429) or refused (401, 402, 403, quota) before its first event; each key is tried once. Where all rest it is
-    `RateLimited` until the first one is back, or `ModelUnavailable` where none is merely limited. A key that got 403 does
-    not rest: that may be this request's, and the next one would find no key left.
+    `RateLimited` until the first one is back, or `ModelUnavailable` where none is merely limited. A key that got 403
+    does not rest: that may be this request's, and the next one would find no key left.
     """
 
     def __init__(

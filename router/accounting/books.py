@@ -29,6 +29,7 @@ from router.accounting.experiment_store import ArmTally
 from router.accounting.feedback import Feedback
 from router.accounting.forecast import Forecast
 from router.accounting.limits import SLICE_MS, SLICES, Account, Limit, period_of, period_span_unix_ms, slice_name
+from router.accounting.node_time import NodeHour, Reading
 from router.accounting.registrar import Registrar
 from router.accounting.shipper import take_in_orphans
 from router.accounting.store import Accepted, OpenRequest, Store
@@ -267,6 +268,14 @@ class Books:
     async def share(self, lessons: Lessons) -> Lessons:
         """See `ExperienceStore.share`."""
         return await self._write(lambda: self._store.experience.share(lessons, _now_unix_ms()))
+
+    async def take_node_time(self, readings: Sequence[Reading]) -> None:
+        """See `NodeTimeStore.take`."""
+        await self._write(lambda: self._store.node_time.take(readings, _now_unix_ms()))
+
+    async def node_hours(self, since_unix_ms: int, until_unix_ms: int) -> list[NodeHour]:
+        """See `NodeTimeStore.hours`."""
+        return await self._read("usage", lambda: self._store.node_time.hours(since_unix_ms, until_unix_ms))
 
     async def experiment(self, name: str, version: str) -> list[ArmTally]:
         """See `ExperimentStore.tallies`."""

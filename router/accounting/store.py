@@ -16,6 +16,7 @@ from router.accounting.experience_store import ExperienceStore
 from router.accounting.experiment_store import ExperimentStore
 from router.accounting.feedback import FeedbackStore
 from router.accounting.limits import Account
+from router.accounting.node_time import NodeTimeStore
 from router.accounting.postgres import PostgresDatabase
 from router.accounting.retention import RetentionStore
 from router.accounting.usage_sql import TOKENS, UsageQuery
@@ -64,7 +65,7 @@ class Store(Protocol):
 
     `rejected`: how many records since it was opened were none and were set aside. `directory`: who there is, and the
     audit log, in the same database. `feedback`: what callers said about answers. `alerts`: what operators were told.
-    And `experiments`. `retention`: what goes again.
+    And `experiments`. `node_time`: what nodes cost. `retention`: what goes again.
     """
 
     rejected: int
@@ -73,6 +74,7 @@ class Store(Protocol):
     experiments: ExperimentStore
     experience: ExperienceStore
     alerts: AlertStore
+    node_time: NodeTimeStore
     retention: RetentionStore
 
     def ingest(self, holder: str, records: Sequence[dict[str, Any]]) -> list[Accepted]:
@@ -149,6 +151,7 @@ class SQLStore:
         self.experiments = ExperimentStore(self._file)
         self.experience = ExperienceStore(self._file)
         self.alerts = AlertStore(self._file)
+        self.node_time = NodeTimeStore(self._file)
         self.rejected = 0
         self._usage = UsageStore(self._file)
         self.retention = RetentionStore(self._file, self._usage)

@@ -70,8 +70,8 @@ def _choice(params: Mapping[str, str], name: str, choices: tuple[str, ...]) -> s
     return value
 
 
-def usage_answer(query: UsageQuery, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The body: a row per group and the total. Hours and days are the ISO 8601 time of their start.
+def usage_answer(query: UsageQuery, rows: Sequence[dict[str, Any]], sums: Sequence[str] = SUMS) -> dict[str, Any]:
+    """The body: a row per group and the total of `sums`. Hours and days are the ISO 8601 time of their start.
 
     Raises `InvalidRequest` when there are more than `MAX_ROWS` rows (so ask the store for one more).
     """
@@ -79,7 +79,7 @@ def usage_answer(query: UsageQuery, rows: Sequence[dict[str, Any]]) -> dict[str,
         raise InvalidRequest(
             f"This has more than {MAX_ROWS} rows; ask for a shorter time or for fewer groups.", "group_by"
         )
-    total = {name: sum(row[name] for row in rows) for name in SUMS}
+    total = {name: sum(row[name] for row in rows) for name in sums}
     return {
         "object": "usage",
         "since": _iso(query.since_unix_ms),

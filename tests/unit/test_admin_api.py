@@ -47,6 +47,7 @@ class LocalLedger:
         self.usage, self.forecast, self.outlook = books.usage, books.forecast, books.outlook
         self.anomalies, self.judged = books.anomalies, books.judged
         self.experiment = books.experiment
+        self.node_hours, self.take_node_time = books.node_hours, books.take_node_time
         self.forget_user, self.forget_org, self.facts = books.forget_user, books.forget_org, books.facts
         self.requests_of = books.requests_of
         self.alerts, self.tell = books.alerts, books.watch.tell

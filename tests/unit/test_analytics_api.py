@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,10 @@ from pyarrow import parquet
 from cluster import usage_command
 from cluster.checks import StartError
 from cluster.cli import _parser
+from deployments.batcher import Meter
+from deployments.upkeep import readings_of
 from router.accounting.feedback import Feedback
+from router.accounting.node_time import Reading
 from router.events import as_json
 from tests.contract.test_stores import closed
 from tests.unit.test_admin_api import OPERATOR, Cluster, cluster
@@ -63,6 +67,31 @@ async def test_the_operator_reads_all_organisations_and_nobody_else_another(clus
             answer = await one.ask("GET", f"/v1/usage{path}?org={org}", key)
             assert answer.status_code == 403, path
         assert (await one.ask("GET", f"/v1/usage{path}?org=acme", key)).status_code == 200
+
+
+async def test_what_nodes_cost_is_told_to_the_operator_beside_what_was_charged(cluster: Cluster) -> None:
+    one, key = cluster.ingresses[0], await fill(cluster)
+    seconds = {"SimulatedModel:medium-1": (3_000.0, 600.0), "CloudModel:far": (9.0, 9.0)}
+    readings = readings_of(one.pipeline, Meter("a", seconds))
+    assert [(each.model, each.microusd_per_hour) for each in readings] == [("medium-1", 36_000_000)]
+    for _ in range(2):  # each ingress reads the same meter
+        await cluster.books.take_node_time(readings)
+    await cluster.books.take_node_time([replace(readings[0], replica_s=3_600.0, busy_s=800.0)])
+    await cluster.books.take_node_time([replace(readings[0], meter="b", replica_s=3_600.0, busy_s=100.0)])
+    told = await one.done("GET", "/v1/usage/nodes?since=2026-01-01")
+    charged = (await one.done("GET", "/v1/usage?org=acme&group_by=model&since=2026-01-01"))["data"][0]["cost_microusd"]
+    (row,) = told["data"]
+    assert row == {
+        **{"model": "medium-1", "replica_s": 7_200.0, "busy_replica_s": 900.0, "charged_microusd": charged},
+        **{"cost_microusd": 72_000_000, "busy_microusd": 9_000_000, "idle_microusd": 63_000_000},
+    }
+    assert told["total"] == {name: value for name, value in row.items() if name != "model"}
+    by_hour = await one.done("GET", "/v1/usage/nodes?group_by=hour")
+    assert by_hour["group_by"] == ["model", "hour"] and sum(each["replica_s"] for each in by_hour["data"]) == 7_200.0
+    assert (await one.ask("GET", "/v1/usage/nodes", key)).status_code == 403
+    for wrong, param in (("group_by=team", "group_by"), ("latency=true", "latency"), ("org=acme", "org")):
+        answer = await one.ask("GET", f"/v1/usage/nodes?{wrong}")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 async def test_what_is_to_come_and_what_was_unlike_the_rest(cluster: Cluster) -> None:
@@ -131,6 +160,10 @@ async def test_the_commands_say_it_in_a_shell(
     assert "key 'loud'" in await switchyard("usage anomalies --org acme")
     assert "always-dearest" in await switchyard("usage savings --org acme")
     assert await switchyard("usage recommend --org globex") == "none"
+    await cluster.books.take_node_time([Reading("a", "medium-1", 3_600.0, 900.0, 500_000)])
+    nodes = (await switchyard("usage nodes --by model,day")).splitlines()
+    assert nodes[1].split()[0] == "medium-1" and nodes[1].split()[2:5] == ["1.00", "25%", "0.50"]
+    assert nodes[2].split()[:3] == ["total", "1.00", "25%"]
     out = tmp_path / "u.parquet"
     assert "30 rows written" in await switchyard(f"usage show --org acme --by day --latency --out {out}")
     assert "ttft_p95_ms" in parquet.read_table(out).column_names

@@ -48,7 +48,7 @@ from router.accounting.limits import Claim
 from router.accounting.tenants import Tenants
 from router.events import Principal, Record, RequestClosed, RequestOpened
 from router.pipeline import Backend, Options, Pipeline, Stages
-from router.ports import Assessment, CachedAnswer, CacheKey, Grant, Lookup, Terms, Ticket
+from router.ports import NO_USAGE, Assessment, CachedAnswer, CacheKey, Grant, Lookup, Terms, Ticket
 from router.settings import ClassifierSettings, IngressSettings, TenantSettings
 from router.strategies import STRATEGIES
 from router.tokens import MAX_TOKENS_PER_IMAGE, output_tokens, prompt_tokens
@@ -111,7 +111,7 @@ class Places:
         self.out += 1
         return Grant(ticket.request_id, ticket.backend, 0.0)
 
-    def release(self, grant: Grant, usage: Usage = Usage()) -> None:
+    def release(self, grant: Grant, usage: Usage = NO_USAGE) -> None:
         self.out -= 1
 
     def recent_work(self) -> dict[str, Work]:
