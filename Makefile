@@ -29,7 +29,7 @@ help:
 	@echo "make serve   set up, start the cluster, stay in the foreground (Ctrl-C stops it)"
 	@echo "make test    set up and run every test, also beside a running make serve"
 	@echo "make bench   measure overhead, delay, and streams beside vLLM's own server"
-	@echo "make chaos   kill what keeps the books, again and again, and check them (half an hour)"
+	@echo "make chaos   kill what keeps the books, again and again, and check them (forty minutes)"
 	@echo "make bench-peers   install LiteLLM proxy and Portkey gateway into .peers, to be measured beside Switchyard"
 	@echo "make lint    ruff, and mypy on router and models"
 	@echo "make lock    resolve the locks in requirements/ again"
@@ -51,10 +51,11 @@ bench: .venv/.dev
 	$(BIN)/python -m cluster.bench.delay --json build/bench/delay.json
 	$(BIN)/python -m cluster.bench.streams --json build/bench/streams.json
 
-# Ten minutes in which processes that keep the books are killed thirty times, ten more in which it is replicas of a whole
-# cluster, and one in which PostgreSQL is gone; see docs/reliability.md.
+# Ten minutes in which processes that keep the books are killed thirty times, ten more with their PostgreSQL among them, ten
+# in which it is replicas of a whole cluster, and one in which PostgreSQL is gone; see docs/reliability.md.
 chaos: .venv/.dev
 	$(BIN)/python -m cluster.bench.chaos --seconds 600 --kills 30 $(ARGS)
+	$(BIN)/python -m cluster.bench.chaos --seconds 600 --kills 30 --database postgresql $(ARGS)
 	$(BIN)/python -m cluster.bench.chaos_cluster --seconds 600 --kills 30 $(ARGS)
 	OUTAGE_S=60 $(BIN)/python -m pytest -q tests/contract/test_postgres.py -k database_is_gone
 

@@ -41,32 +41,40 @@ def unpacked(data: bytes) -> dict[int, int]:
 
 
 def percentiles(
-    groups: int, kept: Iterable[tuple[int, bytes]], single: Iterable[tuple[int, float]]
+    groups: int, kept: Iterable[tuple[int, bytes, int]], single: Iterable[tuple[int, float, int]]
 ) -> list[dict[str, float] | None]:
     """By group, of numbers from 0: `p50`, `p95` and `p99` in ms; None where nothing is known.
 
-    kept: histograms, each with its group. single: times that are in none, each with its group.
+    kept: histograms, each with its group. single: times that are in none, each with its group. Both with 1, or with -1
+    where they are to be taken off.
     """
     import numpy as np
 
-    numbers, lengths, blobs = [], [], []
-    for number, blob in kept:
+    numbers, signs, lengths, blobs = [], [], [], []
+    for number, blob, sign in kept:
         numbers.append(number)
+        signs.append(sign)
         lengths.append(len(blob) // 8)
         blobs.append(blob)
-    pairs = np.frombuffer(b"".join(blobs), "<u8")
-    owners = np.repeat(np.array(numbers, np.int64), np.array(lengths, np.int64))
-    others = np.array([(number, bucket_of(ms)) for number, ms in single], np.int64).reshape(-1, 2)
-    at = np.concatenate((owners * BUCKETS + (pairs >> 32).astype(np.int64), others @ (BUCKETS, 1)))
-    weights = np.concatenate((pairs & _COUNT, np.ones(len(others), np.uint64)))
-    return _read_off(np.bincount(at, weights, groups * BUCKETS).reshape(-1, BUCKETS))
+    pairs, each = np.frombuffer(b"".join(blobs), "<u8"), np.array(lengths, np.int64)
+    others = np.array([(number, bucket_of(ms), sign) for number, ms, sign in single], np.int64).reshape(-1, 3)
+    owners = np.concatenate((np.repeat(np.array(numbers, np.int64), each), others[:, 0]))
+    buckets = np.concatenate(((pairs >> 32).astype(np.int64), others[:, 1]))
+    weights = np.concatenate(((pairs & _COUNT) * np.repeat(np.array(signs, np.float64), each), others[:, 2]))
+    if not len(buckets):
+        return [None] * groups
+    first = int(buckets.min())  # most of the buckets are nobody's
+    width = int(buckets.max()) - first + 1
+    counts = np.bincount(owners * width + (buckets - first), weights, groups * width)
+    return _read_off(counts.reshape(-1, width), first)
 
 
-def _read_off(counts: NDArray[Any]) -> list[dict[str, float] | None]:
-    """`counts` of a group in each row, which are summed up in place."""
+def _read_off(counts: NDArray[Any], first: int) -> list[dict[str, float] | None]:
+    """`counts` of a group in each row, from the bucket `first` on, which are summed up in place."""
     import numpy as np
 
-    shown = np.array([round(_LEAST_MS * math.exp(_LOG_RATIO * n) * (1 - ERROR), 3) for n in range(BUCKETS)])
+    numbers = range(first, first + counts.shape[1])
+    shown = np.array([round(_LEAST_MS * math.exp(_LOG_RATIO * n) * (1 - ERROR), 3) for n in numbers])
     summed = counts.cumsum(axis=1, out=counts)
     total = summed[:, -1]
     names, found = [f"p{percent}" for percent in PERCENTILES], []
@@ -74,6 +82,6 @@ def _read_off(counts: NDArray[Any]) -> list[dict[str, float] | None]:
         rank = np.maximum(np.ceil(total * percent / 100), 1)
         found.append(shown[(summed >= rank[:, None]).argmax(axis=1)].tolist())
     return [
-        dict(zip(names, values, strict=True)) if count else None
+        dict(zip(names, values, strict=True)) if count > 0 else None
         for count, values in zip(total.tolist(), zip(*found, strict=True), strict=True)
     ]

@@ -60,10 +60,8 @@ SUMS = ("requests", "errors", "hits", *TOKENS, "cost_microusd", "saved_microusd"
 
 
 def steps_of(dimension: str) -> tuple[tuple[str, int], ...]:
-    """By which its sums are kept, the widest first: there are too many users for hours, and few enough of the rest."""
-    return {"user": (("day", DAY_MS),), "key": (("day", DAY_MS), ("hour", HOUR_MS))}.get(
-        dimension, (("hour", HOUR_MS),)
-    )
+    """By which its sums are kept, the widest first: there are too many users for hours."""
+    return (("day", DAY_MS),) if dimension == "user" else (("day", DAY_MS), ("hour", HOUR_MS))
 
 
 _HIT = "cache_verdict IN ('hit-exact', 'hit-semantic', 'coalesced')"
@@ -150,9 +148,9 @@ def usage_sql(query: UsageQuery) -> tuple[str, list[Any]]:
     no sums and reads requests."""
     since, until = query.since_unix_ms, query.until_unix_ms
     levels, places = _levels(query.group_by)
-    spans = _cover(levels, since, until) or [(None, since, until)]
+    spans = _cover(levels, since, until) or [_Span(None, since, until)]
     where = "" if query.org is None else "org = ? AND "
-    sources = [sums.select(where) if sums else _requests(where, places) for sums, _, _ in spans]
+    sources = [(each.sign, each.sums.select(where) if each.sums else _requests(where, places)) for each in spans]
     given = _values(query.org, spans, tuple(value for _, value in query.only))
     which = " AND ".join(f"{GROUPS[name]} = ?" for name, _ in query.only)
     groups = [f"{GROUPS[name]} AS by_{name}" for name in query.group_by]
@@ -162,9 +160,13 @@ def usage_sql(query: UsageQuery) -> tuple[str, list[Any]]:
     totals = [f"CAST(COALESCE(SUM({column}), 0) AS BIGINT) AS {column}" for column in SUMS]
     chosen = f" WHERE {which}" if which else ""
     # Each source by itself first, so that what comes together are groups, not rows.
-    parts = (f"SELECT {', '.join([*groups, *totals])} FROM ({source}) AS one{chosen}{grouped}" for source in sources)
+    signed = {sign: [f"{sign} * {total}" if sign < 0 else total for total in totals] for sign in (1, -1)}
+    parts = (
+        f"SELECT {', '.join([*groups, *signed[sign]])} FROM ({source}) AS one{chosen}{grouped}"
+        for sign, source in sources
+    )
     shown = ", ".join([*(f"by_{name}" for name in query.group_by), *totals])
-    order = f"{grouped} ORDER BY {numbers}" if groups else ""
+    order = f"{grouped} HAVING SUM(requests) <> 0 ORDER BY {numbers}" if groups else ""
     return f"SELECT {shown} FROM ({' UNION ALL '.join(parts)}) AS used{order} LIMIT ?", [*given, query.limit]
 
 
@@ -173,13 +175,24 @@ def has_latencies(group_by: Sequence[str]) -> bool:
     return len(_named(group_by)) <= 1
 
 
-def latency_sql(query: UsageQuery) -> Iterator[tuple[bool, str, list[Any]]]:
-    """The SQL of each part, and its values, for groups that `has_latencies` knows. Selected are the groups, `ttft` and
-    `total`, which are histograms, or where the first of the three is False the milliseconds of single requests."""
+@dataclass(frozen=True, slots=True)
+class LatencyPart:
+    """`sql` selects the groups, `ttft` and `total`, which are histograms, or where not `summed` the milliseconds of
+    single requests. sign: -1 where they are to be taken off."""
+
+    summed: bool
+    sign: int
+    sql: str
+    values: list[Any]
+
+
+def latency_sql(query: UsageQuery) -> Iterator[LatencyPart]:
+    """For groups that `has_latencies` knows."""
     levels, places = _levels(query.group_by)
     levels = tuple(each for each in levels if isinstance(each, _Cells))
     where = "" if query.org is None else "org = ? AND "
-    for sums, since, until in _cover(levels, query.since_unix_ms, query.until_unix_ms):
+    for span in _cover(levels, query.since_unix_ms, query.until_unix_ms):
+        sums = span.sums
         if sums is None:
             times = {name: f"CASE WHEN status <> 'abandoned' THEN {name}_ms END" for name in ("ttft", "total")}
             source = _requests(where, places, times)
@@ -187,10 +200,21 @@ def latency_sql(query: UsageQuery) -> Iterator[tuple[bool, str, list[Any]]]:
             assert isinstance(sums, _Cells)
             source = sums.select(where, ("ttft", "total"))
         groups = ", ".join([*(GROUPS[name] for name in query.group_by), "ttft", "total"])
-        yield sums is not None, f"SELECT {groups} FROM ({source}) AS one", _values(query.org, [(sums, since, until)])
+        sql = f"SELECT {groups} FROM ({source}) AS one"
+        yield LatencyPart(sums is not None, span.sign, sql, _values(query.org, [span]))
 
 
 _Level = _Sums | _Cells
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A part of the time that is asked for, and what it is read from (None: requests). sign: -1: it is taken off."""
+
+    sums: _Level | None
+    since_ms: int
+    until_ms: int
+    sign: int = 1
 
 
 def _named(group_by: Sequence[str]) -> list[str]:
@@ -214,23 +238,32 @@ def _levels(group_by: Sequence[str]) -> tuple[tuple[_Level, ...], tuple[str, ...
     return levels, levels[0].places if levels else ("end_user", "key_id", *_PLACES)
 
 
-def _values(org: str | None, spans: Sequence[tuple[Any, int, int]], last: tuple[str, ...] = ()) -> list[Any]:
+def _values(org: str | None, spans: Sequence[_Span], last: tuple[str, ...] = ()) -> list[Any]:
     first = () if org is None else (org,)
-    return [value for _, start, end in spans for value in (*first, start, end, *last)]
+    return [value for span in spans for value in (*first, span.since_ms, span.until_ms, *last)]
 
 
-def _cover(levels: Sequence[_Level], since_ms: int, until_ms: int) -> list[tuple[_Level | None, int, int]]:
+def _cover(levels: Sequence[_Level], since_ms: int, until_ms: int, sign: int = 1) -> list[_Span]:
     """The spans that make up [since, until): of the first of `levels` as far as whole ones go, of the next ones at the
-    edges, and of requests (None) at theirs."""
+    edges, and of requests (None) at theirs. Where an edge is most of a whole one, that is taken, and the rest taken
+    off."""
     if since_ms >= until_ms:
         return []
     if not levels:
-        return [(None, since_ms, until_ms)]
+        return [_Span(None, since_ms, until_ms, sign)]
     sums, *narrower = levels
-    first, last = -(-since_ms // sums.step_ms) * sums.step_ms, until_ms // sums.step_ms * sums.step_ms
-    if first >= last:
-        return _cover(narrower, since_ms, until_ms)
-    return [*_cover(narrower, since_ms, first), (sums, first, last), *_cover(narrower, last, until_ms)]
+    step_ms = sums.step_ms
+    low, high = since_ms // step_ms * step_ms, -(-until_ms // step_ms) * step_ms  # the whole ones around it
+    if high - low == step_ms and 2 * (until_ms - since_ms) <= step_ms:
+        return _cover(narrower, since_ms, until_ms, sign)
+    before, after = _cover(narrower, low, since_ms, -sign), _cover(narrower, until_ms, high, -sign)
+    if high - low > step_ms and 2 * (since_ms - low) > step_ms:
+        low += step_ms
+        before = _cover(narrower, since_ms, low, sign)
+    if high - low > step_ms and 2 * (high - until_ms) > step_ms:
+        high -= step_ms
+        after = _cover(narrower, high, until_ms, sign)
+    return [*before, *([_Span(sums, low, high, sign)] if low < high else []), *after]
 
 
 def _requests(where: str, places: Sequence[str], values: Mapping[str, str] = ONE) -> str:

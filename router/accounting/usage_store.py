@@ -9,7 +9,7 @@ from router.accounting.directory_store import Database
 from router.accounting.latencies import percentiles
 from router.accounting.postgres import EVERY_ORG
 from router.accounting.usage_cells import ROW, Cells
-from router.accounting.usage_sql import ADD, SUMS, TAKE_OFF, UsageQuery, latency_sql, usage_sql
+from router.accounting.usage_sql import ADD, DAY_MS, SUMS, TAKE_OFF, LatencyPart, UsageQuery, latency_sql, usage_sql
 
 _ONE = f"SELECT {ROW} FROM requests WHERE org = ? AND request_id = ?"
 _NEXT = (
@@ -18,6 +18,11 @@ _NEXT = (
 )
 """In the order of time, so that a page's requests share their sums."""
 _BATCH_ROWS = 20_000
+_NEXT_HOURS = (
+    f"SELECT dimension, org, at_unix_ms, value, {', '.join(SUMS)}, ttft, total FROM usage_by "
+    "WHERE step = 'hour' AND dimension <> 'key' AND (dimension, org, at_unix_ms, value) > (?, ?, ?, ?) "
+    "ORDER BY dimension, org, at_unix_ms, value LIMIT ?"
+)
 
 
 class UsageStore:
@@ -26,6 +31,7 @@ class UsageStore:
     def __init__(self, database: Database) -> None:
         self._database, self._cells = database, Cells()
         self._add_earlier()
+        self._add_days()
 
     def add(self, org: str, request_id: str) -> None:
         """Count a request that is in `requests`. `flush` must follow, or `forget`."""
@@ -46,6 +52,8 @@ class UsageStore:
         """See `Store.usage`."""
         with self._database.reading(EVERY_ORG if query.org is None else query.org) as reader:
             rows = [dict(zip((*query.group_by, *SUMS), row, strict=True)) for row in reader.execute(*usage_sql(query))]
+            if "user" in query.group_by:
+                rows = _without_debts(rows, query.group_by)
             if query.latency:
                 _add_latencies(reader.execute, rows, latency_sql(query), query.group_by)
         return rows
@@ -55,6 +63,20 @@ class UsageStore:
         self._cells.add(execute(_ONE, key).fetchone(), sign)
         for sql in statements:
             execute(sql, key)
+
+    def _add_days(self) -> None:
+        """To the sums by hour of an older version, which had none by day but of keys and users."""
+        execute, last = self._database.writer.execute, ("", "", 0, "")
+        whole = "SELECT 1 FROM usage_by WHERE dimension = '' AND step = '{}' LIMIT 1"
+        if execute(whole.format("day")).fetchone() or not execute(whole.format("hour")).fetchone():
+            return
+        with self._database.transaction() as writer:
+            while rows := writer.execute(_NEXT_HOURS, (*last, _BATCH_ROWS)).fetchall():
+                for dimension, org, at, value, *sums, ttft, total in rows:
+                    key = (dimension, "day", org, at // DAY_MS * DAY_MS, value)
+                    self._cells.add_cell(key, sums, (ttft, total))
+                self._cells.flush(writer.execute)
+                last = tuple(rows[-1][:4])
 
     def _add_earlier(self) -> None:
         """To the sums that a newer schema brought: the requests that were there before."""
@@ -73,26 +95,39 @@ class UsageStore:
                 last = rows[-1][1], rows[-1][2], rows[-1][0]
 
 
+def _without_debts(rows: list[dict[str, Any]], group_by: Sequence[str]) -> list[dict[str, Any]]:
+    """Of a user whose day was one too many to be told apart, requests were taken off that were counted as nobody's."""
+    debts = [row for row in rows if row["requests"] < 0]
+    if not debts:
+        return rows
+    nobodys = {tuple(row[name] for name in group_by): row for row in rows if row["user"] == ""}
+    for debt in debts:
+        creditor = nobodys.get(tuple("" if name == "user" else debt[name] for name in group_by))
+        for name in SUMS if creditor is not None else ():
+            creditor[name] += debt[name]
+    return [row for row in rows if row["requests"] > 0]
+
+
 def _add_latencies(
     execute: Callable[..., Any],
     rows: list[dict[str, Any]],
-    queries: Iterable[tuple[bool, str, list[Any]]],
+    parts: Iterable[LatencyPart],
     group_by: Sequence[str],
 ) -> None:
     """Percentiles to each of `rows`."""
     numbers = {tuple(row[name] for name in group_by): number for number, row in enumerate(rows)}
     names = ("ttft_ms", "total_ms")
-    kept: dict[str, list[tuple[int, bytes]]] = {name: [] for name in names}
-    single: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
-    for summed, sql, values in queries:
-        for *group, ttft, total in execute(sql, values):
+    kept: dict[str, list[tuple[int, bytes, int]]] = {name: [] for name in names}
+    single: dict[str, list[tuple[int, float, int]]] = {name: [] for name in names}
+    for part in parts:
+        for *group, ttft, total in execute(part.sql, part.values):
             if (number := numbers.get(tuple(group))) is None:
                 continue
             for name, value in zip(names, (ttft, total), strict=True):
-                if summed:
-                    kept[name].append((number, bytes(value)))
+                if part.summed:
+                    kept[name].append((number, bytes(value), part.sign))
                 elif value is not None:
-                    single[name].append((number, value))
+                    single[name].append((number, value, part.sign))
     for name in names:
         for row, found in zip(rows, percentiles(len(rows), kept[name], single[name]), strict=True):
             row[name] = found

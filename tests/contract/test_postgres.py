@@ -160,6 +160,12 @@ async def test_while_the_database_is_gone_requests_go_on_and_nothing_is_lost(pos
         watching.cancel()
         await asyncio.wait({watching})
     assert [told["kind"] for told in receiver.bodies()] == [alert["kind"] for alert in alerts] == ["database"]
+    for _ in range(2):  # again, with records on their way
+        await request(f"r{served}")
+        served += 1
+        await asyncio.to_thread(postgres.kill)
+        await asyncio.to_thread(postgres.restart)
+    assert await shipper.drain(30)
     (row,) = await books.usage(UsageQuery("acme", AT, now + 10**6))
     assert (row["requests"], row["cost_microusd"]) == (served + 1, 10 * (served + 1))
     assert not books.registrar.directory.get(Org, "acme").disabled

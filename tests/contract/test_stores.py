@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from router.accounting.experiment_store import Tally
 from router.accounting.feedback import Feedback
 from router.accounting.journal import encode
 from router.accounting.limits import Account
+from router.accounting.node_time import NodeHour, Reading, node_rows
 from router.accounting.store import PostgresStore, SQLiteStore, SQLStore, Store
 from router.accounting.usage_sql import UsageQuery
 from router.events import Actor, Attempt, AuditEntry, Record, RequestClosed, RequestOpened, as_json
@@ -34,6 +36,9 @@ from router.experience import Learned, Lessons
 AT = 1_780_000_000_000
 HOUR = 3_600_000
 ACME = Account("acme", "microusd", "total")
+_CHANCE = random.Random(7)
+SPANS = [tuple(sorted(AT + _CHANCE.randrange(20 * HOUR) for _ in range(2))) for _ in range(8)]
+"""Within the day that AT is in, out of it, and most or little of an hour."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -207,6 +212,7 @@ def test_sums_by_hour_are_those_of_the_requests(store: SQLStore) -> None:
         (AT + 1, AT + 2),
         (0, 2 * AT),
         (AT, AT),
+        *SPANS,
     ):
         for groups in (
             [],
@@ -283,6 +289,7 @@ def test_percentiles_are_those_of_the_requests(make_store: Callable[[], SQLStore
         ("acme", 0, 2 * AT),
         (None, AT + 5, AT + 8 * HOUR + 7),
         ("other", AT + HOUR, AT + 2 * HOUR),
+        *((org, *span) for span in SPANS[:4] for org in ("acme", None)),
     ):
         for by in ((), ("model",), ("user",), ("model", "org")):
             for row in store.usage(UsageQuery(org, since, until, tuple(by), latency=True)):
@@ -316,9 +323,12 @@ def test_requests_from_before_there_were_such_sums_are_in_them(make_store: Calla
     store = make_store()
     take(store, closed("a", cost=3), closed("b", cost=4, model="n", ttft_ms=None))
     before = store.usage(UsageQuery("acme", 0, 2 * AT, ("model",), latency=True))
-    with store._file.transaction() as writer:
-        writer.execute("DELETE FROM usage_by")
-    assert make_store().usage(UsageQuery("acme", 0, 2 * AT, ("model",), latency=True)) == before
+    for gone in ("", " WHERE step = 'day' AND dimension NOT IN ('key', 'user')"):  # and from before those by day
+        with make_store()._file.transaction() as writer:
+            writer.execute(f"DELETE FROM usage_by{gone}")
+        store = make_store()
+        for since, until in ((0, 2 * AT), (AT - 1, AT + 1)):
+            assert store.usage(UsageQuery("acme", since, until, ("model",), latency=True)) == before
 
 
 @pytest.mark.parametrize("user", ["half \ud800", "zero \0", "Zoë 🚋", "'; DROP TABLE requests; --"])
@@ -598,3 +608,33 @@ def test_what_was_learned_of_models_is_kept_and_comes_back(make_store: Callable[
 
 def _where(lessons: Lessons) -> tuple[str, int]:
     return lessons.incarnation, lessons.version
+
+
+def test_time_of_replicas_counts_once_however_often_a_meter_is_read(make_store: Callable[[], SQLStore]) -> None:
+    reading = Reading("a", "m", 100.0, 40.0, 3_600_000)
+    for now in (AT, AT + HOUR):  # and over a restart
+        store = make_store()
+        store.node_time.take([reading, reading], now)
+    store.node_time.take([replace(reading, replica_s=90.0, busy_s=30.0)], AT + HOUR)  # read before, told after
+    more = replace(reading, replica_s=160.0, busy_s=160.0)
+    store.node_time.take([more, replace(more, meter="b", microusd_per_hour=7)], AT + HOUR)
+    hour = AT // HOUR * HOUR
+    found = [NodeHour(hour + HOUR, "m", 7, 160_000, 160_000), NodeHour(hour + HOUR, "m", 3_600_000, 60_000, 60_000)]
+    first = NodeHour(hour, "m", 3_600_000, 100_000, 40_000)
+    assert store.node_time.hours(0, 2**50) == [first, *found]
+    assert store.node_time.hours(hour + 1, 2**50) == found
+    rows = node_rows([first, *found], [{"model": "m", "cost_microusd": 5}], UsageQuery(None, 0, 2**50, ("model",)))
+    cost, busy = 100_000 + 60_000, 40_000 + 60_000  # and 160 s of 7 micro-USD an hour, which is less than one
+    money = {"cost_microusd": cost, "busy_microusd": busy, "idle_microusd": cost - busy, "charged_microusd": 5}
+    assert rows == [{"model": "m", "replica_s": 320.0, "busy_replica_s": 260.0, **money}]
+
+
+def test_a_user_too_many_of_a_day_owes_nobody_a_request(store: SQLStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.accounting.usage_cells.MAX_USERS", 2)
+    day = AT // (24 * HOUR) * 24 * HOUR
+    for number in range(24):
+        take(store, closed(f"r{number}", at=day + number * HOUR, user=f"u{number % 4}"))
+    for since, until in ((day + 5 * HOUR, day + 24 * HOUR), (day, day + 19 * HOUR), (0, 2 * AT), (day, day + HOUR)):
+        rows = store.usage(UsageQuery("acme", since, until, ("user",)))
+        (whole,) = store.usage(UsageQuery("acme", since, until))
+        assert sum(row["requests"] for row in rows) == whole["requests"] and all(row["requests"] > 0 for row in rows)
