@@ -3,9 +3,9 @@
     python -m cluster.bench.usage --rows 1000000
 
 Fills a SQLite ledger with requests of one busy organisation (a tenth is others'), one after the other over 30 days,
-and then asks what `GET /v1/usage` can be asked, for random times, in this process. Apart: percentiles,
-and what is grouped by end user, of whom there are sums by whole weeks and days only, so that the requests of what is
-left of a day are read.
+and then asks what `GET /v1/usage` can be asked, for random times, in this process. Apart: percentiles, what is grouped
+by key and something else, of which there are most sums, and what is grouped by end user, of whom there are sums by
+whole weeks and days only, so that the requests of what is left of a day are read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MODELS = ("phi-2", "tinyllama-1.1b-chat", "gpt-5-mini", "claude-haiku-4-5", "ge
 _TASKS = ("chat", "code", "extract", "summarise")
 
 
-Kind = Literal["sums", "latency", "users"]
+Kind = Literal["sums", "keys", "latency", "users"]
 
 
 def _one_of(values: Sequence[str]) -> str:
@@ -89,6 +89,8 @@ def ask(store: SQLiteStore, queries: int, kind: Kind) -> list[tuple[float, float
         match kind:
             case "users":
                 groups = ["user"]
+            case "keys":
+                groups = ["key", chance.choice([name for name in names if name not in ("key", "hour")])]
             case "latency":
                 groups = [chance.choice([name for name in names if name != "hour"]), *chance.choice(([], ["hour"]))]
             case _:
@@ -134,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "filling_s": filling_s,
             "sums_by_dimension": store._file.reader.execute("SELECT COUNT(*) FROM usage_by").fetchone()[0],
             "usage": summary(ask(store, arguments.queries, "sums")),
+            "usage_by_key_and_another": summary(ask(store, max(4, arguments.queries // 4), "keys")),
             "percentiles": summary(ask(store, max(4, arguments.queries // 2), "latency")),
             "usage_by_user": summary(ask(store, max(4, arguments.queries // 10), "users")),
         }

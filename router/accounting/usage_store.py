@@ -103,8 +103,8 @@ def _without_debts(rows: list[dict[str, Any]], group_by: Sequence[str]) -> list[
     nobodys = {tuple(row[name] for name in group_by): row for row in rows if row["user"] == ""}
     for debt in debts:
         creditor = nobodys.get(tuple("" if name == "user" else debt[name] for name in group_by))
-        for name in SUMS if creditor is not None else ():
-            creditor[name] += debt[name]
+        if creditor is not None:
+            creditor.update({name: creditor[name] + debt[name] for name in SUMS})
     return [row for row in rows if row["requests"] > 0]
 
 
