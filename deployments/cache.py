@@ -125,7 +125,9 @@ class SemanticCache:
             store = open_store(self._outside.url.get_secret_value())
             log = OutsideLog(store, self._sealer, self._encoder.identity)
             return CacheOutside(self._store, log, self._outside.has, self._vector_of)
-        return CacheDisk(self._store, Path(self._folder), self._sealer) if self._folder is not None else None
+        if self._folder is None:
+            return None
+        return CacheDisk(self._store, Path(self._folder), self._sealer, self._encoder.identity)
 
     async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
         found = self._store.exact(key, terms)

@@ -36,12 +36,12 @@ logger = logging.getLogger("ray.serve")
 class CacheDisk:
     """Made where an event loop runs; `close` it."""
 
-    def __init__(self, store: SemanticStore, folder: Path, sealer: Sealer) -> None:
-        """Restores what is there beside the requests that come. Raises `InternalError` when another process has the
-        folder."""
+    def __init__(self, store: SemanticStore, folder: Path, sealer: Sealer, encoder: str = "") -> None:
+        """Restores what is there beside the requests that come; encoder: see `CacheLog`. Raises `InternalError` when
+        another process has the folder."""
         self._store = store
-        self._log = CacheLog(folder, sealer, LOCK_WAIT_S)
-        self._indexes = IndexFiles(folder / "indexes", sealer)
+        self._log = CacheLog(folder, sealer, LOCK_WAIT_S, encoder)
+        self._indexes = IndexFiles(folder / "indexes", sealer, encoder)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-log")
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="cache-indexes")  # a log cannot wait for those
         self._order = asyncio.Lock()  # of what is taken from the log and written: no later act before an earlier one

@@ -13,7 +13,7 @@ from typing import Any
 
 from models.errors import ModelUnavailable
 from router.cache_records import Stored
-from router.invalidation import Selection
+from router.invalidation import Bar, Selection
 from router.outside import OutsideLog
 from router.scope_index import codes_of
 from router.semantic_cache import SemanticStore
@@ -74,10 +74,15 @@ class CacheOutside:
 
     async def _restore(self) -> None:
         began_s, began_unix_s, tries = time.monotonic(), time.time(), 0
+        acts: list[Bar] | None = None
         while True:
             try:
                 async with self._order:
                     await self._write()  # what had to go since an earlier try must not be read again
+                if acts is None:
+                    acts = await self._do(self._log.acts, began_unix_s)
+                    for act in acts:
+                        self._store.bars.put(act)
                 await self._read(began_unix_s)
                 break
             except Exception as error:  # also one that nobody thought of: else nothing would be read any more
@@ -100,7 +105,7 @@ class CacheOutside:
         if record.codes is None and record.key.scope:
             vector = await self._encode(record.key.text)
             record = replace(record, codes=codes_of(vector) if vector else None)
-        if self._store.bars.against(record.tenant, record.answer):  # since it was read, or before
+        if self._store.bars.against(record.tenant, record.answer, began_unix_s):  # since it was read, or before
             self._log.gone(record.key)
             return
         self._store.replay([record], began_unix_s)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from router.accounting.lock import lock
 from router.cache_lines import Gone
 from router.cache_records import (
     UNREADABLE,
+    MadeBy,
     Record,
     Stored,
     framed,
@@ -94,8 +96,9 @@ class CacheLog:
     What adds records, `take` and `give_back` belong to one thread; another one may be in `write`, `begin`, `add`,
     `finish` or `abandon` meanwhile, of which only one runs at a time."""
 
-    def __init__(self, folder: Path, sealer: Sealer = NO_SEALER, lock_wait_s: float = 0.0) -> None:
-        """Raises `InternalError` when another process has it and does not let go within `lock_wait_s`."""
+    def __init__(self, folder: Path, sealer: Sealer = NO_SEALER, lock_wait_s: float = 0.0, encoder: str = "") -> None:
+        """encoder: what makes the vectors. Those that another one made are not read; "" believes all.
+        Raises `InternalError` when another process has it and does not let go within `lock_wait_s`."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = lock(folder, lock_wait_s)
         if self._lock is None:
@@ -103,7 +106,7 @@ class CacheLog:
                 f"Another process has {folder} open; stop it, or give this one a data folder of its own."
             )
         self._path, self._next_path = folder / "answers.log", folder / "answers.log.new"
-        self._sealer = sealer
+        self._sealer, self._encoder = sealer, encoder
         self._pending: list[Record] = []
         self._since: list[Record] | None = None  # what came since a rewrite began
         self._file = _opened(self._path)
@@ -239,8 +242,12 @@ class CacheLog:
         logger.warning("%d bytes of %s cannot be read (%s)", count, self._path, why)
 
     def _records(self, body: bytes) -> list[Record]:
-        """Raises one of `UNREADABLE`."""
-        return list(records_of(self._sealer.open(body, _CONTEXT)))
+        """Raises one of `UNREADABLE`. A frame that does not say whose its vectors are is from before it was noted."""
+        found = list(records_of(self._sealer.open(body, _CONTEXT)))
+        records = [record for record in found if not isinstance(record, MadeBy)]
+        if not self._encoder or all(mark.encoder == self._encoder for mark in found if isinstance(mark, MadeBy)):
+            return records
+        return [replace(each, codes=None) if isinstance(each, Stored) else each for each in records]
 
     # ---- written anew ----------------------------------------------------------------------------------------------
 
@@ -297,8 +304,11 @@ class CacheLog:
                     os.close(file)
 
     def _frame(self, records: Sequence[Record]) -> bytes:
-        body = self._sealer.seal(records_text(records), _CONTEXT)
-        return framed(body)
+        """Each says whose its vectors are: what stands before it may have to be given up."""
+        told: list[Record | MadeBy] = [*records]
+        if self._encoder and any(isinstance(record, Stored) and record.codes for record in records):
+            told.append(MadeBy(self._encoder))
+        return framed(self._sealer.seal(records_text(told), _CONTEXT))
 
 
 def _opened(path: Path) -> int:

@@ -37,6 +37,13 @@ class Stored(Keyed):
         return unit(np.frombuffer(self.codes, dtype=np.int8)).tobytes() if self.codes else None
 
 
+@dataclass(frozen=True, slots=True)
+class MadeBy:
+    """The encoder of the vectors beside it: `models.encoder.Encoder.identity`."""
+
+    encoder: str
+
+
 Record = Stored | Gone | Bar
 
 
@@ -54,7 +61,7 @@ def read_frame(file: BinaryIO) -> bytes | None:
     return body if len(body) == size and zlib.crc32(body) == crc else None
 
 
-def records_text(records: Sequence[Record]) -> bytes:
+def records_text(records: Sequence[Record | MadeBy]) -> bytes:
     """A mark of this version, the length of what follows compressed (a line for each record, then the answers' bodies),
     that, and the vectors as they are: they hardly get smaller."""
     lines, bodies, codes = [], [], []
@@ -73,7 +80,7 @@ def is_of_this_version(data: bytes) -> bool:
     return data[:1] == _VERSION
 
 
-def records_of(data: bytes, max_bytes: int = 0) -> Iterator[Record]:
+def records_of(data: bytes, max_bytes: int = 0) -> Iterator[Record | MadeBy]:
     """What `records_text` made. Raises one of `UNREADABLE`, also for what another version wrote, and for what has more
     than `max_bytes` when it is unpacked; 0: it may have any number."""
     if not is_of_this_version(data):
@@ -89,7 +96,7 @@ def records_of(data: bytes, max_bytes: int = 0) -> Iterator[Record]:
     for line in packed[_SIZE.size : at_body].decode("ascii").split("\n"):
         told = json.loads(line)
         if isinstance(told, dict):
-            yield Bar.back(told)
+            yield MadeBy(told["encoder"]) if "encoder" in told else Bar.back(told)
             continue
         if len(told) == 2:
             yield Gone(*told)
@@ -106,7 +113,9 @@ def records_of(data: bytes, max_bytes: int = 0) -> Iterator[Record]:
         at_body, at_codes = at_body + body, at_codes + codes
 
 
-def _line(record: Record) -> bytes:
+def _line(record: Record | MadeBy) -> bytes:
+    if isinstance(record, MadeBy):
+        return json.dumps({"encoder": record.encoder}).encode()
     if isinstance(record, Gone):
         return json.dumps([record.tenant, record.exact]).encode()
     if isinstance(record, Bar):

@@ -32,16 +32,18 @@ logger = logging.getLogger(__name__)
 class IndexFiles:
     """In a folder of their own, of one process. Calls may come from any thread, one at a time."""
 
-    def __init__(self, folder: Path, sealer: Sealer) -> None:
+    def __init__(self, folder: Path, sealer: Sealer, encoder: str = "") -> None:
+        """encoder: what makes the vectors. An index of another one's is deleted; "" believes all."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder, self._sealer = folder, sealer
+        self._folder, self._sealer, self._encoder = folder, sealer, encoder
         self.torn = 0
 
     def write(self, saved: SavedIndex) -> None:
         """Raises OSError; what was there before is there still then."""
         path = self._path(saved.tenant, saved.scope)
         new = path.with_suffix(".new")
-        head = {"version": _VERSION, "tenant": saved.tenant, "scope": saved.scope, "bytes": len(saved.data)}
+        place = {"tenant": saved.tenant, "scope": saved.scope}
+        head = {"version": _VERSION, **place, "bytes": len(saved.data), "encoder": self._encoder}
         data = memoryview(saved.data)
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(framed(self._sealer.seal(json.dumps(head).encode(), _context(0))))
@@ -80,6 +82,8 @@ class IndexFiles:
             head = json.loads(self._sealer.open(read_frame(file) or b"", _context(0), self._sealer.on))
             if head["version"] != _VERSION or self._path(head["tenant"], head["scope"]) != path:
                 raise ValueError("another version, or in the place of another")
+            if self._encoder and head.get("encoder", self._encoder) != self._encoder:
+                raise ValueError("another encoder's vectors")
             data, number = bytearray(), 0
             while len(data) < head["bytes"]:
                 number += 1

@@ -131,12 +131,15 @@ class Bars:
         oldest = [Bar(None, self._least_opened_unix_s)] if self._least_opened_unix_s else []
         return [*oldest, *(Bar(selection, at) for selection, at in self._bars)]
 
-    def against(self, tenant: str, answer: CachedAnswer | PackedAnswer) -> bool:
-        """Whether `answer` must not be stored any more."""
-        opened_unix_s = answer.opened_at_unix_s
-        if opened_unix_s < self._least_opened_unix_s:
+    def against(self, tenant: str, answer: CachedAnswer | PackedAnswer, since_unix_s: float = 0.0) -> bool:
+        """Whether `answer` must not be stored any more, by the acts after `since_unix_s`."""
+        opened_unix_s, least_unix_s = answer.opened_at_unix_s, self._least_opened_unix_s
+        if max(opened_unix_s, since_unix_s) < least_unix_s:
             return True
-        return any(opened_unix_s <= at and selection.means(tenant, answer) for selection, at in self._bars)
+        return any(
+            opened_unix_s <= at and since_unix_s < at and selection.means(tenant, answer)
+            for selection, at in self._bars
+        )
 
 
 @dataclass(frozen=True, slots=True)

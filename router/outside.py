@@ -10,23 +10,26 @@ moved to another partition's place does not open there. Without a key, who can w
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import cache
+from typing import Protocol, TypeVar
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter
 
 from models.errors import InvalidRequest
 from router.cache_lines import Gone
 from router.cache_log import MAX_PENDING, MAX_WAITING
-from router.cache_records import UNREADABLE, Stored, records_of, records_text
+from router.cache_records import UNREADABLE, Record, Stored, records_of, records_text
 from router.cache_transfer import checked
 from router.exact_cache import is_complete
-from router.invalidation import Bar, Selection
+from router.invalidation import MAX_BARS, Bar, Selection
 from router.packed_answer import PackedAnswer
 from router.ports import CacheKey
 from router.scope_index import LOST
@@ -35,6 +38,12 @@ from router.sealing import NO_SEALER, Sealer
 CHUNK = 128
 """Answers that are written or read at once."""
 
+ACTS = "acts"
+"""The partition of what was forgotten; no organisation's has such a name."""
+
+ACT_S = 366 * 86_400.0
+"""For which an act of forgetting is kept. What was asked for before it is over by then."""
+
 MAX_BODY_BYTES = 64 * 1024**2
 """Of an answer when it is unpacked. A larger one was not written here."""
 
@@ -42,6 +51,7 @@ _REDIS, _POSTGRES = ("redis", "redis"), ("psycopg", "postgres")
 _LIBRARIES = {"redis": _REDIS, "rediss": _REDIS, "postgresql": _POSTGRES, "postgres": _POSTGRES}
 """By the scheme of an address: the library and the extra of this package that brings it."""
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -110,7 +120,7 @@ class OutsideLog:
     def __init__(self, store: OutsideStore, sealer: Sealer = NO_SEALER, encoder: str = "") -> None:
         """encoder: what makes the vectors. Those that another one made are not read."""
         self._store, self._sealer, self._encoder = store, sealer, encoder
-        self._pending: dict[tuple[str, str], Stored | Gone] = {}
+        self._pending: dict[tuple[str, str], Record] = {}
         self.dropped = self.torn = 0
 
     # ---- what is added ---------------------------------------------------------------------------------------------
@@ -133,22 +143,25 @@ class OutsideLog:
         """It stays: what is forgotten is looked for outside too."""
 
     def barred(self, bar: Bar) -> None:
-        """Not kept there: each shard knows what was forgotten since its start."""
+        if len(self._pending) >= MAX_WAITING:
+            self.dropped += 1
+            return
+        self._pending[_place(bar)] = bar
 
-    def take(self) -> list[Stored | Gone]:
+    def take(self) -> list[Record]:
         """What has gathered, to be written."""
         records, self._pending = list(self._pending.values()), {}
         return records
 
-    def give_back(self, records: Sequence[Stored | Gone]) -> None:
+    def give_back(self, records: Sequence[Record]) -> None:
         """What could not be written. What came since about the same questions holds."""
         for record in records:
-            if len(self._pending) < (MAX_WAITING if isinstance(record, Gone) else MAX_PENDING):
-                self._pending.setdefault((record.tenant, record.exact), record)
+            if len(self._pending) < (MAX_PENDING if isinstance(record, Stored) else MAX_WAITING):
+                self._pending.setdefault(_place(record), record)
             else:
                 self.dropped += 1
 
-    def write(self, records: Sequence[Stored | Gone]) -> None:
+    def write(self, records: Sequence[Record]) -> None:
         """What is gone first: it goes from a store that is full, too. Raises `ModelUnavailable`: some of them may be
         there then."""
         gone: dict[str, list[str]] = {}
@@ -160,6 +173,7 @@ class OutsideLog:
                 self._store.remove(tenant, exacts[start : start + CHUNK])
         for start in range(0, len(records), CHUNK):
             some = records[start : start + CHUNK]
+            self._store.put([self._act_row(record) for record in some if isinstance(record, Bar)])
             self._store.put([self._row(record) for record in some if isinstance(record, Stored)])
 
     # ---- what is there ---------------------------------------------------------------------------------------------
@@ -167,9 +181,25 @@ class OutsideLog:
     def read(self, mine: Callable[[str], bool]) -> Iterator[list[Stored]]:
         """All that is filed under partitions that are `mine`. Raises `ModelUnavailable`."""
         for tenant in self._store.tenants():
-            if mine(tenant):
+            if tenant != ACTS and mine(tenant):
                 for rows in self._store.read(tenant):
                     yield self._records(rows, _checked if not self._sealer.on else _as_it_is)
+
+    def acts(self, now_unix_s: float) -> list[Bar]:
+        """What was forgotten, oldest first, for `Bars`. Of more than those hold the oldest become one. Raises
+        `ModelUnavailable`."""
+        found: list[Bar] = []
+        for rows in self._store.read(ACTS):
+            found += self._opened(rows, self._act)
+        found = sorted((replace(bar, at_unix_s=min(bar.at_unix_s, now_unix_s)) for bar in found), key=_when)
+        named = [bar for bar in found if bar.selection is not None]
+        if over := named[:-MAX_BARS]:
+            one = Bar(None, max(bar.at_unix_s for bar in found if bar.selection is None or bar in over))
+            self._store.put([self._act_row(one)])
+            for start in range(0, len(over), CHUNK):
+                self._store.remove(ACTS, [_place(bar)[1] for bar in over[start : start + CHUNK]])
+            return [one, *named[-MAX_BARS:]]
+        return found
 
     def forget(self, selection: Selection, embedding: bytes | None, mine: Callable[[str], bool]) -> int:
         """Remove what is meant, whoever wrote it: also what had to go from memory, or what another cluster filed.
@@ -202,12 +232,28 @@ class OutsideLog:
         vector = None if self._sealer.on else record.embedding  # it says much of what was asked
         return Row(record.tenant, record.exact, answer.created_at_unix_s + answer.ttl_s, body, vector)
 
+    def _act_row(self, bar: Bar) -> Row:
+        tenant, exact = _place(bar)
+        row = Row(tenant, exact, bar.at_unix_s + ACT_S, b"")
+        return replace(row, body=self._sealer.seal(records_text([bar]), _context(row)))
+
+    def _act(self, row: Row) -> Bar:
+        (bar,) = records_of(self._sealer.open(row.body, _context(row), sealed=self._sealer.on), MAX_BODY_BYTES)
+        if not isinstance(bar, Bar) or _place(bar)[1] != row.exact:
+            raise ValueError("filed under another name")
+        (checked_bar,) = _bars().validate_python((bar,))
+        return checked_bar
+
     def _records(self, rows: Sequence[Row], check: Callable[[Stored], Stored]) -> list[Stored]:
-        """Those that are what they are filed as; the others are counted."""
-        found: list[Stored] = []
+        """Those that are what they are filed as."""
+        return self._opened(rows, lambda row: check(self._record(row)))
+
+    def _opened(self, rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
+        """Those that can be read; the others are counted."""
+        found: list[T] = []
         for row in rows:
             try:
-                found.append(check(self._record(row)))
+                found.append(read(row))
             except (*UNREADABLE, InvalidRequest, AttributeError, RecursionError) as error:
                 if not self.torn:
                     logger.warning("answers outside do not open (%s); they are passed over", type(error).__name__)
@@ -221,6 +267,23 @@ class OutsideLog:
         if not isinstance(record, Stored) or (record.tenant, record.exact) != (row.tenant, row.exact):
             raise ValueError("filed under another name")
         return record if json.loads(encoder) == self._encoder else replace(record, codes=None)
+
+
+def _place(record: Record) -> tuple[str, str]:
+    """Where it is filed. The same act done again is filed in the place of the earlier one."""
+    if not isinstance(record, Bar):
+        return record.tenant, record.exact
+    return ACTS, hashlib.sha256(json.dumps(record.told().get("of"), sort_keys=True).encode()).hexdigest()
+
+
+def _when(bar: Bar) -> float:
+    return bar.at_unix_s
+
+
+@cache
+def _bars() -> TypeAdapter[tuple[Bar]]:
+    settings = ConfigDict(strict=True, revalidate_instances="always", allow_inf_nan=False)
+    return TypeAdapter(tuple[Bar], config=settings)
 
 
 def _as_it_is(record: Stored) -> Stored:

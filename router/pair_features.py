@@ -1,21 +1,18 @@
 """Numbers that say how alike two texts ask: what the verifier's trees see of a pair.
 
 No number tells which words they are, only how the texts differ, so what was learnt on one subject holds for others.
-All are the same for (a, b) and (b, a). About 0.1 ms a pair beside the facts, which are kept.
+All are the same for (a, b) and (b, a). About 0.03 ms a pair beside the facts, which are kept.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import lru_cache
 
-import numpy as np
-from numpy.typing import NDArray
-
 from router import lexicon
+from router.facts import Facts
 from router.synonyms import same_word
-from router.vetoes import Facts, soft_differences
+from router.vetoes import in_common, reordered, substituted, without
 
 FEATURES = (
     "cosine", "kind_same", "kind_known", "core_common", "core_less", "core_more", "core_share", "synonyms", "related",
@@ -50,85 +47,108 @@ _MUST = lexicon.words(
     must should may might can could have need ought
     """
 )
+_TENSES = (_PAST, _COMING, _MUST)
+_OTHERS = lexicon.FUNCTION_WORDS["english"] - _PREPOSITIONS - _PRONOUNS
 
 
 @lru_cache(maxsize=1024)
-def _trigrams(text: str) -> frozenset[str]:
-    return frozenset(text[start : start + 3] for start in range(len(text) - 2)) or frozenset((text,))
+def _trigrams(words: tuple[str, ...]) -> frozenset[int | str]:
+    """Of the words with a space between them, each as a number: that is made in half the time of a text."""
+    text = " ".join(words)
+    codes = [*map(ord, text)]
+    grams = zip(codes, codes[1:], codes[2:], strict=False)
+    return frozenset([a << 42 | b << 21 | c for a, b, c in grams]) or frozenset((text,))
 
 
-def pair_features(a: Facts, b: Facts, cosine: float) -> NDArray[np.float64]:
+def pair_features(a: Facts, b: Facts, cosine: float) -> tuple[float, ...]:
     """One row for the trees, in the order of `FEATURES`."""
-    core_a, core_b = Counter(a.core), Counter(b.core)
-    common = (core_a & core_b).total()
-    left_a, left_b = list((core_a - core_b).elements()), list((core_b - core_a).elements())
-    synonyms = _pair_off(left_a, left_b, lambda x, y: same_word(x) == same_word(y))
-    typos = _pair_off(left_a, left_b, _typo)
-    related = _pair_off(left_a, left_b, lambda x, y: x[:4] == y[:4] and min(len(x), len(y)) > 3)
-    less, more = sorted((left_a, left_b), key=lambda left: (len(left), sum(map(len, left))))
+    common = in_common(a.core, b.core)
+    shared = len(common) if isinstance(common, set) else common.total()
+    less, more, synonyms, typos, related = _left(a, b)
     words_less, words_more = sorted((len(a.words), len(b.words)))
-    names_less, names_more = sorted((len(a.names - set(b.words)), len(b.names - set(a.words))))
-    grams_a, grams_b = _trigrams(" ".join(a.words)), _trigrams(" ".join(b.words))
-    words_a, words_b = set(a.words), set(b.words)
+    names_less, names_more = sorted((len(a.names - b.word_set), len(b.names - a.word_set)))
+    grams_a, grams_b = _trigrams(a.words), _trigrams(b.words)
+    grams = len(grams_a & grams_b)
+    words = len(a.word_set & b.word_set)
+    odd = a.word_set ^ b.word_set
     core_less, core_more = sorted((len(a.core), len(b.core)))
-    soft = soft_differences(a, b)
     both_known = a.kind is not None and b.kind is not None
-    known = float(a.kind is not None) + float(b.kind is not None)
     capitals = a.names | b.names
-    values = (
+    return (
         cosine,
         float(a.kind == b.kind) if both_known or a.kind == b.kind else float("nan"),
-        known,
-        common,
+        float(a.kind is not None) + float(b.kind is not None),
+        shared,
         core_less,
         core_more,
-        common / max(1, core_more),
+        shared / max(1, core_more),
         synonyms,
         related,
         len(less),
         len(more),
         sum(map(len, more)),
         sum(map(len, less)),
-        sum(word in capitals for word in (*less, *more)),
+        sum([word in capitals for word in (*less, *more)]) if capitals else 0,
         typos,
         words_less,
         words_less / max(1, words_more),
-        len(words_a & words_b) / max(1, len(words_a | words_b)),
-        _longest_common(a.words, b.words) / max(1, words_more),
-        len(grams_a & grams_b) / max(1, len(grams_a | grams_b)),
+        words / max(1, words + len(odd)),
+        _longest_common(b.words, a.words) / max(1, words_more),
+        grams / max(1, len(grams_a) + len(grams_b) - grams),
         float(a.words[:1] == b.words[:1]),
-        _differ(words_a, words_b, _PREPOSITIONS),
-        _differ(words_a, words_b, _PRONOUNS),
-        max(_differ_in_kind(words_a, words_b, group) for group in (_PAST, _COMING, _MUST)),
-        _differ(words_a, words_b, lexicon.FUNCTION_WORDS["english"] - _PREPOSITIONS - _PRONOUNS),
+        len(odd & _PREPOSITIONS),
+        len(odd & _PRONOUNS),
+        float(any([a.word_set.isdisjoint(group) != b.word_set.isdisjoint(group) for group in _TENSES])),
+        len(odd & _OTHERS),
         abs(a.sentences - b.sentences),
         min(len(a.numbers), len(b.numbers)),
         names_less,
         names_more,
-        float("quantifier" in soft),
-        float("unit" in soft),
-        float("order" in soft),
-        float("substitution" in soft),
+        float(a.quantifiers != b.quantifiers),
+        float(a.units != b.units),
+        float(reordered(a, b)),
+        float(substituted(a, b)),
         float(a.core[-1:] == b.core[-1:]),
     )
-    return np.array(values, dtype=np.float64)
 
 
-def _pair_off(left_a: list[str], left_b: list[str], alike: object) -> int:
+def _left(a: Facts, b: Facts) -> tuple[list[str], list[str], int, int, int]:
+    """What of both is not in the other, the less first, when words that may be the same are paired off; and how many
+    pairs were synonyms, slips of the pen, and words that begin alike."""
+    left_a, left_b = without(a.core, b.core), without(b.core, a.core)
+    synonyms = typos = related = 0
+    if left_a and left_b:
+        synonyms = _pair_off(left_a, left_b, _same)
+        typos = _pair_off(left_a, left_b, _typo)
+        related = _pair_off(left_a, left_b, _related)
+    less, more = sorted((left_a, left_b), key=lambda left: (len(left), sum(map(len, left))))
+    return less, more, synonyms, typos, related
+
+
+def _pair_off(left_a: list[str], left_b: list[str], alike: Callable[[str, str], bool]) -> int:
     """Take pairs that are `alike` off both lists. Returns how many."""
     found = 0
     for word in left_a[:]:
-        match = next((other for other in left_b if alike(word, other)), None)  # type: ignore[operator]
-        if match is not None:
-            left_a.remove(word)
-            left_b.remove(match)
-            found += 1
+        for other in left_b:
+            if alike(word, other):
+                left_a.remove(word)
+                left_b.remove(other)
+                found += 1
+                break
     return found
+
+
+def _same(a: str, b: str) -> bool:
+    return same_word(a) == same_word(b)
+
+
+def _related(a: str, b: str) -> bool:
+    return a[:4] == b[:4] and min(len(a), len(b)) > 3
 
 
 def _typo(a: str, b: str) -> bool:
     """One letter more, less, other, or two swapped, in words of five letters or more that begin alike."""
-    if min(len(a), len(b)) < 5 or abs(len(a) - len(b)) > 1 or a[0] != b[0]:
+    if a[0] != b[0] or abs(len(a) - len(b)) > 1 or min(len(a), len(b)) < 5:
         return False
     start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     rest_a, rest_b = a[start:], b[start:]
@@ -136,12 +156,9 @@ def _typo(a: str, b: str) -> bool:
     return rest_a[1:] == rest_b[1:] or rest_a[1:] == rest_b or rest_a == rest_b[1:] or swapped
 
 
-def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
+def _longest_common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
     """Length of the longest common subsequence of the first 64 words, as bits of one number (Hyyro 2004)."""
-    places: dict[str, int] = {}
-    for at, word in enumerate(a[:64]):
-        places[word] = places.get(word, 0) | 1 << at
-    size = min(64, len(a))
+    places, size = _places(a)
     row = full = (1 << size) - 1
     for word in b[:64]:
         match = row & places.get(word, 0)
@@ -149,9 +166,10 @@ def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
     return size - row.bit_count()
 
 
-def _differ(a: set[str], b: set[str], group: frozenset[str]) -> float:
-    return float(len((a ^ b) & group))
-
-
-def _differ_in_kind(a: set[str], b: set[str], group: frozenset[str]) -> float:
-    return float(bool(a & group) != bool(b & group))
+@lru_cache(maxsize=64)
+def _places(words: tuple[str, ...]) -> tuple[dict[str, int], int]:
+    """Where each of the first 64 words stands, as bits, and how many there are."""
+    places: dict[str, int] = {}
+    for at, word in enumerate(words[:64]):
+        places[word] = places.get(word, 0) | 1 << at
+    return places, min(64, len(words))

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from models.trees import Trees, load
+from router.facts import facts
 from router.pair_features import FEATURES, pair_features
-from router.vetoes import facts, veto
+from router.vetoes import veto
 
 WEIGHTS = Path(__file__).parent / "weights" / "verifier.safetensors"
 
@@ -50,7 +51,7 @@ class Verifier:
                 rows.append(pair_features(known, asked, cosine))
                 open_.append(at)
         if rows:
-            for at, score in zip(open_, self._trees.probability(np.stack(rows)), strict=True):
+            for at, score in zip(open_, self._trees.probability(np.array(rows)), strict=True):
                 found[at] = Judgement(float(score))
         return found
 

@@ -20,9 +20,10 @@ import numpy as np
 from models.encoder import Encoder
 from models.trees import from_sklearn
 from router.cache_training.pairs import Question, questions, teachable
+from router.facts import facts
 from router.pair_features import FEATURES, pair_features
 from router.settings import CacheSettings
-from router.vetoes import facts, veto
+from router.vetoes import veto
 
 Array = np.ndarray[Any, Any]
 PAIRS_PER_GROUP = 260
@@ -86,7 +87,7 @@ def examples(
             features.append(pair_features(a, b, float(rows[i] @ rows[j])))
             labels.append(asked[i].meaning == asked[j].meaning)
             groups.append(asked[i].group)
-    return np.stack(features), np.array(labels), groups
+    return np.array(features), np.array(labels), groups
 
 
 def fit(features: Array, labels: Array, seed: int) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,7 +172,9 @@ class Shard(cache.SemanticCache):
 async def test_an_import_waits_until_the_log_is_read_and_is_not_replaced_by_what_is_older(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "Encoder", lambda *given, **named: None)  # nothing here is compared by meaning
+    monkeypatch.setattr(
+        cache, "Encoder", lambda *given, **named: SimpleNamespace(identity="")
+    )  # nothing here is compared by meaning
     record = kept("a")
     made = replace(record.answer, created_at_unix_s=time.time() - 100)
     written(tmp_path, Stored(record.key.exact_only(), made, None))

@@ -100,6 +100,32 @@ def test_no_cut_brings_a_torn_answer_and_what_follows_is_never_read(tmp_path: Pa
         assert [record.answer.answer_id for record in read(tmp_path)] == [*names, "c"]
 
 
+def test_vectors_of_another_encoder_are_not_read_and_their_answers_are(tmp_path: Path) -> None:
+    record = kept("a", vector=unit(1))
+
+    def reopened(encoder: str, *more: Stored) -> list[bytes | None]:
+        log = CacheLog(tmp_path, encoder=encoder)
+        if more:
+            log.write(more)
+        log.close()
+        log = CacheLog(tmp_path, encoder=encoder)
+        found = [each.codes for each in log.read()]
+        log.close()
+        return found
+
+    written(tmp_path, record)  # by a version that did not note it
+    assert reopened("mini", record) == [record.codes, record.codes]
+    assert reopened("large", record) == [record.codes, None, record.codes]
+    assert reopened("mini") == [record.codes, record.codes, None]
+    log = CacheLog(tmp_path, encoder="large")  # written anew, what has no vector here has none any more
+    log.begin([])
+    log.add(list(log.read()))
+    log.finish([])
+    log.close()
+    assert reopened("mini") == [None, None, None]
+    assert [each.key for each in read(tmp_path)] == [record.key] * 3
+
+
 @pytest.mark.parametrize("at", [1, 5, 9, 40, -1])
 def test_a_changed_byte_is_seen(tmp_path: Path, at: int) -> None:
     written(tmp_path, kept("a"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deployments import cache_disk
 from deployments.cache_disk import CacheDisk
 from models.messages import Finish, TextDelta, Usage
 from router import vector_index
@@ -109,6 +110,35 @@ def test_a_file_that_was_cut_changed_or_sealed_with_another_key_is_built_anew(fi
     path.write_bytes(whole)
     assert list(IndexFiles(folder / "indexes", Sealer([os.urandom(32)])).read()) == []
     assert not path.exists()
+
+
+async def test_another_encoder_finds_what_an_earlier_one_read_only_by_the_very_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it has as many dimensions."""
+    for module in (vector_index, cache_disk):
+        monkeypatch.setattr(module, "SAVE_FROM", PROMOTE_AT)
+
+    async def started(encoder: str) -> tuple[SemanticStore, CacheDisk]:
+        store = new_store()
+        disk = CacheDisk(store, tmp_path, Sealer(), encoder)
+        await disk.restored()
+        return store, disk
+
+    store, disk = await started("mini")
+    for number in range(PROMOTE_AT):
+        keep(store, number)
+    await disk.close()
+    assert len(list((tmp_path / "indexes").iterdir())) == 1
+    store, disk = await started("large")
+    assert store.vectors.count == 0 and ask(store, 5) is None
+    assert store.lookup(CacheKey(TENANT, "exact 5", "scope", "question 5")).kind == "hit-exact"
+    keep(store, 5)
+    assert ask(store, 5) == "req 5"
+    await disk.close()
+    store, disk = await started("mini")
+    assert store.vectors.count == PROMOTE_AT - 1 and ask(store, 5) is None and ask(store, 6) == "req 6"
+    await disk.close()
 
 
 def test_no_vector_lies_open_on_disk_and_a_file_in_the_place_of_another_is_not_read(

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.facts import facts
 from router.pair_features import FEATURES, _longest_common, _typo, pair_features
-from router.vetoes import facts
 
 
 def named(a: str, b: str, cosine: float = 0.9) -> dict[str, float]:
@@ -16,7 +16,7 @@ def named(a: str, b: str, cosine: float = 0.9) -> dict[str, float]:
 
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_they_are_the_same_both_ways_and_finite_but_for_an_unknown_kind(a: str, b: str) -> None:
-    one, other = (pair_features(facts(x), facts(y), 0.8) for x, y in ((a, b), (b, a)))
+    one, other = (np.array(pair_features(facts(x), facts(y), 0.8)) for x, y in ((a, b), (b, a)))
     assert np.array_equal(one, other, equal_nan=True) and one.shape == (len(FEATURES),)
     assert set(np.flatnonzero(~np.isfinite(one))) <= {FEATURES.index("kind_same")}
 
@@ -45,7 +45,7 @@ def test_the_longest_common_subsequence(a: list[str], b: list[str]) -> None:
     for i, x in enumerate(a):
         for j, y in enumerate(b):
             table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
-    assert _longest_common(a, b) == table[-1][-1]
+    assert _longest_common(tuple(a), tuple(b)) == table[-1][-1]
 
 
 def test_slips_of_the_pen() -> None:

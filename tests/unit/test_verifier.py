@@ -8,10 +8,10 @@ import pytest
 
 from models.encoder import Encoder
 from models.trees import load
+from router.facts import facts
 from router.pair_features import FEATURES
 from router.settings import CacheSettings
 from router.verifier import WEIGHTS, Verifier, packaged
-from router.vetoes import facts
 
 LEAST = CacheSettings().min_score
 

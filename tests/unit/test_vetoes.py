@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.vetoes import facts, veto
+from router.facts import facts
+from router.vetoes import veto
 
 DIFFERENT = [
     ("number", "Add 3 and 5.", "Add 3 and 6."),

@@ -47,6 +47,34 @@ def test_a_file_holds_them(
     assert again.features == NAMES and (again.raw(fitted[1]) == trees.raw(fitted[1])).all()
 
 
+def test_each_row_goes_its_way_down_each_tree(trees: Trees) -> None:
+    """Also where a value is on a threshold, endless or missing."""
+    random = np.random.default_rng(1)
+    rows = np.concatenate([random.normal(size=(40, 3)), random.choice(np.unique(trees.threshold), (40, 3))])
+    rows[random.random(rows.shape) < 0.1] = np.nan
+    rows[random.random(rows.shape) < 0.1] = np.inf
+
+    def leaf(tree: int, row: np.ndarray) -> float:
+        node = 0
+        while trees.left[tree, node] != node:
+            value = row[trees.feature[tree, node]]
+            left = trees.missing_left[tree, node] if np.isnan(value) else value <= trees.threshold[tree, node]
+            node = (trees.left if left else trees.right)[tree, node]
+        return float(trees.value[tree, node])
+
+    expected = [sum(leaf(tree, row) for tree in range(len(trees.left))) + trees.baseline for row in rows]
+    assert trees.raw(rows) == pytest.approx(expected, abs=1e-9)
+    assert trees.raw(rows[:0]).shape == (0,)
+
+
+def test_a_tree_that_is_none_is_refused(trees: Trees, tmp_path: Path) -> None:
+    circle = trees.right.copy()
+    circle[3, 0] = 0
+    replace(trees, right=circle).save(tmp_path / "trees.safetensors")
+    with pytest.raises(ValueError, match=r"trees\.safetensors is damaged"):
+        load(tmp_path / "trees.safetensors")
+
+
 def test_the_wrong_number_of_features_is_refused(trees: Trees) -> None:
     with pytest.raises(ValueError, match="rows of 3 features wanted"):
         trees.raw(np.zeros((1, 4)))
