@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from cluster.checks import StartError
+from router.cloud import is_installed, provider_states, require_a_model, resolved
 from router.settings import (
     ArchiveSettings,
     BatcherSettings,
@@ -42,6 +44,11 @@ def check_config(config: Mapping[str, Any]) -> None:
             settings = _SETTINGS.get(str(deployment.get("name")).partition(":")[0])
             if settings is not None:
                 _check(settings, deployment.get("user_config") or {}, f"user_config of {deployment['name']}")
+        try:
+            topology = resolved(Topology.model_validate(application.get("args") or {}))
+            require_a_model(topology, provider_states(topology, os.environ, is_installed))
+        except ValueError as error:
+            raise StartError(f"args: {error}") from None
 
 
 def _check(kind: type[BaseModel], values: Any, where: str) -> None:

@@ -21,7 +21,16 @@ from deployments.ledger import ledger_deployment
 from deployments.llm_server import llm_deployment
 from deployments.model import DRAIN_S, simulated_deployment, transformers_deployment
 from router.accounting.keys import KEY_FILE, PEPPER_FILE, hash_key, kept_secret, new_key, new_secret
-from router.cloud import ProviderState, is_installed, keys_of, provider_states, resolved, secret_names, with_settings
+from router.cloud import (
+    ProviderState,
+    is_installed,
+    keys_of,
+    provider_states,
+    require_a_model,
+    resolved,
+    secret_names,
+    with_settings,
+)
 from router.outside import check_url
 from router.sealing import KEY_VARIABLE
 from router.settings import KeySettings
@@ -41,13 +50,10 @@ def build(args: dict[str, Any]) -> Application:
     )
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     providers = provider_states(topology, os.environ, is_installed)
+    require_a_model(topology, providers)
     enabled = _enabled(topology, providers)
     bindings = {**_local_backends(topology, data_dir), **_cloud_backends(enabled)}
     inline = _inline_cloud(enabled)
-    if not bindings and not inline:
-        raise ValueError(
-            "no model to serve: list one in 'local_models', or set a provider's key (`switchyard models` lists them)"
-        )
     places = {name: places for name, (_, places) in bindings.items()}
     batcher = batcher_deployment(places, {cloud.backend: cloud.endpoint.max_concurrency for cloud in inline})
     return _ingress_deployment(topology).bind(

@@ -6,7 +6,7 @@ Pure: the environment and the installed packages are arguments, so that only `de
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -216,6 +216,14 @@ def provider_states(
             because = f"{line} ({provider.note})" if provider.note else line
             states.append(ProviderState(provider.name, because, next(iter(provider.key_variables), None), ()))
     return tuple(states)
+
+
+def require_a_model(topology: Topology, providers: Iterable[ProviderState]) -> None:
+    """Raises ValueError where neither a local model is listed nor a provider enabled."""
+    if not topology.local_models and not any(provider.enabled for provider in providers):
+        raise ValueError(
+            "no model to serve: list one in 'local_models', or set a provider's key (`switchyard models` lists them)"
+        )
 
 
 def _key_variable(endpoint: CloudEndpoint, environment: Mapping[str, str]) -> str | None:

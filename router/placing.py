@@ -48,9 +48,15 @@ def place(outcomes: Sequence[tuple[Outlook, float]], prior: float) -> Place:
             found += good * math.log(chance) + (1 - good) * math.log(1 - chance)
         return found
 
-    grid = [LEAST + (MOST - LEAST) * step / _STEPS for step in range(_STEPS + 1)]
-    best = max(grid, key=log_posterior)
     width = (MOST - LEAST) / _STEPS
+    first, last = 0, _STEPS
+    while last - first > 2:  # the log odds are linear in the quality, so the posterior has one top
+        left, right = first + (last - first) // 3, last - (last - first) // 3
+        if log_posterior(LEAST + width * left) < log_posterior(LEAST + width * right):
+            first = left
+        else:
+            last = right
+    best = max((LEAST + width * step for step in range(first, last + 1)), key=log_posterior)
     inner = min(MOST - width, max(LEAST + width, best))
     curvature = (2 * log_posterior(inner) - log_posterior(inner - width) - log_posterior(inner + width)) / width**2
     half = Z_95 / math.sqrt(max(curvature, 1 / PRIOR_SPREAD**2 / 4))

@@ -52,11 +52,3 @@ def test_a_wrong_configuration_is_one_line_and_starts_nothing(commands: Commands
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert "args: local_models.0.entry.engine: Input should be" in done.stderr
     assert "starting Ray" not in done.stdout
-
-
-def test_an_application_that_fails_to_build_is_one_line(commands: Commands) -> None:
-    without_models = CONFIG[: CONFIG.index("      local_models")] + "      auto_providers: false\n"
-    (commands.folder / "serve_config.yaml").write_text(without_models)
-    done = commands.run("up", "--port", "0")
-    assert done.returncode == 1
-    assert "no model to serve" in done.stderr.splitlines()[-1]

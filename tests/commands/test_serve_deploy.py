@@ -8,12 +8,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from openai import OpenAI
 
 from cluster.ray_process import Ports, RayProcess
+from cluster.runtime import reason
 from router.accounting.keys import kept_secret, new_secret
 from tests.serve.product import until, user
 
@@ -40,18 +42,32 @@ def test_serve_deploy_takes_the_same_file_from_any_folder(
     bare_ray: tuple[Ports, dict[str, str]], tmp_path: Path
 ) -> None:
     ports, environment = bare_ray
-    config = (ROOT / "serve_config.simulated.yaml").read_text()
+    config = (ROOT / "serve_config.simulated.yaml").read_text().replace("port: 8000", f"port: {ports.door}")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "mine.yaml").write_text(config.replace("port: 8000", f"port: {ports.door}"))
     dashboard, door = f"http://127.0.0.1:{ports.dashboard}", f"http://127.0.0.1:{ports.door}"
     until(lambda: answers(f"{dashboard}/api/version"), 60.0)
-    command = [str(Path(sys.executable).with_name("serve")), "deploy", "--address", dashboard, "mine.yaml"]
-    for _ in range(3):  # on a busy machine Ray's dashboard may give up on Serve's controller before that is up
-        done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=240)
-        if done.returncode == 0:
-            break
-    assert done.returncode == 0, done.stderr
+
+    def deploy(config: str) -> None:
+        (elsewhere / "mine.yaml").write_text(config)
+        command = [str(Path(sys.executable).with_name("serve")), "deploy", "--address", dashboard, "mine.yaml"]
+        for _ in range(3):  # on a busy machine Ray's dashboard may give up on Serve's controller before that is up
+            done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=240)
+            if done.returncode == 0:
+                return
+        raise AssertionError(done.stderr)
+
+    def application() -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {Path(environment['RAY_AUTH_TOKEN_PATH']).read_text()}"}
+        answer = httpx.get(f"{dashboard}/api/serve/applications/", headers=headers, trust_env=False, timeout=30.0)
+        found: dict[str, Any] = answer.json()["applications"]["switchyard"]
+        return found
+
+    # What only the cluster sees is said there, in the words that `switchyard up` shows too; then it is mended.
+    deploy(config[: config.index("      local_models")] + "      auto_providers: false\n")
+    until(lambda: application()["status"] == "DEPLOY_FAILED", 60.0)
+    assert reason(application()).startswith("ValueError: no model to serve")
+    deploy(config)
     until(lambda: answers(f"{door}/ready", 200), 180.0)
 
     key = (tmp_path / "data" / "api_key").read_text().strip()

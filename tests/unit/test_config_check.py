@@ -27,6 +27,7 @@ def test_what_the_project_ships_is_right(path: Path) -> None:
     [
         (config({"ingres": {}}), "args: ingres: Extra inputs"),
         (config({"local_models": [{"name": "nobody"}]}), "args: Value error, model 'nobody' is not in the catalogue"),
+        (config({"auto_providers": False}), "args: no model to serve: list one in 'local_models'"),
         (config({}, Ingress={"routing": {"strategy": "best"}}), "user_config of Ingress: routing.strategy: Input"),
         (config({}, SemanticCache={"delta": 2}), "user_config of SemanticCache: delta: Input should be less"),
         (config({}, Ledger={"retention": {"days": 30}}), "user_config of Ledger: retention.days: Input should be"),
