@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -31,17 +30,17 @@ applications:
           engine_args: {output_tokens: 4000, tokens_per_s: 20}
 """
 QUESTION = {"model": "sim", "max_tokens": 4, "messages": [{"role": "user", "content": "Where is the station?"}]}
-START_S, STOP_S = 240.0, 15.0
+START_S, STOP_S = 300.0, 15.0
 
 
 class Commands:
     """The command line in a folder of its own, with a home of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str = CONFIG) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
         self.output = folder / "up.out"
-        (folder / "serve_config.yaml").write_text(CONFIG)
+        (folder / "serve_config.yaml").write_text(config)
         (folder / "home" / ".ray").mkdir(parents=True)
         self.environment = {**os.environ, "HOME": str(folder / "home"), "SWITCHYARD_DATA_DIR": str(self.data_dir)}
 
@@ -119,10 +118,8 @@ def open_stream(cluster: Cluster, key: str) -> Iterator[Iterator[str]]:
         yield lines
 
 
-def stop(up: subprocess.Popen[bytes], cluster: Cluster, number: signal.Signals) -> None:
-    """By a signal, with nothing left afterwards."""
-    up.send_signal(number)
-    wait_until(lambda: up.poll() is not None, STOP_S)
-    assert up.returncode == 0
+def ends(up: subprocess.Popen[bytes], cluster: Cluster, code: int) -> None:
+    """In time, with this exit code, and with nothing left afterwards."""
+    assert up.wait(STOP_S) == code
     assert session(cluster.ray_pid) == []
     assert not Path(cluster.scratch_dir).exists()

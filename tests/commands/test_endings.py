@@ -1,4 +1,4 @@
-"""`switchyard up` that is stopped in its beginning, killed, left by Ray, or given what cannot be built."""
+"""`switchyard up` that is stopped in its beginning, killed, or given what is wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from cluster import state
-from tests.commands.commands import CONFIG, STOP_S, Commands, ask, session, wait_until
+from tests.commands.commands import CONFIG, Commands, session, wait_until
 
 BEGUN = "starting the application"
 
@@ -31,19 +31,6 @@ def test_what_a_killed_cluster_leaves_behind_is_cleaned_up(commands: Commands) -
         assert status.returncode == 1 and "no cluster runs" in status.stderr
         assert session(cluster.ray_pid) == []
         assert not Path(cluster.scratch_dir).exists()
-
-
-def test_a_chosen_key_lets_in_and_up_ends_when_ray_does(commands: Commands) -> None:
-    commands.environment["SWITCHYARD_API_KEY"] = chosen = "sy-chosen-by-the-operator"
-    with commands.up("--port", "0") as up:
-        cluster = commands.cluster()
-        assert chosen not in commands.output.read_text()
-        assert (ask(cluster, chosen).status_code, ask(cluster, "sy-another").status_code) == (200, 401)
-        os.kill(cluster.ray_pid, signal.SIGKILL)
-        assert up.wait(STOP_S) == 1
-        assert "Ray ended by itself" in commands.output.read_text()
-        assert session(cluster.ray_pid) == []
-        assert (commands.data_dir / "logs" / "ray.log").exists()
 
 
 def test_a_wrong_configuration_is_one_line_and_starts_nothing(commands: Commands) -> None:

@@ -58,7 +58,8 @@ def test_serve_deploy_takes_the_same_file_from_any_folder(
         raise AssertionError(done.stderr)
 
     def application() -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {Path(environment['RAY_AUTH_TOKEN_PATH']).read_text()}"}
+        token = Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
         answer = httpx.get(f"{dashboard}/api/serve/applications/", headers=headers, trust_env=False, timeout=30.0)
         found: dict[str, Any] = answer.json()["applications"]["switchyard"]
         return found

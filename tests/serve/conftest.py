@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,10 +11,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import yaml
 
-from cluster.runtime import Config, load_config, running
+from cluster.runtime import Config, load_config
 from cluster.state import RAY_TOKEN_FILE, Cluster
 from router.accounting.keys import hash_key, kept_secret
+from tests.commands.commands import Commands, ends
 from tests.serve.product import TENANTS, Product, key_of
 from tests.vllm_server import CHAT_TEMPLATE
 
@@ -22,16 +25,25 @@ ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="session")
-def cluster(vllm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The whole graph of serve_config.test.yaml, on free ports."""
-    data_dir = tmp_path_factory.mktemp("cluster")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("ANTHROPIC_API_KEY", "sk-ant-of-the-tests")
-        environment.setenv("PYTHONPATH", str(ROOT))  # tests.serve.graph
-        # This process has read its token once and for all, so the cluster takes the same.
-        kept_secret(data_dir / RAY_TOKEN_FILE, lambda: os.environ["RAY_AUTH_TOKEN"])
-        with running(_config(vllm_url), data_dir=data_dir, port=0, num_cpus=8, report=print) as started:
-            yield started
+def operated(vllm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """`switchyard up` with the whole graph of serve_config.test.yaml, on free ports. In the end Ray dies under it."""
+    commands = Commands(tmp_path_factory.mktemp("operated"), yaml.safe_dump(_config(vllm_url)))
+    commands.environment |= {"ANTHROPIC_API_KEY": "sk-ant-of-the-tests", "PYTHONPATH": str(ROOT)}  # tests.serve.graph
+    # This process has read its token once and for all, so the cluster takes the same, not what some earlier Ray left.
+    kept_secret(commands.data_dir / RAY_TOKEN_FILE, lambda: os.environ["RAY_AUTH_TOKEN"])
+    (commands.folder / "home" / ".ray" / "auth_token").write_text("of-another-cluster-of-long-ago")
+    with commands.up("--port", "0", "--num-cpus", "8") as up:
+        yield commands
+        cluster = commands.cluster()
+        os.kill(cluster.ray_pid, signal.SIGKILL)
+        ends(up, cluster, 1)
+        assert "Ray ended by itself" in commands.output.read_text()
+        assert (commands.data_dir / "logs" / "ray.log").exists()
+
+
+@pytest.fixture(scope="session")
+def cluster(operated: Commands) -> Cluster:
+    return operated.cluster()
 
 
 def _config(vllm_url: str) -> Config:

@@ -1,4 +1,4 @@
-"""`switchyard up`, `status` and `env` beside another cluster, and what listens on the network."""
+"""`switchyard up`, `status` and `env`, a second cluster beside the first, and what listens on the network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import signal
 import stat
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 import httpx
@@ -14,7 +16,7 @@ import pytest
 
 from cluster import state
 from cluster.state import Cluster
-from tests.commands.commands import Commands, ask, free_port, open_stream, session, stop
+from tests.commands.commands import Commands, ask, ends, free_port, open_stream, session
 
 
 @dataclass(frozen=True)
@@ -38,38 +40,46 @@ def listeners(leader: int) -> list[Listener]:
     ]
 
 
-def test_up_status_and_ctrl_c_beside_another_cluster(commands: Commands, cluster: Cluster) -> None:
-    # Left by some earlier Ray, whose token is not ours.
-    (commands.folder / "home" / ".ray" / "auth_token").write_text("of-another-cluster-of-long-ago")
+def test_what_up_status_and_env_say(operated: Commands, cluster: Cluster) -> None:
+    output = operated.output.read_text()
+    assert output.splitlines()[-1] == f"switchyard ready {cluster.base_url}"
+    for told in (f"{cluster.base_url}/v1", cluster.api_key, cluster.dashboard_url, str(cluster.token_path)):
+        assert told in output
+    assert cluster.api_key.startswith("sy-") and len(cluster.api_key) >= 46
+    for path in (cluster.api_key_path, cluster.token_path, operated.data_dir / state.STATE_FILE):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    status = operated.run("status")
+    assert status.returncode == 0 and "switchyard: RUNNING" in status.stdout and "Ingress: HEALTHY" in status.stdout
+    variables = operated.run("env").stdout
+    assert f"RAY_ADDRESS={cluster.ray_address}" in variables and cluster.api_key in variables
+    again = operated.run("up", "--port", "0")
+    assert again.returncode == 1 and "switchyard down" in again.stderr and len(again.stderr.splitlines()) == 1
+
+
+def test_a_second_one_beside_it_and_ctrl_c(operated: Commands, commands: Commands, cluster: Cluster) -> None:
+    taken = commands.run("up", "--port", str(urlsplit(cluster.base_url).port))
+    assert (
+        taken.returncode == 1
+        and f"port {urlsplit(cluster.base_url).port}" in taken.stderr
+        and len(taken.stderr.splitlines()) == 1
+    )
+
+    commands.environment["SWITCHYARD_API_KEY"] = chosen = "sy-chosen-by-the-operator"
     port = free_port()
     with commands.up("--port", str(port)) as up:
         started = commands.cluster()
-        output = commands.output.read_text()
-        assert output.splitlines()[-1] == f"switchyard ready http://127.0.0.1:{port}"
-        for told in (f"http://127.0.0.1:{port}/v1", started.api_key, started.dashboard_url, str(started.token_path)):
-            assert told in output
-
-        assert started.api_key.startswith("sy-") and len(started.api_key) >= 46
-        for path in (started.api_key_path, started.token_path, commands.data_dir / state.STATE_FILE):
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert ask(started, started.api_key).status_code == 200
+        assert started.base_url == f"http://127.0.0.1:{port}"
+        assert chosen not in commands.output.read_text()
+        assert ask(started, chosen).status_code == 200
         assert ask(started, "sy-wrong").status_code == ask(started, cluster.api_key).status_code == 401
-        assert ask(cluster, started.api_key).status_code == 401
+        assert ask(cluster, chosen).status_code == 401
         assert httpx.get(f"{started.dashboard_url}/api/serve/applications/").status_code == 401
 
-        status = commands.run("status")
-        assert status.returncode == 0 and "switchyard: RUNNING" in status.stdout and "Ingress: HEALTHY" in status.stdout
-        variables = commands.run("env").stdout
-        assert f"RAY_ADDRESS={started.ray_address}" in variables and started.api_key in variables
-
-        again = commands.run("up", "--port", "0")
-        assert again.returncode == 1 and "switchyard down" in again.stderr and len(again.stderr.splitlines()) == 1
-        taken = commands.run("up", "--port", str(port), "--data-dir", str(commands.folder / "second"))
-        assert taken.returncode == 1 and f"port {port}" in taken.stderr and len(taken.stderr.splitlines()) == 1
-
         assert len(session(started.ray_pid)) > 5
-        with open_stream(started, started.api_key):
-            stop(up, started, signal.SIGINT)
+        with open_stream(started, chosen):
+            up.send_signal(signal.SIGINT)
+            ends(up, started, 0)
+        assert not Path(started.scratch_dir).exists()
         assert commands.run("status").returncode == 1
 
         assert ask(cluster, cluster.api_key).status_code == 200
