@@ -34,11 +34,13 @@ def user(text: str) -> list[Any]:
 
 
 def until(condition: Callable[[], Any], within_s: float) -> Any:
-    """What `condition` gives once that is true."""
-    give_up_s = time.monotonic() + within_s
+    """What `condition` gives once that is true. It is asked less and less often: that is work for the cluster."""
+    give_up_s, pause_s = time.monotonic() + within_s, 0.02
     while not (found := condition()):
-        assert time.monotonic() < give_up_s, f"still waiting after {within_s} s"
-        time.sleep(0.02)
+        left_s = give_up_s - time.monotonic()
+        assert left_s > 0, f"still waiting after {within_s} s"
+        time.sleep(min(pause_s, left_s))
+        pause_s = min(0.5, 1.5 * pause_s)
     return found
 
 

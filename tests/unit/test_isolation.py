@@ -307,6 +307,8 @@ def test_what_another_organisation_has_in_the_cache_takes_as_long_as_what_nobody
         text = chance.choice((first, second)[turn % 2])
         key, embedding = _key("acme", text), caches[0].embed(text)
         took = {}
+        for each in caches:  # what is worked out of a question once would make the first of the two the slower one
+            each.store_.lookup(key, embedding)
         for which in chance.sample((0, 1), 2):
             began = time.thread_time_ns()
             found = caches[which].store_.lookup(key, embedding)
