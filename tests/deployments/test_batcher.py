@@ -125,7 +125,7 @@ class Stack:
         try:
             async with asyncio.timeout(timeout_s):
                 while load is None or any(getattr(load, name) != value for name, value in values.items()):
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.2)
                     load = await self.load()
         except TimeoutError:
             pytest.fail(f"not {values} within {timeout_s} s: {load}")

@@ -30,6 +30,7 @@ def operated(vllm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     commands = Commands(tmp_path_factory.mktemp("operated"), yaml.safe_dump(_config(vllm_url)))
     commands.environment |= {"ANTHROPIC_API_KEY": "sk-ant-of-the-tests", "PYTHONPATH": str(ROOT)}  # tests.serve.graph
     # This process has read its token once and for all, so the cluster takes the same, not what some earlier Ray left.
+    commands.data_dir.mkdir(mode=0o700)
     kept_secret(commands.data_dir / RAY_TOKEN_FILE, lambda: os.environ["RAY_AUTH_TOKEN"])
     (commands.folder / "home" / ".ray" / "auth_token").write_text("of-another-cluster-of-long-ago")
     with commands.up("--port", "0", "--num-cpus", "8") as up:
