@@ -25,6 +25,7 @@ from ray.serve import Application
 from deployments.cache_disk import CacheDisk
 from deployments.cache_handle import Storable, rendezvous
 from deployments.cache_outside import CacheOutside
+from deployments.cache_warm_up import warm_up
 from deployments.live_settings import LiveSettings
 from models.encoder import MAX_WINDOWS, Encoder
 from models.errors import (
@@ -42,7 +43,7 @@ from router.sealing import Sealer
 from router.semantic_cache import SemanticStore
 from router.settings import CacheSettings
 from router.topology import Encoder as EncoderPlace
-from router.topology import Topology
+from router.topology import Topology, WarmUp
 
 NAME = "SemanticCache"
 NO_SECRET = SecretStr("")
@@ -72,12 +73,11 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
-    """A store that all shards share, of which `name`, one of `names`, has its tenants' part."""
+class Part:
+    """The tenants that the shard `name`, one of `names`, has."""
 
-    url: SecretStr
-    name: str
-    names: tuple[str, ...]
+    name: str = NAME
+    names: tuple[str, ...] = (NAME,)
 
     def has(self, tenant: str) -> bool:
         return rendezvous(tenant, self.names) == self.name
@@ -92,15 +92,18 @@ class SemanticCache:
         encoder: EncoderPlace,
         folder: str | None = None,
         encryption: SecretStr = NO_SECRET,
-        outside: Outside | None = None,
+        store_url: SecretStr = NO_SECRET,
+        part: Part = Part(),
+        warm_up: tuple[WarmUp, ...] = (),
     ) -> None:
-        """Where its answers are besides: on disk in `folder`, or `outside`; None: nowhere. encryption: keys, as
-        `Sealer.of` takes them."""
+        """Where its answers are besides: in a store that all shards share, or on disk in `folder`, or nowhere.
+        encryption: keys, as `Sealer.of` takes them. warm_up: what it takes in where there are none."""
         # Before the store's first index: onnxruntime crashes when it is loaded after usearch.
         self._encoder = Encoder(encoder.source, encoder.device, precision=encoder.precision)
         self._settings = LiveSettings(CacheSettings)
         self._store = SemanticStore(CacheSettings())
-        self._outside = outside
+        self._store_url, self._part, self._files = store_url.get_secret_value(), part, warm_up
+        self._warming: asyncio.Task[None] | None = None
         self._folder, self._sealer = folder, Sealer.of(encryption.get_secret_value())
         self._disk: CacheDisk | CacheOutside | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
@@ -119,15 +122,22 @@ class SemanticCache:
             self._store.reconfigure(settings)
         if self._disk is None:  # Serve calls this before it sends the first request
             self._disk = self._opened()
+        if self._warming is None:
+            self._warming = asyncio.create_task(self._warmed())
 
     def _opened(self) -> CacheDisk | CacheOutside | None:
-        if self._outside is not None:
-            store = open_store(self._outside.url.get_secret_value())
-            log = OutsideLog(store, self._sealer, self._encoder.identity)
-            return CacheOutside(self._store, log, self._outside.has, self._vector_of)
+        if self._store_url:
+            log = OutsideLog(open_store(self._store_url), self._sealer, self._encoder.identity)
+            return CacheOutside(self._store, log, self._part.has, self._vector_of)
         if self._folder is None:
             return None
         return CacheDisk(self._store, Path(self._folder), self._sealer, self._encoder.identity)
+
+    async def _warmed(self) -> None:
+        if self._disk is not None:
+            await self._disk.restored()
+        if not self._store.entry_ids():
+            await warm_up(self._files, self._part.has, self.take_in)
 
     async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
         found = self._store.exact(key, terms)
@@ -260,6 +270,8 @@ class SemanticCache:
         return {**self._store.stats(), **{name: self._counts[name] for name in names}}
 
     async def __del__(self) -> None:
+        if (warming := getattr(self, "_warming", None)) is not None:
+            warming.cancel()
         if (disk := getattr(self, "_disk", None)) is not None:
             self._disk = None
             await disk.close()
@@ -322,21 +334,22 @@ def cache_deployments(
         return []
     shards = topology.cache_scale.max_replicas
     names = (NAME,) if shards == 1 else tuple(f"{NAME}:{shard}" for shard in range(shards))
-    if store_url.get_secret_value():
-        stores = (Outside(store_url, name, names) for name in names)
-        return [_shard_deployment(topology, store.name, None, encryption, store) for store in stores]
     on_disk = bool(encryption.get_secret_value()) if topology.cache_on_disk is None else topology.cache_on_disk
+    on_disk &= not store_url.get_secret_value()
     folders = [str(Path(data_dir) / "cache" / name.replace(":", "-")) if on_disk else None for name in names]
-    return [_shard_deployment(topology, *each, encryption) for each in zip(names, folders, strict=True)]
+    return [
+        _shard_deployment(topology, Part(name, names), folder, encryption, store_url)
+        for name, folder in zip(names, folders, strict=True)
+    ]
 
 
 def _shard_deployment(
-    topology: Topology, name: str, folder: str | None, encryption: SecretStr, outside: Outside | None = None
+    topology: Topology, part: Part, folder: str | None, encryption: SecretStr, store_url: SecretStr
 ) -> Application:
     scale = topology.cache_scale
     gpus = scale.num_gpus or float(topology.encoder.device == "cuda")  # a share of one, where `cache_scale` says so
     bounds = serve.deployment(
-        name=name,
+        name=part.name,
         user_config={},
         # Exactly one: a second replica would hold another half of the answers.
         num_replicas=1,
@@ -352,4 +365,4 @@ def _shard_deployment(
         graceful_shutdown_timeout_s=5,
         ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": gpus},
     )
-    return bounds(SemanticCache).bind(topology.encoder, folder, encryption, outside)
+    return bounds(SemanticCache).bind(topology.encoder, folder, encryption, store_url, part, topology.cache_warm_up)

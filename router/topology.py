@@ -154,6 +154,15 @@ class Encoder(Strict):
     batch_wait_s: float = Field(0.0, ge=0, description="0: a batch is what came while the last one was encoded")
 
 
+class WarmUp(Strict):
+    """Answers that are there from the start."""
+
+    file: str = Field(
+        min_length=1, description="what `switchyard cache export` wrote, at the same path wherever a shard may run"
+    )
+    org: str = Field(min_length=1, max_length=128, description="whose the answers are, whatever the file says")
+
+
 class Topology(Strict):
     """What runs where. `data_dir` None: SWITCHYARD_DATA_DIR, else `~/.switchyard`.
 
@@ -175,6 +184,9 @@ class Topology(Strict):
         None,
         description="where stored answers outlive their node: redis://, rediss:// or postgresql://. With a password: "
         "SWITCHYARD_CACHE_STORE_URL in the environment instead",
+    )
+    cache_warm_up: tuple[WarmUp, ...] = Field(
+        (), description="stored answers that a shard of the cache takes in where it starts without any"
     )
     classifier: Literal["deployment", "inline"] = "deployment"
     ingress: Scale = Scale()

@@ -192,16 +192,17 @@ def test_a_store_of_answers_is_in_the_configuration_or_with_its_password_in_the_
         for app in build({**args, **change, "cache_scale": {"max_replicas": 2}})._bound_deployment.init_kwargs[
             "caches"
         ]:
-            (*_, folder, _, outside) = app._bound_deployment.init_args
-            found.append((folder, outside and (outside.url.get_secret_value(), outside.name)))
+            _, folder, _, store_url, part, files = app._bound_deployment.init_args
+            assert part.names == ("SemanticCache:0", "SemanticCache:1") and files == ()
+            found.append((folder, part.name, store_url.get_secret_value()))
         return found
 
     names = ("SemanticCache:0", "SemanticCache:1")
-    assert stores() == [(None, None), (None, None)]
-    assert stores(cache_store="redis://host/0") == [(None, ("redis://host/0", name)) for name in names]
+    assert stores() == [(None, name, "") for name in names]
+    assert stores(cache_store="redis://host/0") == [(None, name, "redis://host/0") for name in names]
     monkeypatch.setenv("SWITCHYARD_ENCRYPTION_KEY", "00" * 32)
     monkeypatch.setenv("SWITCHYARD_CACHE_STORE_URL", "postgresql://who:secret@host/answers")
-    assert stores(cache_store="redis://host/0")[0] == (None, ("postgresql://who:secret@host/answers", names[0]))
+    assert stores(cache_store="redis://host/0")[0] == (None, names[0], "postgresql://who:secret@host/answers")
     app = build(args)
     assert "secret" not in repr(app._bound_deployment.init_kwargs)
     blanked = app._bound_deployment.ray_actor_options["runtime_env"]["env_vars"]

@@ -1,0 +1,118 @@
+"""What a shard has from the start: answers of a file, where it has none of its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from deployments import cache
+from models.messages import Usage
+from router.cache_transfer import answer_line, end_line, head_line
+from router.fingerprint import partition
+from router.invalidation import Selection
+from router.ports import CachedAnswer, CacheKey
+from router.topology import Encoder as EncoderPlace
+from router.topology import Topology, WarmUp
+from tests.unit.test_cache_log import YES
+
+WHOLE = cache.Part()
+
+
+class Shard(cache.SemanticCache):
+    def __del__(self) -> None:
+        """Serve awaits the other one, Python does not."""
+
+    async def started(self) -> Shard:
+        await self.reconfigure({})
+        assert self._warming is not None
+        await self._warming
+        return self
+
+    def held(self) -> list[tuple[str, str]]:
+        return sorted((r.key.tenant, r.answer.answer_id) for r in self._store.records(self._store.entry_ids()))
+
+
+@pytest.fixture(autouse=True)
+def without_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "Encoder", lambda *given, **named: SimpleNamespace(identity="mini"))
+
+
+def line(name: str, org: str = "somebody", namespace: str = "", **changes: object) -> bytes:
+    key = CacheKey(partition(org, namespace), f"{name.encode().hex():0>64}", None)
+    answer = CachedAnswer(name, "m", YES, Usage(1, 2), 5, time.time(), 3600.0, (), time.time())
+    return answer_line(key, replace(answer, **changes))  # type: ignore[arg-type]
+
+
+def files(path: Path, *lines: bytes, ended: bool = True) -> tuple[WarmUp, ...]:
+    path.write_bytes(head_line("somebody", 0) + b"".join(lines) + (end_line(len(lines)) if ended else b""))
+    return (WarmUp(file=str(path), org="acme"),)
+
+
+async def shard(warm_up: tuple[WarmUp, ...], folder: Path | None = None, part: cache.Part = WHOLE) -> Shard:
+    return await Shard(EncoderPlace(), folder and str(folder), part=part, warm_up=warm_up).started()
+
+
+async def test_it_is_the_organisations_whatever_the_file_says(tmp_path: Path) -> None:
+    given = files(tmp_path / "a", line("a"), line("b", namespace="wiki"), line("old", ttl_s=0.0))
+    assert (await shard(given)).held() == [(partition("acme", ""), "a"), (partition("acme", "wiki"), "b")]
+
+
+async def test_each_shard_takes_its_own(tmp_path: Path) -> None:
+    given = files(tmp_path / "a", *(line(f"{number}", namespace=f"{number}") for number in range(40)))
+    names = ("one", "two")
+    held = [(await shard(given, part=cache.Part(name, names))).held() for name in names]
+    assert sorted(held[0] + held[1]) == (await shard(given)).held() and min(map(len, held)) > 5
+
+
+async def test_a_shard_with_answers_takes_none_and_what_was_forgotten_stays_away(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    first = await shard(files(tmp_path / "a", line("a")), folder)
+    await first._disk.close()
+    again = await shard(files(tmp_path / "b", line("b")), folder)
+    assert [name for _, name in again.held()] == ["a"]
+    await again.invalidate(Selection("acme"), dry_run=False)
+    await again._disk.close()
+    empty = await shard(files(tmp_path / "a", line("a", opened_at_unix_s=time.time() - 60)), folder)
+    assert empty.held() == []
+    await empty._disk.close()
+
+
+@pytest.mark.parametrize(
+    ("lines", "ended", "kept", "said"),
+    [
+        ([b"junk\n", line("a"), b'{"object": "cache.answer"}\n', b"[]\n"], True, 1, "3 lines are no answers"),
+        ([line("a"), line("b")[:-30]], False, 1, "1 lines are no answers, and its end is missing"),
+        ([b"[" * 100_000], False, 0, "no answers"),
+    ],
+)
+async def test_what_is_broken_is_told_and_the_rest_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: list[bytes], ended: bool, kept: int, said: str
+) -> None:
+    with caplog.at_level(logging.WARNING, "ray.serve"):
+        found = await shard(files(tmp_path / "a", *lines, ended=ended))
+    assert len(found.held()) == kept and said in caplog.text
+
+
+async def test_a_file_that_is_missing_or_another_is_no_reason_not_to_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "other").write_bytes(b"a letter\n" + line("a"))
+    (tmp_path / "newer").write_bytes(b'{"object": "cache.export", "version": 9}\n' + line("a"))
+    missing = [WarmUp(file=str(tmp_path / name), org="acme") for name in ("none", "other", "newer", "")]
+    with caplog.at_level(logging.WARNING, "ray.serve"):
+        found = await shard((*missing, *files(tmp_path / "a", line("a"))))
+    assert len(found.held()) == 1
+    for why in ("No such file", "no JSON", "not of version 1", "Is a directory"):
+        assert why in caplog.text
+
+
+def test_it_is_configured_by_file_and_organisation() -> None:
+    (given,) = Topology(cache_warm_up=[{"file": "answers.jsonl", "org": "acme"}]).cache_warm_up
+    assert (given.file, given.org) == ("answers.jsonl", "acme")
+    with pytest.raises(ValueError, match="org"):
+        Topology(cache_warm_up=[{"file": "answers.jsonl"}])
