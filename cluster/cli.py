@@ -92,6 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     place.add_argument("--labels", type=Path, help='JSON lines, each {"prompt": "...", "good": 1}')
     place.add_argument("--log", type=Path, help="made by `switchyard usage export`: what callers said of its answers")
     place.set_defaults(command=_place)
+    head = commands.add_parser("head", help="learn from hundreds of labelled outcomes what a model answers well")
+    head.add_argument("model")
+    head.add_argument("--labels", type=Path, help='JSON lines, each {"prompt": "...", "good": 1}')
+    head.add_argument("--log", type=Path, help="made by `switchyard usage export`: what callers said of its answers")
+    head.add_argument(
+        "--prompts", type=Path, help='of the requests in it: JSON lines {"id": "req_...", "prompt": "..."}'
+    )
+    head.add_argument("--out", type=Path, required=True, help="the file to write (.safetensors)")
+    head.set_defaults(command=_head)
     gates = commands.add_parser("gates", help="thresholds for a cascade's gates, learned from rated answers")
     gates.add_argument("file", type=Path, help="made by `switchyard usage export`")
     gates.add_argument("--target", type=float, default=0.95, help="share of what is given out that has to be good")
@@ -234,6 +243,13 @@ def _place(arguments: argparse.Namespace) -> int:
     from cluster.place_command import place_model
 
     print(place_model(arguments.model, arguments.tier, arguments.labels, arguments.log))
+    return 0
+
+
+def _head(arguments: argparse.Namespace) -> int:
+    from cluster.head_command import make_head  # scikit-learn is for this command alone
+
+    print(make_head(arguments.model, arguments.labels, arguments.log, arguments.prompts, arguments.out))
     return 0
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from cluster.labels import labelled
 from cluster.logged import logged
 from models.catalog import TIERS
 from models.errors import InvalidRequest
-from models.messages import Message, TextPart
 from router.placing import place
 from router.ports import Outlook
 
@@ -46,24 +46,7 @@ def _labelled(path: Path) -> list[tuple[Outlook, float]]:
     from router.settings import ClassifierSettings
 
     strategy = LearnedStrategy(ClassifierSettings())
-    found, number = [], 0
-    try:
-        for line in path.read_text().splitlines():
-            number += 1
-            if not line.strip():
-                continue
-            entry = json.loads(line)
-            prompt, good = entry["prompt"], float(entry["good"])
-            if not isinstance(prompt, str) or not 0 <= good <= 1:
-                raise ValueError
-            found.append((strategy.outlook([Message("user", (TextPart(prompt),))]), good))
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError):
-        raise InvalidRequest(
-            f'Line {number} of {path} is not like {{"prompt": "...", "good": 1}}, with \'good\' from 0 to 1.'
-        ) from None
-    return found
+    return [(strategy.outlook(messages), good) for messages, good in labelled(path)]
 
 
 def _rated(path: Path, model: str) -> list[tuple[Outlook, float]]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import serve
@@ -29,13 +29,15 @@ THREAD_FROM_CHARS = 1_000
 
 
 class InlineClassifier:
-    """Fills `router.ports.ClassifierPort` in this process."""
+    """Fills `router.ports.ClassifierPort` in this process. `heads`: those of the models' entries, by model; the
+    settings' stand before them."""
 
-    def __init__(self, settings: ClassifierSettings) -> None:
+    def __init__(self, settings: ClassifierSettings, heads: Mapping[str, str] | None = None) -> None:
+        self._heads = dict(heads or {})
         self.reconfigure(settings)
 
     def reconfigure(self, settings: ClassifierSettings) -> None:
-        self._assessor = Assessor(settings)
+        self._assessor = Assessor(settings.model_copy(update={"heads": {**self._heads, **settings.heads}}))
 
     @property
     def warning(self) -> str:
@@ -52,9 +54,9 @@ class InlineClassifier:
 class ComplexityClassifier:
     """The deployment. Its `user_config` is `ClassifierSettings`; without one the defaults hold."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: Mapping[str, str]) -> None:
         self._settings = LiveSettings(ClassifierSettings)
-        self._classifier = InlineClassifier(ClassifierSettings())
+        self._classifier = InlineClassifier(ClassifierSettings(), heads)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         if settings := self._settings.accept(user_config):
@@ -102,4 +104,4 @@ def classifier_deployment(topology: Topology) -> Application:
         graceful_shutdown_timeout_s=5,
         ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
     )
-    return bounds(ComplexityClassifier).bind()
+    return bounds(ComplexityClassifier).bind(topology.heads())

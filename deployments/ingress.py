@@ -131,7 +131,7 @@ class Ingress(HandleDoor):
         providers_by_name = {name.partition(":")[2]: handle for name, handle in clouds.items()}
         self.embedders |= cloud_embedders(topology.cloud, providers_by_name, self._inline)
         self._provider_metrics = ProviderMetrics(providers_by_name, self._everywhere if inline else None)
-        self._inline_classifier = InlineClassifier(ClassifierSettings())
+        self._inline_classifier = InlineClassifier(ClassifierSettings(), topology.heads() if classifier is None else {})
         bound = [Backend(name, ModelHandle(each.handle, name), each.entries) for name, each in backends.items()]
         near = [Backend(cloud.backend, own[cloud.backend], cloud.endpoint.models) for cloud in inline]
         self.pipeline = Pipeline(self._stages([*bound, *near], classifier), IngressSettings(), self.tenants)

@@ -102,6 +102,9 @@ class ModelEntry(BaseModel):
     quality: float | None = Field(
         None, ge=-1, le=2, description="between a typical small model (0) and a large one (1); None: by its tier"
     )
+    head: str | None = Field(
+        None, description="a file with what is known of its own answers, made by `switchyard head` (docs/routing.md)"
+    )
     region: str = Field("", max_length=64, description="where it runs, for callers whose data must stay there")
     context_tokens: int = Field(gt=0)
     max_output_tokens: int | None = Field(None, gt=0)

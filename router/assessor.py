@@ -33,8 +33,10 @@ class Assessor:
                 from router.learned.strategy import LearnedStrategy
 
                 self._learned = LearnedStrategy(settings)
+                self.warning = self._learned.warning
         except ValueError as error:
             self.warning = f"{error}. Until then the strategy `complexity` stands in."
+        if self.warning:
             log.error("router: %s", self.warning)
 
     def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:

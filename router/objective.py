@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.catalog import TIERS, ModelEntry
 from router.constraints import Candidate
@@ -20,6 +20,10 @@ BY_TIER = {"small": 0.6, "medium": 0.7, "large": 0.8}
 """Chance of a good answer where nothing is known of the question: only the order matters, evidence moves it."""
 PRIOR_STRENGTH = 20.0
 """In outcomes: so many of them weigh as much as what is believed beforehand."""
+HEAD_STRENGTH = 1_000.0
+"""The same where a model's own answers are known: a head says it of this question, evidence of a whole kind of work."""
+HEADED = frozenset({"hybrid", "learned", "cascade"})
+"""Strategies that heed the heads; `learning` goes by outcomes alone."""
 TRIVIAL_SCORE, TRIVIAL_GAIN = 0.12, 0.02
 DEMANDING_GAIN = 0.15
 ABSTAINED_SCALE = 0.4
@@ -71,39 +75,46 @@ def bounded(outlook: Outlook, assessment: Assessment, routing: RoutingSettings) 
     elif score > routing.large_above:
         gain = max(gain, DEMANDING_GAIN)
     large = max(outlook.large, gain + 0.02)
-    return Outlook(large - gain, large, outlook.work, outlook.abstains, outlook.version)
+    return replace(outlook, small=large - gain, large=large)
 
 
 def chances(
     strategy: str, assessment: Assessment, candidates: Sequence[Candidate], evidence: Evidence, routing: RoutingSettings
 ) -> dict[str, float]:
     """Of a good answer, by model, as `strategy` sees it. Without an outlook only evidence tells models of a tier
-    apart."""
+    apart. What a head says stands before the place between small and large, and is not held against the four factors.
+    """
     outlook = assessment.outlook
+    known = heads(strategy, assessment)
     if outlook is not None and strategy == "hybrid":
         outlook = bounded(outlook, assessment, routing)
     elif outlook is not None and outlook.abstains:
-        outlook = Outlook(
-            min(outlook.small, outlook.large - 2 * (outlook.score - 0.5)), outlook.large, outlook.work, True
-        )
+        outlook = replace(outlook, small=min(outlook.small, outlook.large - 2 * (outlook.score - 0.5)))
     found = {}
     for candidate in candidates:
         entry = candidate.entry
-        if outlook is None or strategy == "learning":
+        strength = PRIOR_STRENGTH
+        if entry.name in known:
+            chance, strength = known[entry.name], HEAD_STRENGTH
+        elif outlook is None or strategy == "learning":
             chance = BY_TIER[entry.tier]
         else:
             chance = chance_of(outlook, quality_of(entry, routing))
         if strategy != "learned":
             good, bad = evidence.get(entry.name, (0.0, 0.0))
-            chance = (PRIOR_STRENGTH * chance + good) / (PRIOR_STRENGTH + good + bad)
+            chance = (strength * chance + good) / (strength + good + bad)
         found[entry.name] = chance
     return found
 
 
+def heads(strategy: str, assessment: Assessment) -> Mapping[str, float]:
+    """The chances of those models whose own answers are known, where `strategy` heeds them."""
+    return assessment.outlook.heads if assessment.outlook is not None and strategy in HEADED else {}
+
+
 def losses(candidates: Sequence[Candidate], chance: Mapping[str, float], routing: RoutingSettings) -> dict[str, Loss]:
     """By model. A bad answer's price is the operator's, or so many answers of the strongest of `candidates`."""
-    price = routing.failure_price_microusd
-    failure = float(price) if price is not None else routing.failure_price_answers * _strongest_cost(candidates)
+    failure = failure_price(candidates, routing)
     found = {}
     for candidate in candidates:
         name = candidate.entry.name
@@ -116,6 +127,12 @@ def losses(candidates: Sequence[Candidate], chance: Mapping[str, float], routing
             candidate.switch_cost_microusd * candidate.node_factor,
         )
     return found
+
+
+def failure_price(candidates: Sequence[Candidate], routing: RoutingSettings) -> float:
+    """Of a bad answer, in micro-USD."""
+    price = routing.failure_price_microusd
+    return float(price) if price is not None else routing.failure_price_answers * _strongest_cost(candidates)
 
 
 def by_loss(candidates: Sequence[Candidate], loss: Mapping[str, Loss]) -> list[Candidate]:

@@ -13,8 +13,9 @@ from models.errors import (
     SwitchyardError,
 )
 from models.reliability.circuit_breaker import CircuitOpen
-from router.policy import Decision, stronger
+from router.policy import Decision
 from router.settings import GateSettings, RoutingSettings
+from router.steps import stronger
 
 
 class Plan:
@@ -23,7 +24,7 @@ class Plan:
     def __init__(self, decision: Decision, entries: Mapping[str, ModelEntry], routing: RoutingSettings) -> None:
         self.left = [decision.model, *decision.fallbacks]
         self._entries, self._routing = entries, routing
-        self._judges = decision.strategy == "cascade"
+        self._steps = decision.cascade
         self._tried: list[str] = []
         self._escalated: list[str] = []
 
@@ -34,8 +35,8 @@ class Plan:
         return model
 
     def gate(self, model: str) -> GateSettings | None:
-        """By what the answer of `model` is judged: in a cascade, as long as a stronger one could be asked instead."""
-        return self._routing.gate_of(model) if self._judges and self._stronger(model) else None
+        """By what the answer of `model` is judged: in a cascade, as long as a stronger step could be asked instead."""
+        return self._routing.gate_of(model) if set(self._steps) & set(self._stronger(model)) else None
 
     def filter_escalates(self) -> bool:
         """Whether an answer that a content filter ends before its first text is left for another model's."""
@@ -54,10 +55,10 @@ class Plan:
             self.left.insert(0, model)  # its replica died: another one, or its successor, may take it
 
     def escalate(self, model: str) -> None:
-        """The answer of `model` does not convince: a stronger model next. Should all of those fail, it is better than
-        none."""
+        """The answer of `model` does not convince: a stronger model next, the cascade's own steps first. Should all of
+        those fail, it is better than none."""
         self._escalated.append(model)
-        better = self._stronger(model)
+        better = sorted(self._stronger(model), key=lambda other: other not in self._steps)
         self.left = [*better, model, *(other for other in self.left if other not in better)]
 
     def _stronger(self, model: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from models.catalog import TIERS, ModelEntry
+from models.catalog import TIERS
 from models.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -22,9 +22,10 @@ from models.errors import (
 from models.messages import ChatRequest
 from router.basis import basis_of
 from router.constraints import NO_LIMITS, Candidate, Demand, Exclusion, Limits, allow_list, exclusion, resting
-from router.objective import Evidence, Loss, by_loss, chances, losses
+from router.objective import Evidence, Loss, by_loss, chances, failure_price, heads, losses
 from router.ports import Assessment
 from router.settings import RoutingSettings, Strategy
+from router.steps import cascade_of, gates_version, steps_of, worthwhile
 
 __all__ = ["AUTO", "NO_LIMITS", "Candidate", "Circumstances", "Decision", "Limits", "Wish", "decide", "tier_of"]
 
@@ -138,10 +139,6 @@ def tier_of(score: float, routing: RoutingSettings) -> str:
     return "medium" if score <= routing.large_above else "large"
 
 
-def stronger(one: ModelEntry, other: ModelEntry) -> bool:
-    return TIERS.index(one.tier) > TIERS.index(other.tier)
-
-
 def _check_wish(demand: Demand, pool: Mapping[str, Candidate], wish: Wish) -> None:
     if wish.strategy is not None and demand.request.model != AUTO:
         raise InvalidRequest(
@@ -226,10 +223,14 @@ def _choose(
         raise _nobody(excluded)
     loss = losses(eligible, chance, routing) if strategy in WEIGHING else {}
     ranked = _order(strategy, eligible, assessment, routing, loss, circumstances.turn)
+    known = heads(strategy, assessment)
+    if strategy == "cascade" and known:
+        start = worthwhile(steps_of(ranked), chance, known, failure_price(eligible, routing))[0]
+        ranked = _ranked(eligible, start.entry.tier)
     ranked.sort(key=lambda candidate: candidate.entry.name != wish.prefer)
     ranked, propensity, explored = _explored(ranked, routing.exploration, circumstances.draw)
     chosen, rest = ranked[0], _after(ranked, routing, wish)
-    steps = _steps([chosen, *rest]) if strategy == "cascade" else ()
+    steps = cascade_of([chosen, *rest], chance, known, routing) if strategy == "cascade" else ()
     outlook = assessment.outlook if strategy in WEIGHING else None
     return Decision(
         model=chosen.entry.name,
@@ -237,7 +238,7 @@ def _choose(
         fallbacks=tuple(candidate.entry.name for candidate in rest),
         tier=chosen.entry.tier,
         strategy=strategy,
-        strategy_version=_version(strategy, steps, assessment, routing),
+        strategy_version=_version(strategy, steps_of(_ranked([chosen, *rest], TIERS[0])), assessment, routing),
         score=outlook.score if outlook else assessment.score,
         task=outlook.work if outlook else assessment.task,
         factors=dict(assessment.factors),
@@ -263,7 +264,8 @@ def _strategy(assessment: Assessment, routing: RoutingSettings, wish: Wish) -> s
     """The strategy that really decides: without the learned classifier's word the score does, under its own name."""
     strategy = wish.strategy or routing.strategy
     own = assessment.strategy not in ("complexity", "abstain")
-    if strategy == "custom" and not own and not assessment.warning and assessment.strategy != "abstain":
+    broken = bool(assessment.warning) and assessment.outlook is None
+    if strategy == "custom" and not own and not broken and assessment.strategy != "abstain":
         raise InvalidRequest("There is no strategy 'custom' here: the operator has set none.", "switchyard.strategy")
     if strategy in ("complexity", "custom") or (strategy in ("hybrid", "learned") and assessment.outlook is None):
         return assessment.strategy
@@ -305,11 +307,11 @@ def _explored(ranked: list[Candidate], share: float, draw: float) -> tuple[list[
     return [drawn, *rest], each + (1 - share if drawn is ranked[0] else 0.0), True
 
 
-def _version(strategy: str, steps: Sequence[str], assessment: Assessment, routing: RoutingSettings) -> str:
+def _version(strategy: str, steps: Sequence[Candidate], assessment: Assessment, routing: RoutingSettings) -> str:
     """Names all that the choice depends on, so that logged decisions stay comparable."""
-    if strategy == "cascade":
-        return _gates_version(steps, routing)
     outlook = assessment.outlook
+    if strategy == "cascade":
+        return gates_version(steps, outlook.version if outlook and outlook.heads else "", routing)
     if strategy in WEIGHING:
         parts = (outlook.version if outlook else "", assessment.strategy_version, routing.failure_price_microusd)
         more = (routing.failure_price_answers, routing.waiting_price_microusd_per_s, routing.switch_price)
@@ -325,20 +327,6 @@ def _after(ranked: Sequence[Candidate], routing: RoutingSettings, wish: Wish) ->
         return list(ranked[1:])
     able = {candidate.entry.name: candidate for candidate in ranked[1:]}
     return [able[name] for name in dict.fromkeys(order) if name in able]
-
-
-def _steps(plan: Sequence[Candidate]) -> tuple[str, ...]:
-    steps = [plan[0].entry]
-    for candidate in plan[1:]:
-        if stronger(candidate.entry, steps[-1]):
-            steps.append(candidate.entry)
-    return tuple(entry.name for entry in steps)
-
-
-def _gates_version(steps: Sequence[str], routing: RoutingSettings) -> str:
-    """Names everything that decides when a cascade goes on, so that logged decisions stay comparable."""
-    gates = [(name, routing.gate_of(name).model_dump_json()) for name in steps[:-1]]
-    return "1-" + hashlib.sha256(repr(gates).encode()).hexdigest()[:8]
 
 
 def _ranked(eligible: Sequence[Candidate], tier: str) -> list[Candidate]:

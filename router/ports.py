@@ -164,6 +164,7 @@ class Outlook:
     """The chances, in [0, 1], that a small and that a large model answer well, for which kind of work.
 
     abstains: the prompt is too unlike what the classifier was trained on; its word counts little then.
+    heads: the same chance of models whose own answers are known (`learned.heads`), for prompts like those.
     """
 
     small: float
@@ -171,6 +172,7 @@ class Outlook:
     work: str
     abstains: bool = False
     version: str = ""
+    heads: dict[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:

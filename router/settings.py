@@ -181,6 +181,12 @@ class ClassifierSettings(Strict):
     keywords: dict[str, tuple[str, ...]] = Field({}, description="domain -> further words that mark a hard question")
     learned: bool = Field(True, description="whether the learned classifier is asked too")
     weights: str | None = Field(None, description="a folder with its weights; None: those of the package")
+    heads: dict[str, str | None] = Field(
+        {},
+        max_length=64,
+        description="by model name: a file with what is known of its own answers, made by `switchyard head`; stands "
+        "before the catalogue's. None: the model goes without",
+    )
     custom: str | None = Field(
         None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",

@@ -56,7 +56,7 @@ class ComplexityStrategy:
         self._keywords = {
             domain: frozenset(word.casefold() for word in words) for domain, words in settings.keywords.items()
         }
-        self.version = "1-" + hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:8]
+        self.version = "1-" + hashlib.sha256(settings.model_dump_json(exclude={"heads"}).encode()).hexdigest()[:8]
 
     def assess(self, messages: Sequence[Message], domain: str | None = None) -> Assessment:
         features = extract(messages)

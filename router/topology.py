@@ -43,7 +43,8 @@ class LocalModel(Strict):
     optional: bool = Field(False, description="`switchyard up` leaves it out where its memory is not there")
 
     def resolve(self) -> ModelEntry:
-        """The catalogue entry to serve. Raises ValueError for an unknown name."""
+        """The catalogue entry to serve; with another source than the catalogue's it is another model, and what is known
+        of that one's answers is not known of it. Raises ValueError for an unknown name."""
         entry = self.entry or next((e for e in BUILT_IN if e.name == self.name), None)
         if entry is None:
             known = ", ".join(e.name for e in BUILT_IN)
@@ -53,6 +54,8 @@ class LocalModel(Strict):
             for field, value in (("source", self.source), ("engine", self.engine), ("tier", self.tier))
             if value is not None
         }
+        if self.source not in (None, entry.source) and self.entry is None:
+            changes["head"] = None
         if self.engine not in (None, entry.engine):
             changes |= {"capabilities": ENGINE_CAPABILITIES[self.engine], "tool_parser": None}
         return entry.model_copy(update={**changes, "name": self.name})
@@ -200,6 +203,11 @@ class Topology(Strict):
     def model_names(self) -> list[str]:
         """Of all models there may be: those of providers without a key too."""
         return [m.name for m in self.local_models] + [e.name for c in self.cloud for e in c.models]
+
+    def heads(self) -> dict[str, str]:
+        """By model name: the file with what is known of its own answers, of those whose entry names one."""
+        entries = [*(m.resolve() for m in self.local_models), *(e for c in self.cloud for e in c.models)]
+        return {entry.name: entry.head for entry in entries if entry.head is not None}
 
     @model_validator(mode="after")
     def _stored_once(self) -> Topology:

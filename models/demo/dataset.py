@@ -64,14 +64,22 @@ def training_items(
 
 def held_out_items(seed: int, per_difficulty: int) -> list[Item]:
     """The same number of each difficulty, every kind alike, no conversation twice."""
-    random = Random(f"demo:{DATA_VERSION}:held_out:{seed}")
+    return balanced_items("held_out", seed, per_difficulty)
+
+
+def balanced_items(split: Split, seed: int, per_difficulty: int) -> list[Item]:
+    """As `held_out_items`, of either split. Raises ValueError where a kind has not so many different ones."""
+    random = Random(f"demo:{DATA_VERSION}:{split}:{seed}")
     chosen: list[Item] = []
     seen: set[str] = set()
     for difficulty in DIFFICULTIES:
         makers = MAKERS[difficulty]
-        count = 0
+        count = tried = 0
         while count < per_difficulty:
-            item = _item(random, "held_out", makers[count % len(makers)])
+            item = _item(random, split, makers[count % len(makers)])
+            tried += 1
+            if tried > 100 * per_difficulty:
+                raise ValueError(f"there are not {per_difficulty} different {difficulty} questions, every kind alike")
             if str(item.messages) not in seen:
                 seen.add(str(item.messages))
                 chosen.append(item)

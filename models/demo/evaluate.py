@@ -46,7 +46,8 @@ def answer(folder: Path, items: Sequence[Item], device: str = "cpu") -> list[Ans
     prompts = [
         tokenizer.apply_chat_template(list(item.messages), add_generation_prompt=True, tokenize=False) for item in items
     ]
-    order = sorted(range(len(items)), key=lambda index: len(prompts[index]))
+    # A batch takes as long as its longest answer: those that want answers of one length go together.
+    order = sorted(range(len(items)), key=lambda index: (len(items[index].answer), len(prompts[index])))
     answered: dict[int, Answered] = {}
     for start in range(0, len(order), _BATCH):
         indices = order[start : start + _BATCH]

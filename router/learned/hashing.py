@@ -65,6 +65,41 @@ def seen_places(text: str, words: Sequence[str] | None = None) -> np.ndarray[Any
     return np.fromiter((zlib.crc32(word.encode()) % SEEN_SIZE for word in distinct), np.int64, len(distinct))
 
 
+_OPERAND = re.compile(r'"([^"\n]{1,60})"|\u201c([^\u201d\n]{1,60})\u201d')
+MOST_ASKED_WORDS = 400
+EARLIER = "<"
+
+
+def asked_terms(question: str, earlier: Sequence[str] = ()) -> Sparse:
+    """What one model's answers are known by (`heads`): words and pairs of words of a question, and of the user's turns
+    before it as such. A short quotation counts by its length, as a number does: it is what is worked on, not what is
+    asked. Places are whole 32-bit hashes; a table of 2^k takes the lowest k bits of them."""
+    words = _asked_words(question)
+    terms = Counter(words)
+    terms.update(map(" ".join, pairwise(("^", *words, "$"))))
+    terms[f"~{len(words).bit_length()}"] += 1
+    for turn in earlier:
+        before = [EARLIER + word for word in _asked_words(turn)]
+        terms.update(before)
+        terms.update(map(" ".join, pairwise(before)))
+    counts = np.fromiter(terms.values(), np.float64, len(terms))
+    return np.fromiter((zlib.crc32(term.encode()) for term in terms), np.int64, len(terms)), 1.0 + np.log(counts)
+
+
+def _asked_words(text: str) -> list[str]:
+    found: list[str] = []
+    end = 0
+    for quotation in _OPERAND.finditer(text):
+        inside = quotation[1] or quotation[2]
+        found += tokens(text[end : quotation.start()])
+        found.append(f'"{min(len(inside), 20) if inside.isalnum() else "+"}')
+        end = quotation.end()
+    found += tokens(text[end:])
+    if len(found) > MOST_ASKED_WORDS:
+        found = found[: MOST_ASKED_WORDS // 2] + found[-MOST_ASKED_WORDS // 2 :]
+    return found
+
+
 def _hashed(terms: Counter[str], size: int) -> Sparse:
     places: dict[int, float] = {}
     for term, count in terms.items():

@@ -69,7 +69,7 @@ class Classifier:
 
     def __init__(self, folder: Path = WEIGHTS) -> None:
         """Raises ValueError, which names the file, for weights that are missing, damaged or of another format."""
-        arrays, head = _read(folder / "router.safetensors")
+        arrays, head = read_arrays(folder / "router.safetensors", FORMAT)
         self.version = f"1-{head['digest'][:8]}"
         self.sign_names: tuple[str, ...] = tuple(json.loads(head["signs"]))
         self._trees = {
@@ -148,17 +148,19 @@ def mixed(mix: Array, opinions: Array) -> Array:
     return chances
 
 
-def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+def read_arrays(path: Path, wanted: str) -> tuple[dict[str, Array], dict[str, str]]:
+    """The numbers and the header of a file of the format `wanted`. Raises ValueError, which names the file, for any
+    other."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             head = file.metadata() or {}
-            if head.get("format") != FORMAT:
-                raise ValueError(f"{path} is no {FORMAT} file")
+            if head.get("format") != wanted:
+                raise ValueError(f"{path} is no {wanted} file")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} can't be read as {FORMAT}: {error}") from error
+        raise ValueError(f"{path} can't be read as {wanted}: {error}") from error
     if digest_of(arrays) != head.get("digest"):
         raise ValueError(f"{path} is damaged: its digest is not that of its weights. Install the project again")
     return arrays, head

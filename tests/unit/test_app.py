@@ -75,6 +75,14 @@ def test_stages_can_be_placed_inline_or_left_out(args):
     assert graph == {"Ingress", "Batcher", "Ledger", "Archive", "SimulatedModel:sim"}
 
 
+def test_the_classifier_is_given_the_heads_of_the_models_that_run(args):
+    mine = {**SIM, "entry": {**SIM["entry"], "head": "/heads/sim.safetensors"}}
+    another = {"name": "demo-medium", "source": "/models/mine"}
+    app = build({**args, "local_models": [mine, {"name": "demo-small"}, another]})
+    (heads,) = app._bound_deployment.init_kwargs["classifier"]._bound_deployment.init_args
+    assert heads == {"sim": "/heads/sim.safetensors"}
+
+
 def test_a_provider_is_enabled_by_its_key_alone(args, monkeypatch):
     assert "CloudModel:acme" not in deployments_of(build({**args, "cloud": [CLOUD]}))
     monkeypatch.setenv("ACME_KEY", "secret")
