@@ -11,7 +11,7 @@ import itertools
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,14 +38,18 @@ HOP_MARGIN_S = 2.0
 """What a holder allows the hop beyond a ticket's own time-out, which the Batcher's clock measures."""
 
 RETRY_S = 0.2
+WAKE_AGAIN_S = 5.0
+"""How often a holder asks for the same backend to be woken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """Within how many seconds a holder is to renew its leases again, and what each backend did of late, for all."""
+    """Within how many seconds a holder is to renew its leases again, what each backend did of late, for all, and which
+    have no replica."""
 
     pause_s: float
     work: dict[str, Work]
+    asleep: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,10 @@ class Batcher:
     async def renew(self, leases: Mapping[str, str], done: Mapping[str, tuple[int, int]] = {}) -> Renewed:
         """Take all leases (id -> backend) that a holder has, and the tokens of its requests that have ended."""
         self._admission.renew(leases, done)
-        return Renewed(self._admission.lease_ttl_s / 3, self._admission.recent_work())
+        return Renewed(self._admission.lease_ttl_s / 3, self._admission.recent_work(), self._admission.asleep())
+
+    async def wake(self, backend: str) -> None:
+        self._admission.wake(backend)
 
     async def node_time(self) -> Meter:
         loads = self._admission.snapshot()
@@ -164,6 +171,7 @@ class BatcherHandle:
         self._release = method(handle, "release")
         self._renew = method(handle, "renew")
         self._node_time = method(handle, "node_time")
+        self._wake = method(handle, "wake")
         self._restart_wait_s = restart_wait_s
         self._holder = uuid.uuid4().hex
         self._numbers = itertools.count()
@@ -174,6 +182,8 @@ class BatcherHandle:
         self._ended: dict[str, float] = {}  # with the seconds for which nothing ran on them
         self._done: Counter[tuple[str, int]] = Counter()  # tokens by backend, of the input (0) and of the output (1)
         self._recent: Mapping[str, Work] = {}
+        self._asleep: Set[str] = frozenset()
+        self._waking: dict[str, asyncio.Task[None]] = {}
         # Releases and renewals go out one after the other, else a renewal could bring back a lease released meanwhile.
         self._order = asyncio.Lock()
         self._answers = asyncio.Event()
@@ -206,6 +216,21 @@ class BatcherHandle:
     def recent_work(self) -> Mapping[str, Work]:
         return self._recent
 
+    def asleep(self) -> Set[str]:
+        return self._asleep
+
+    def wake(self, backend: str) -> None:
+        if backend not in self._waking:
+            self._waking[backend] = asyncio.create_task(self._send_wake(backend))
+
+    async def _send_wake(self, backend: str) -> None:
+        try:
+            with suppress(SwitchyardError):  # whoever needs it next will ask again
+                await call(self._wake, backend)
+            await asyncio.sleep(WAKE_AGAIN_S)
+        finally:
+            del self._waking[backend]
+
     def release(self, grant: Grant, usage: Usage = NO_USAGE) -> None:
         held = self._held.get(grant.lease_id)
         if held is None or held.grant is not grant or grant.lease_id in self._kept[grant.backend]:
@@ -226,6 +251,8 @@ class BatcherHandle:
             self._renewing.cancel()
         if self._sweeping is not None:
             self._sweeping.cancel()
+        for waking in list(self._waking.values()):
+            waking.cancel()
         self._kept.clear()
         for lease_id in list(self._held):
             self._drop(lease_id)
@@ -311,7 +338,7 @@ class BatcherHandle:
                 async with self._order:
                     leases = {lease_id: held.grant.backend for lease_id, held in self._held.items()}
                     renewed = await call(self._renew, leases, _by_backend(done))
-                pause_s, self._recent = renewed.pause_s, renewed.work
+                pause_s, self._recent, self._asleep = renewed.pause_s, renewed.work, renewed.asleep
                 self._answers.set()
             except SwitchyardError:
                 self._done.update(done)

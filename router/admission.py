@@ -34,6 +34,9 @@ from router.work import Work, WorkMeter
 
 REUSABLE_S = 0.25
 
+WAKING_S = 60.0
+"""A replica that has not come up by then is not waited for, unless somebody asks for it again."""
+
 UNKNOWN_RETRY_AFTER_S = 5.0
 """Advice while nothing is known of a backend's pace: it is cold or has just started."""
 
@@ -105,6 +108,7 @@ class _Backend:
     places: int
     work: WorkMeter
     replicas: int = 0
+    woken_until_s: float = -math.inf
     running: int = 0
     grants: int = 0
     expired_leases: int = 0
@@ -304,9 +308,22 @@ class Admission:
         """What the replicas of each backend did of late."""
         return {name: backend.work.recent for name, backend in self._backends.items()}
 
+    def wake(self, name: str) -> None:
+        """As if a request waited for it, until a replica runs, for `WAKING_S` at most."""
+        if (backend := self._backends.get(name)) is not None:
+            backend.woken_until_s = self._clock() + WAKING_S
+
+    def asleep(self) -> frozenset[str]:
+        """The backends without a replica."""
+        return frozenset(name for name, backend in self._backends.items() if not backend.replicas)
+
     def queued(self) -> dict[str, int]:
-        """Waiting requests by backend."""
-        return {name: len(backend.waiting) for name, backend in self._backends.items()}
+        """Waiting requests by backend, and one where a replica is to be started."""
+        now_s = self._clock()
+        return {
+            name: max(len(backend.waiting), not backend.replicas and now_s < backend.woken_until_s)
+            for name, backend in self._backends.items()
+        }
 
     # ---- the moves -------------------------------------------------------------------------------------------------
 

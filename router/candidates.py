@@ -24,19 +24,23 @@ def candidates(
 ) -> list[Candidate]:
     """One for each model of the configuration. last: which had the conversation's last turn."""
 
+    asleep = pipeline.stages.batcher.asleep()
+
     def candidate(entry: ModelEntry) -> Candidate:
         name, total_ms = entry.name, None
+        backend = pipeline.backend_of(name).name
         if limits.max_latency_ms is not None:  # no other asks for it, and it takes 0.1 ms
             total_ms = pipeline.latencies.total_ms(name, _longest(pipeline, entry, request))
         return Candidate(
             entry,
-            pipeline.backend_of(name).name,
+            backend,
             expected_microusd(pipeline, entry, request, tokens),
             pipeline.latencies.first_token_ms(name),
             _switch(pipeline, entry, last, tokens, routing),
             pipeline.rests.rests(name),
             pipeline.node_costs.factor(name),
             total_ms,
+            routing.asleep == "avoid" and backend in asleep,
         )
 
     return [candidate(entry) for entry in pipeline.entries.values()]

@@ -25,7 +25,8 @@ class Candidate:
     node_factor: by which its node's time really costs more, as measured (`router.node_costs`); choices go by that.
     first_token_ms: what it was measured to take to the first token, at the 95th percentile; None: not measured.
     switch_cost_microusd: what leaving the model that has the conversation costs; 0 for that model.
-    rests: it could not be reached the last few times.
+    rests: it could not be reached the last few times. asleep: none of its replicas runs; its first answer would wait
+        for one.
     total_ms: the 95th percentile of the time to the end of an answer as long as this one may get; None: not measured,
         or nobody asks.
     """
@@ -38,6 +39,7 @@ class Candidate:
     rests: bool = False
     node_factor: float = 1.0
     total_ms: float | None = None
+    asleep: bool = False
 
     @property
     def real_cost_microusd(self) -> float:
@@ -203,17 +205,18 @@ def exclusion(demand: Demand, candidate: Candidate) -> Exclusion | None:
     return None
 
 
-def resting(eligible: Sequence[Candidate]) -> dict[str, Exclusion]:
-    """Those that could not be reached of late are out, as long as others are left: a try is better than no answer."""
-    if all(candidate.rests for candidate in eligible):
+def standing_aside(eligible: Sequence[Candidate]) -> dict[str, Exclusion]:
+    """Those that could not be reached of late, or are asleep, are out, as long as others are left: a try, or a wait, is
+    better than no answer."""
+    if all(candidate.rests or candidate.asleep for candidate in eligible):
         return {}
-    return {
-        candidate.entry.name: Exclusion(
-            "healthy",
-            ModelUnavailable(
-                f"Model '{candidate.entry.name}' could not be reached the last few times; it is tried again in seconds."
-            ),
-        )
-        for candidate in eligible
-        if candidate.rests
-    }
+    outs = {}
+    for candidate in eligible:
+        name = candidate.entry.name
+        if candidate.rests:
+            error = f"Model '{name}' could not be reached the last few times; it is tried again in seconds."
+            outs[name] = Exclusion("healthy", ModelUnavailable(error))
+        elif candidate.asleep:
+            error = f"No replica of model '{name}' runs; one is started where it would have been chosen."
+            outs[name] = Exclusion("awake", ModelUnavailable(error))
+    return outs

@@ -21,6 +21,7 @@ from router.accounting.prices import PriceBook
 from router.accounting.tenants import Tenants
 from router.candidates import candidates, expected_microusd
 from router.coalescing import Asker, Flights
+from router.constraints import Candidate
 from router.events import Principal, Record, Sink, Stopwatch
 from router.exact_cache import ExactCache
 from router.experience import Experience
@@ -52,6 +53,7 @@ from router.settings import IngressSettings, Strategy
 from router.shadow import Shadows
 from router.tokens import PromptTokens, prompt_tokens
 from router.trials import Course, Courses, Promoted, Trial, marked, propensity_over, tighter
+from router.waking import among_awake
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -270,7 +272,11 @@ class Pipeline:
             limits = tighter(options.limits, routing.limits) if request.model == AUTO else options.limits
             known = candidates(self, request, tokens, last, routing, limits)
             wish = Wish(options.strategy, options.fallbacks, limits, course.prefer)
-            return decide(request, assessment, known, routing, allowed, tokens.at_least, wish, circumstances)
+
+            def choose(known: Sequence[Candidate]) -> Decision:
+                return decide(request, assessment, known, routing, allowed, tokens.at_least, wish, circumstances)
+
+            return among_awake(known, choose) if request.model == AUTO else choose(known)
 
         decision = under(course, circumstances)
         if course.trial is None or options.trial is not None:

@@ -21,7 +21,7 @@ from models.errors import (
 )
 from models.messages import ChatRequest
 from router.basis import basis_of
-from router.constraints import NO_LIMITS, Candidate, Demand, Exclusion, Limits, allow_list, exclusion, resting
+from router.constraints import NO_LIMITS, Candidate, Demand, Exclusion, Limits, allow_list, exclusion, standing_aside
 from router.objective import Evidence, Loss, by_loss, chances, failure_price, heads, losses
 from router.ports import Assessment
 from router.settings import RoutingSettings, Strategy
@@ -79,6 +79,7 @@ class Decision:
         strategy weighs that (`objective.Loss`). explored: the model was drawn by lot, not chosen as the best.
     basis: what a choice for `auto` went by (`router.basis`), so that it can be made again under other settings.
     rule: the time rule that held. experiment: the part in one (`trials.Trial`); `propensity` is over its arms then.
+    wakes: the model that would have been chosen, had one of its replicas run.
     """
 
     model: str
@@ -101,6 +102,7 @@ class Decision:
     basis: dict[str, Any] | None = None
     rule: str = ""
     experiment: dict[str, str] | None = None
+    wakes: str | None = None
 
 
 def decide(
@@ -216,9 +218,9 @@ def _choose(
         demand = replace(demand, chances=chance)
     outs = {candidate.entry.name: exclusion(demand, candidate) for candidate in candidates}
     eligible = [candidate for candidate in candidates if outs[candidate.entry.name] is None]
-    out_of_reach = resting(eligible)
-    eligible = [candidate for candidate in eligible if candidate.entry.name not in out_of_reach]
-    excluded = {name: out for name, out in outs.items() if out is not None} | out_of_reach
+    aside = standing_aside(eligible)
+    eligible = [candidate for candidate in eligible if candidate.entry.name not in aside]
+    excluded = {name: out for name, out in outs.items() if out is not None} | aside
     if not eligible:
         raise _nobody(excluded)
     loss = losses(eligible, chance, routing) if strategy in WEIGHING else {}

@@ -3,7 +3,7 @@ with the same class inside."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -239,6 +239,12 @@ class BatcherPort(Protocol):
 
     def release(self, grant: Grant, usage: Usage = NO_USAGE) -> None:
         """Give the place back; `usage` is what was done there. Returns at once and never fails."""
+
+    def asleep(self) -> Set[str]:
+        """The backends of which no replica ran when last heard of."""
+
+    def wake(self, backend: str) -> None:
+        """Have one replica of it started. Returns at once and never fails."""
 
     def recent_work(self) -> Mapping[str, Work]:
         """What the replicas of each backend did of late, for all who ask them; another object when that has changed."""

@@ -165,6 +165,8 @@ class Run:
         course = pipeline.course(self.request, self.principal, self.options)
         self.trial = course.trial
         self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens, self.options, course)
+        if self.decision.wakes is not None:
+            pipeline.stages.batcher.wake(pipeline.backend_of(self.decision.wakes).name)
         plan = Plan(self.decision, pipeline.entries, course.routing)
         pipeline.emit(receipts.opened(self, self.decision.model, self._most_microusd(plan)))
         while True:

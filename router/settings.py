@@ -111,6 +111,10 @@ class RoutingSettings(Strict):
     node_costs: Literal["measured", "listed"] = Field(
         "measured", description="of local models: by what their replicas were measured to do, or as the prices say"
     )
+    asleep: Literal["avoid", "wait"] = Field(
+        "avoid",
+        description="a model that has scaled to zero: another one answers while it starts, or the request waits",
+    )
     switch_price: float = Field(
         0.5,
         ge=0,

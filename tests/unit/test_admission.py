@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from models.errors import DeadlineExceeded, ModelNotFound, Overloaded, RateLimited
-from router.admission import REUSABLE_S, UNKNOWN_RETRY_AFTER_S, Admission
+from router.admission import REUSABLE_S, UNKNOWN_RETRY_AFTER_S, WAKING_S, Admission
 from router.ports import Grant, Ticket
 from router.settings import BatcherSettings
 from router.work import HALF_LIFE_S, SETTLED_S, Work
@@ -379,3 +379,16 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 AdmissionMachine.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=40)
 TestAdmissionMachine = AdmissionMachine.TestCase
+
+
+def test_who_is_to_wake_up_is_not_asked_for_without_end() -> None:
+    clock = Clock()
+    core = admission(clock=clock)
+    core.wake("m")
+    core.wake("nobody")
+    assert core.asleep() == {"m"} and core.queued() == {"m": 1}
+    clock.now_s += WAKING_S
+    assert core.queued() == {"m": 0}
+    core.wake("m")
+    core.set_replicas("m", 1)
+    assert core.asleep() == set() and core.queued() == {"m": 0}

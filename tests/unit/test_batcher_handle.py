@@ -47,9 +47,11 @@ class Hop:
                 return await self._core.admit(*self._args)
             case "release":
                 return self._core.release(*self._args)
+            case "wake":
+                return self._core.wake(*self._args)
             case _:
                 self._core.renew(*self._args)
-                return Renewed(0.05, self._core.recent_work())
+                return Renewed(0.05, self._core.recent_work(), self._core.asleep())
 
 
 @pytest.fixture
@@ -165,3 +167,18 @@ async def test_what_was_done_is_told_and_a_place_without_a_request_is_not_counte
     core.tick()
     assert 0.06 <= core.snapshot()["b"].busy_s < REUSABLE_S, "three answers of 0.02 s, on a lease of 0.25 s"
     await holder.close()
+
+
+async def test_a_backend_without_a_replica_is_known_and_woken_once(core: Admission, holder: BatcherHandle) -> None:
+    holder.release(await holder.admit(TICKET))
+    assert holder.asleep() == set() and core.queued() == {"b": 0}
+    core.set_replicas("b", 0)
+    await asyncio.sleep(0.1)
+    assert holder.asleep() == {"b"}
+    for _ in range(3):
+        holder.wake("b")
+    assert len(holder._waking) == 1
+    await asyncio.sleep(0.02)
+    assert core.queued() == {"b": 1}, "as if a request waited"
+    core.set_replicas("b", 1)
+    assert core.queued() == {"b": 0}

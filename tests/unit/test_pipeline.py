@@ -49,7 +49,7 @@ from router.accounting.tenants import Tenants
 from router.events import Principal, Record, RequestClosed, RequestOpened
 from router.pipeline import Backend, Options, Pipeline, Stages
 from router.ports import NO_USAGE, Assessment, CachedAnswer, CacheKey, Grant, Lookup, Terms, Ticket
-from router.settings import ClassifierSettings, IngressSettings, TenantSettings
+from router.settings import ClassifierSettings, IngressSettings, RoutingSettings, TenantSettings
 from router.strategies import STRATEGIES
 from router.tokens import MAX_TOKENS_PER_IMAGE, output_tokens, prompt_tokens
 from router.validation import check_priority, check_request
@@ -103,6 +103,8 @@ class Places:
     out: int = 0
     full: set[str] = field(default_factory=set)
     work: dict[str, Work] = field(default_factory=dict)
+    sleeping: set[str] = field(default_factory=set)
+    woken: list[str] = field(default_factory=list)
 
     async def admit(self, ticket: Ticket) -> Grant:
         await asyncio.sleep(0)
@@ -116,6 +118,12 @@ class Places:
 
     def recent_work(self) -> dict[str, Work]:
         return self.work
+
+    def asleep(self) -> set[str]:
+        return self.sleeping
+
+    def wake(self, backend: str) -> None:
+        self.woken.append(backend)
 
 
 @dataclass
@@ -445,6 +453,35 @@ async def test_a_slow_or_broken_shared_cache_is_a_miss():
     head, _ = await unary(world, ask())
     assert head.verdict == "miss"
     assert world.closes()[0].degraded == ("semantic_cache",)
+
+
+async def test_a_model_that_sleeps_is_woken_while_another_answers():
+    world = make_world()
+    small, medium = "SimulatedModel:small-1", "SimulatedModel:medium-1"
+    world.places.sleeping = {small}
+    told = await world.pipeline.explain(ask(), ME, Options())
+    assert told["decision"]["model"] == "medium-1" and told["decision"]["wakes"] == "small-1"
+    assert world.places.woken == []
+    head, _ = await unary(world, ask())
+    assert head.model == "medium-1" and world.places.woken == [small]
+    decision = world.closes()[-1].decision
+    assert "No replica of model 'small-1' runs" in decision["excluded"]["small-1"]
+    assert list(decision["eligible"]) == ["medium-1"] and decision["wakes"] == "small-1"
+    head, _ = await unary(world, ask("and by name", model="small-1"))
+    assert head.model == "small-1"
+    world.places.sleeping = {medium}  # which nobody would have chosen
+    head, _ = await unary(world, ask("an easy one"))
+    assert head.model == "small-1" and world.places.woken == [small]
+    world.places.sleeping = {small, medium}  # a wait is better than no answer
+    head, _ = await unary(world, ask("another easy one"))
+    assert head.model == "small-1" and world.places.woken == [small]
+
+
+async def test_an_operator_may_have_requests_wait_for_a_model_that_sleeps():
+    world = make_world(IngressSettings(routing=RoutingSettings(asleep="wait")))
+    world.places.sleeping = {"SimulatedModel:small-1"}
+    head, _ = await unary(world, ask())
+    assert head.model == "small-1" and world.places.woken == []
 
 
 async def test_explain_does_nothing_but_explain():
