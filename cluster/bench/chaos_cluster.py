@@ -193,7 +193,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> bool:
     with running(config(keys), data_dir=folder, port=0, num_cpus=8, report=tell) as cluster:
         told, killed = asyncio.run(under_fire(cluster, keys, arguments))
         rest_s, left_open = at_rest(cluster)
-    outcome = asyncio.run(judged(folder, arguments.seconds, sum(killed.values()), told.finished))
+    outcome = asyncio.run(judged(folder, "", arguments.seconds, dict(killed), told.finished))
     holds = outcome.holds and not left_open
     seen = {"killed": dict(killed), "not_answered": dict(told.other), "at_rest_after_s": round(rest_s, 1)}
     seen |= {"open_at_rest": left_open, "longest_without_an_answer_s": round(told.longest_gap_s, 1)}
