@@ -36,6 +36,7 @@ from models.errors import (
     UnsupportedFeature,
 )
 from router.cache_transfer import TakenIn
+from router.collecting import Collector
 from router.invalidation import Forgotten, Match, Selection
 from router.outside import OutsideLog, open_store
 from router.ports import ANY_TERMS, CachedAnswer, CacheKey, Embedded, Lookup, Terms
@@ -100,6 +101,7 @@ class SemanticCache:
         encryption: keys, as `Sealer.of` takes them. warm_up: what it takes in where there are none."""
         # Before the store's first index: onnxruntime crashes when it is loaded after usearch.
         self._encoder = Encoder(encoder.source, encoder.device, precision=encoder.precision)
+        self._collector = Collector()
         self._settings = LiveSettings(CacheSettings)
         self._store = SemanticStore(CacheSettings())
         self._store_url, self._part, self._files = store_url.get_secret_value(), part, warm_up
@@ -136,7 +138,8 @@ class SemanticCache:
     async def _warmed(self) -> None:
         if self._disk is not None:
             await self._disk.restored()
-        if not self._store.entry_ids():
+        self._collector.grown(self._store.count)
+        if not self._store.count:
             await warm_up(self._files, self._part.has, self.take_in)
 
     async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
@@ -287,6 +290,7 @@ class SemanticCache:
             if embedding is None and key.scope:
                 embedding = await self._vector_of(key.text)
             self._store.store(key, answer, embedding)
+            self._collector.grown(self._store.count)
         except BaseException:
             self._store.release(key)
             raise

@@ -113,22 +113,21 @@ class SemanticStore:
         judged = self._judge(key.text, [(similarity, entry.key.text) for similarity, _, entry in candidates])
         self._vetoes.update(each.objection for each in judged if each.objection)
         best = max(range(len(judged)), key=lambda at: judged[at].score, default=None)
-        audits = self._audits
         if best is None or judged[best].objection is not None:
             if terms.audited:
-                audits.served(key.tenant, None)
+                self._audits.served(key.tenant, None)
             return Lookup("miss", embedding=embedding)
         (similarity, entry_id, entry), score = candidates[best], judged[best].score
-        hit = score >= max(audits.threshold(key.tenant, terms.delta), entry.least_score)
-        if hit and not (terms.audited and audits.draws(key.tenant, score)):
+        hit = score >= max(self._audits.threshold(key.tenant, terms.delta), entry.least_score)
+        if hit and not (terms.audited and self._audits.draws(key.tenant, score)):
             if (answer := self._given(entry_id)) is None:
                 return Lookup("miss", embedding=embedding)
             if terms.audited:
-                audits.served(key.tenant, score)
+                self._audits.served(key.tenant, score)
             self._counts["hits_semantic"] += 1
             return Lookup("hit-semantic", answer, min(similarity, 1.0), embedding, score=score)
         if terms.audited:
-            audits.wait(key.exact, Pending(key.tenant, entry_id, score))
+            self._audits.wait(key.exact, Pending(key.tenant, entry_id, score))
         return Lookup("miss", embedding=embedding, score=score, near=entry.answer.answer_id)
 
     def compared(self, key: CacheKey, same: bool | None) -> None:
@@ -287,6 +286,10 @@ class SemanticStore:
             "vectors": self.vectors.count,
             "index_bytes": self.vectors.used_bytes,
         }
+
+    @property
+    def count(self) -> int:
+        return len(self._entries)
 
     @property
     def used_bytes(self) -> int:

@@ -32,6 +32,7 @@ from models.encoder import Encoder
 from models.messages import Finish, TextDelta, Usage
 from router.cache_log import CHUNK, CacheLog
 from router.cache_records import Stored
+from router.collecting import Collector
 from router.fingerprint import partition
 from router.index_files import IndexFiles
 from router.packed_answer import PackedAnswer
@@ -132,6 +133,7 @@ def measure(folder: Path, lookups: int, without_index: bool) -> None:
     store, log, _ = _opened(folder)
     took = str(clock)
     gc.collect()
+    Collector().grown(store.count)
     stats, count = store.stats(), len(store.entry_ids())
     print(f"{count} answers read in {took} {'without' if without_index else 'with'} the index's own file")
     taken_bytes = _resident_bytes() - before_bytes
