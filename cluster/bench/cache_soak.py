@@ -3,8 +3,8 @@
     python -m cluster.bench.cache_soak --seconds 90
 
 New questions of many tenants in scopes small and large, look-ups, replacements, audits, words of callers, acts of
-forgetting and answers that outlive their time, all by the product's own classes. The shard is full within the first
-third; after that neither the process nor any table of the shard may grow. Ends with status 1 where one does.
+forgetting and answers that outlive their time, all by the product's own classes. The shard is filled first; from a third
+of the time after that on neither the process nor any table of the shard may grow. Ends with status 1 where one does.
 """
 
 from __future__ import annotations
@@ -152,7 +152,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--max-bytes", type=int, default=32 * 1024**2)
     arguments = parser.parse_args(argv)
-    soak, began_s = Soak(arguments.max_bytes), time.monotonic()
+    soak = Soak(arguments.max_bytes)
+    while not soak.store.stats()["evicted"]:
+        for _ in range(100):
+            soak.step()
+    print(f"full after {soak.steps} steps", flush=True)
+    began_s = time.monotonic()
     most: Counter[str] = Counter()
     sizes: list[int] = []
     for part in range(1, 10):
