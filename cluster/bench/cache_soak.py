@@ -3,8 +3,8 @@
     python -m cluster.bench.cache_soak --seconds 90
 
 New questions of many tenants in scopes small and large, look-ups, replacements, audits, words of callers, acts of
-forgetting and answers that outlive their time, all by the product's own classes. The shard is filled first; after a third
-of the time neither the process nor any table of the shard may grow. Ends with status 1 where one does.
+forgetting and answers that outlive their time, all by the product's own classes. The shard is filled first; after a
+third of the time neither the process nor any table of the shard may grow. Ends with status 1 where one does.
 """
 
 from __future__ import annotations
