@@ -60,7 +60,10 @@ def percentiles(
     others = np.array([(number, bucket_of(ms), sign) for number, ms, sign in single], np.int64).reshape(-1, 3)
     owners = np.concatenate((np.repeat(np.array(numbers, np.int64), each), others[:, 0]))
     buckets = np.concatenate(((pairs >> 32).astype(np.int64), others[:, 1]))
-    weights = np.concatenate(((pairs & _COUNT) * np.repeat(np.array(signs, np.float64), each), others[:, 2]))
+    counted = pairs & _COUNT
+    if -1 in signs:
+        counted = counted * np.repeat(np.array(signs, np.float64), each)
+    weights = np.concatenate((counted, others[:, 2]))
     if not len(buckets):
         return [None] * groups
     first = int(buckets.min())  # most of the buckets are nobody's

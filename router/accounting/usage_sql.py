@@ -159,10 +159,13 @@ def usage_sql(query: UsageQuery) -> tuple[str, list[Any]]:
     # As an integer: PostgreSQL's sum of BIGINT is a decimal number.
     totals = [f"CAST(COALESCE(SUM({column}), 0) AS BIGINT) AS {column}" for column in SUMS]
     chosen = f" WHERE {which}" if which else ""
-    # Each source by itself first, so that what comes together are groups, not rows.
-    signed = {sign: [f"{sign} * {total}" if sign < 0 else total for total in totals] for sign in (1, -1)}
+    # Each source by itself first, so that what comes together are groups, not rows; of users there are nearly as many.
+    plain = "user" in query.group_by
+    columns = [f"{column} AS {column}" for column in SUMS] if plain else totals
+    signed = {1: columns, -1: [f"-{column}" for column in columns]}
+    first = "" if plain else grouped
     parts = (
-        f"SELECT {', '.join([*groups, *signed[sign]])} FROM ({source}) AS one{chosen}{grouped}"
+        f"SELECT {', '.join([*groups, *signed[sign]])} FROM ({source}) AS one{chosen}{first}"
         for sign, source in sources
     )
     shown = ", ".join([*(f"by_{name}" for name in query.group_by), *totals])
