@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def unpacked(data: bytes) -> dict[int, int]:
 
 
 def percentiles(
-    groups: int, kept: Iterable[tuple[int, bytes, int]], single: Iterable[tuple[int, float, int]]
+    groups: int, kept: Sequence[tuple[int, bytes, int]], single: Sequence[tuple[int, float, int]]
 ) -> list[dict[str, float] | None]:
     """By group, of numbers from 0: `p50`, `p95` and `p99` in ms; None where nothing is known.
 
@@ -50,13 +50,8 @@ def percentiles(
     """
     import numpy as np
 
-    numbers, signs, lengths, blobs = [], [], [], []
-    for number, blob, sign in kept:
-        numbers.append(number)
-        signs.append(sign)
-        lengths.append(len(blob) // 8)
-        blobs.append(blob)
-    pairs, each = np.frombuffer(b"".join(blobs), "<u8"), np.array(lengths, np.int64)
+    numbers, blobs, signs = zip(*kept, strict=True) if kept else ((), (), ())
+    pairs, each = np.frombuffer(b"".join(blobs), "<u8"), np.array([len(blob) // 8 for blob in blobs], np.int64)
     others = np.array([(number, bucket_of(ms), sign) for number, ms, sign in single], np.int64).reshape(-1, 3)
     owners = np.concatenate((np.repeat(np.array(numbers, np.int64), each), others[:, 0]))
     buckets = np.concatenate(((pairs >> 32).astype(np.int64), others[:, 1]))

@@ -120,14 +120,13 @@ def _add_latencies(
     kept: dict[str, list[tuple[int, bytes, int]]] = {name: [] for name in names}
     single: dict[str, list[tuple[int, float, int]]] = {name: [] for name in names}
     for part in parts:
-        for *group, ttft, total in execute(part.sql, part.values):
-            if (number := numbers.get(tuple(group))) is None:
-                continue
-            for name, value in zip(names, (ttft, total), strict=True):
-                if part.summed:
-                    kept[name].append((number, bytes(value), part.sign))
-                elif value is not None:
-                    single[name].append((number, value, part.sign))
+        found = [(numbers.get(row[:-2]), row) for row in execute(part.sql, part.values).fetchall()]
+        for column, name in ((-2, "ttft_ms"), (-1, "total_ms")):
+            known = ((number, row[column]) for number, row in found if number is not None and row[column] is not None)
+            if part.summed:
+                kept[name] += [(number, bytes(value), part.sign) for number, value in known]
+            else:
+                single[name] += [(number, value, part.sign) for number, value in known]
     for name in names:
-        for row, found in zip(rows, percentiles(len(rows), kept[name], single[name]), strict=True):
-            row[name] = found
+        for shown, times in zip(rows, percentiles(len(rows), kept[name], single[name]), strict=True):
+            shown[name] = times

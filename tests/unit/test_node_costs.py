@@ -121,4 +121,5 @@ async def test_decisions_go_by_what_was_measured_the_books_by_the_list_and_a_rep
         await run.begin(False)
         await run.completion()
     close = world.closes()[-1]
+    assert world.places.done == [close.usage], "which admission counts for all"
     assert close.cost_microusd == world.pipeline.prices.cost_microusd("medium-1", close.usage)

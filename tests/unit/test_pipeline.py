@@ -105,6 +105,7 @@ class Places:
     work: dict[str, Work] = field(default_factory=dict)
     sleeping: set[str] = field(default_factory=set)
     woken: list[str] = field(default_factory=list)
+    done: list[Usage] = field(default_factory=list)
 
     async def admit(self, ticket: Ticket) -> Grant:
         await asyncio.sleep(0)
@@ -115,6 +116,7 @@ class Places:
 
     def release(self, grant: Grant, usage: Usage = NO_USAGE) -> None:
         self.out -= 1
+        self.done.append(usage)
 
     def recent_work(self) -> dict[str, Work]:
         return self.work

@@ -104,6 +104,9 @@ def test_of_the_callers_and_the_operators_limits_the_tighter_holds(
     one: float | None, other: float | None, cost: int | None, local: bool
 ) -> None:
     found = tighter(Limits(one, cost, local_only=local), LimitSettings(min_quality=other, max_cost_microusd=5))
+    times = LimitSettings(max_latency_ms=900, max_ttft_ms=50)
+    both = tighter(Limits(one, max_latency_ms=cost, max_ttft_ms=60), times)
+    assert (both.max_latency_ms, both.max_ttft_ms) == (900 if cost is None else min(cost, 900), 50)
     assert found.min_quality == max((each for each in (one, other) if each is not None), default=None)
     assert found.max_cost_microusd == min(5, 5 if cost is None else cost) and found.local_only is local
 
