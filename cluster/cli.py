@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     head.add_argument(
         "--prompts", type=Path, help='of the requests in it: JSON lines {"id": "req_...", "prompt": "..."}'
     )
+    head.add_argument("--start", metavar="FILE", help="the head of a model much like it, where there are few outcomes")
     head.add_argument("--out", type=Path, required=True, help="the file to write (.safetensors)")
     head.set_defaults(command=_head)
     gates = commands.add_parser("gates", help="thresholds for a cascade's gates, learned from rated answers")
@@ -249,7 +250,9 @@ def _place(arguments: argparse.Namespace) -> int:
 def _head(arguments: argparse.Namespace) -> int:
     from cluster.head_command import make_head  # scikit-learn is for this command alone
 
-    print(make_head(arguments.model, arguments.labels, arguments.log, arguments.prompts, arguments.out))
+    print(
+        make_head(arguments.model, arguments.labels, arguments.log, arguments.prompts, arguments.start, arguments.out)
+    )
     return 0
 
 

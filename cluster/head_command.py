@@ -9,19 +9,23 @@ from cluster.labels import Labelled, labelled, prompts_by_request
 from cluster.logged import rows_of
 from models.errors import InvalidRequest
 from router.learned.fitting import Outcome, fit_head
+from router.learned.heads import load_head
 
 
-def make_head(model: str, labels: Path | None, log: Path | None, prompts: Path | None, out: Path) -> str:
+def make_head(
+    model: str, labels: Path | None, log: Path | None, prompts: Path | None, start: str | None, out: Path
+) -> str:
     """From JSON lines `{"prompt", "good"}`, and from an export of the books: what callers said of answers of `model`,
-    whose prompts are not in the books and so have to be in `prompts`. Raises `InvalidRequest` for files that cannot be
-    used, or too few outcomes."""
+    whose prompts are not in the books and so have to be in `prompts`. `start`: another model's head to begin with.
+    Raises `InvalidRequest` for files that cannot be used, or too few outcomes."""
     if (log is None) != (prompts is None):
         raise InvalidRequest("The books have no prompts: give --log and --prompts together, or --labels.")
     found = labelled(labels) if labels else []
     if log is not None and prompts is not None:
         found += _rated(log, prompts, model)
     try:
-        head, quality = fit_head([Outcome(messages, good) for messages, good in found], model)
+        begun = load_head(start) if start is not None else None
+        head, quality = fit_head([Outcome(messages, good) for messages, good in found], model, begun)
         head.save(out)
     except ValueError as error:
         raise InvalidRequest(str(error)) from None

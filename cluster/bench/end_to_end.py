@@ -8,7 +8,8 @@ are those of the receipts, in which a local token has its node's price; what a c
 rounds up to whole micro-USD, which is about what a whole answer costs here, so the nodes are made `SCALE` times as dear
 for the run and the costs divided by that. "Random at equal cost" is what tossing a coin between the cheapest and the
 dearest model would reach for the strategy's cost: the straight line between the two, and the least that a strategy has
-to beat. Caches are off, so that each policy does all of its work.
+to beat. Caches are off, so that each policy does all of its work. Strategies that go by the price of a bad answer are
+asked under the default and, while the cluster runs, under each `--price` (`routing.failure_price_answers`).
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from cluster.bench.connection import Connection, RequestFailed, Response, get, post
 from cluster.bench.overhead import percentile
 from cluster.bench.session import exit_code, own_cluster, tell, write_json
-from cluster.runtime import Config, load_config
+from cluster.runtime import APPLICATIONS, Config, applications, load_config, rest
 from cluster.state import Cluster
 from models.catalog import TIERS
 from models.demo.dataset import held_out_items
@@ -39,6 +42,9 @@ SEED = 2027  # of its own: that of the model card is 2026
 CLIENTS = 4
 MAX_TOKENS = 96
 STRATEGIES = ("complexity", "learned", "hybrid", "cascade")
+PRICED = ("hybrid", "cascade")
+PRICE = 2.0
+SETTLED_S = 60.0
 SCALE = 1000
 
 
@@ -70,8 +76,9 @@ class Outcome:
     discarded_microusd: float = 0.0
 
 
-async def ask_all(cluster: Cluster, policy: str, items: Sequence[Item]) -> Outcome:
-    """All `items` under one policy, `CLIENTS` at a time. Raises RequestFailed for the first that is not answered."""
+async def ask_all(cluster: Cluster, policy: str, items: Sequence[Item], name: str = "") -> Outcome:
+    """All `items` under one policy, `CLIENTS` at a time. Raises RequestFailed for the first that is not answered.
+    `name`: of the policy in the figures."""
     waiting = iter(items)
     answered: list[Answered] = []
 
@@ -87,7 +94,7 @@ async def ask_all(cluster: Cluster, policy: str, items: Sequence[Item]) -> Outco
     async with asyncio.TaskGroup() as group:
         for _ in range(CLIENTS):
             group.create_task(client())
-    return outcome(policy, answered, time.perf_counter() - began_s)
+    return outcome(name or policy, answered, time.perf_counter() - began_s)
 
 
 async def _ask(connection: Connection, cluster: Cluster, policy: str, item: Item) -> Answered:
@@ -211,12 +218,37 @@ def dearer(config: Config) -> Config:
     nodes = {entry.name: entry.node_price.model_dump(mode="json") for entry in entries if entry.node_price}
     for node in nodes.values():
         node["usd_per_hour"] = str(SCALE * Decimal(node["usd_per_hour"]))
-    deployments = config["applications"][0].setdefault("deployments", [])
+    _ingress_settings(config["applications"][0])["node_prices"] = nodes
+    return config
+
+
+def reprice(cluster: Cluster, price: float) -> None:
+    """Set the price of a bad answer in a running cluster, as an operator does it. Raises RequestFailed."""
+    try:
+        (application,) = (each["deployed_app_config"] for each in applications(cluster).values())
+        settings = _ingress_settings(application)
+        settings["routing"] = {**settings.get("routing", {}), "failure_price_answers": price}
+        with rest(cluster) as api:
+            api.put(APPLICATIONS, json={"applications": [application]}).raise_for_status()
+        deadline = time.monotonic() + SETTLED_S
+        while time.monotonic() < deadline:
+            (described,) = applications(cluster).values()
+            if described["status"] == "RUNNING" and described["deployed_app_config"] == application:
+                return
+            time.sleep(0.5)
+    except httpx.HTTPError as error:
+        raise RequestFailed(f"the price of a bad answer could not be changed: {type(error).__name__} {error}") from None
+    raise RequestFailed(f"the price of a bad answer was not changed within {SETTLED_S:.0f} s")
+
+
+def _ingress_settings(application: dict[str, Any]) -> dict[str, Any]:
+    """The `user_config` of the door, to be changed."""
+    deployments = application.setdefault("deployments", [])
     ingress = next((each for each in deployments if each["name"] == "Ingress"), None)
     if ingress is None:
         deployments.append(ingress := {"name": "Ingress"})
-    ingress["user_config"] = {**(ingress.get("user_config") or {}), "node_prices": nodes}
-    return config
+    ingress["user_config"] = settings = {**(ingress.get("user_config") or {})}
+    return settings
 
 
 def _args(config: Config) -> dict[str, Any]:
@@ -224,10 +256,18 @@ def _args(config: Config) -> dict[str, Any]:
     return args
 
 
+def _told(found: Outcome) -> Outcome:
+    tell(f"{found.policy}: {found.accuracy:.1%} right at {found.cost_microusd:.2f} micro-USD")
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster.bench.end_to_end", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--config", type=Path, default=CONFIG, help="with the demo models (default serve_config.yaml)")
     parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument(
+        "--price", type=float, action="append", help=f"of a bad answer, besides the default (default {PRICE:g})"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args(argv)
 
@@ -238,8 +278,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with own_cluster(dearer(config)) as cluster:
             outcomes: list[Outcome] = []
             for policy in (*models, *STRATEGIES):
-                outcomes.append(asyncio.run(ask_all(cluster, policy, items)))
-                tell(f"{policy}: {outcomes[-1].accuracy:.1%} right at {outcomes[-1].cost_microusd:.2f} micro-USD")
+                outcomes.append(_told(asyncio.run(ask_all(cluster, policy, items))))
+            for price in options.price or (PRICE,):
+                reprice(cluster, price)
+                for policy in PRICED:
+                    outcomes.append(_told(asyncio.run(ask_all(cluster, policy, items, f"{policy}, price {price:g}"))))
         figures: dict[str, Any] = {"seed": SEED, "outcomes": [asdict(each) for each in outcomes]}
         write_json(options.json, figures)
         print(table(outcomes, outcomes[len(models) - 1]))

@@ -28,8 +28,10 @@ COMMON = 0.003
 LEFT_OUT = 0.02
 """Share of prompts like those that were fitted on that the head may take for strangers."""
 LEAST_SEEN = 0.5
-STRENGTHS = (1.0, 4.0, 16.0, 64.0)
+STRENGTHS = (1.0, 8.0, 64.0)
 """Inverse strength of the regularisation; the best by cross-validation is taken."""
+START_SCALE = 10.0
+"""By which another head's word is made larger, so that it is all but free of regularisation."""
 FEWEST_PLACES, MOST_PLACES = 1 << 10, 1 << 16
 
 
@@ -63,22 +65,27 @@ class _Rows:
     folds: Array
 
 
-def fit_head(outcomes: Sequence[Outcome], made_for: str = "") -> tuple[Head, Quality]:
-    """Raises ValueError for too few outcomes, or nearly all of one kind."""
+def fit_head(outcomes: Sequence[Outcome], made_for: str = "", start: Head | None = None) -> tuple[Head, Quality]:
+    """`start`: of a model that answers much the same well, where there are few outcomes: the fit says how far this one
+    differs. Raises ValueError for too few outcomes, or nearly all of one kind."""
     good = np.array([outcome.good for outcome in outcomes], np.float64)
     if len(outcomes) < LEAST_OUTCOMES or min(good.sum(), (1 - good).sum()) < LEAST_OF_EACH:
         raise ValueError(
             f"{len(outcomes)} outcomes, {good.sum():.0f} of them good, are too few for a head: it takes "
             f"{LEAST_OUTCOMES}, with {LEAST_OF_EACH} good and {LEAST_OF_EACH} bad ones. With fewer, place the model."
         )
-    rows = _rows([terms_of(outcome.messages) for outcome in outcomes], good)
+    rows = _rows([terms_of(outcome.messages) for outcome in outcomes], good, start)
     said = {strength: _cross_fitted(rows, strength) for strength in STRENGTHS}
     strength = min(STRENGTHS, key=lambda each: _log_loss(_calibrated(said[each], good)[0], good))
     chances, (slope, shift) = _calibrated(said[strength], good)
-    known = _known_elsewhere(rows)
-    least_seen = max(LEAST_SEEN, float(np.quantile(known, LEFT_OUT)))
     weights, at_zero = _regression(rows.terms, good, strength)
-    seen = _seen(rows.hashes)
+    if start is not None:
+        scale = weights[-1] * START_SCALE
+        weights, at_zero = weights[:-1] + scale * start.weights, at_zero + scale * start.at_zero
+    known, seen = _known_elsewhere(rows), _seen(rows.hashes)
+    least_seen = max(LEAST_SEEN, float(np.quantile(known, LEFT_OUT)))
+    if start is not None and len(start.seen) >= len(seen):
+        seen, least_seen = start.seen, start.least_seen
     quality = Quality(
         len(good),
         float(good.mean()),
@@ -86,23 +93,29 @@ def fit_head(outcomes: Sequence[Outcome], made_for: str = "") -> tuple[Head, Qua
         ece(chances, good),
         float((known >= least_seen).mean()),
     )
-    about = {"model": made_for, "outcomes": len(good), "good": round(quality.good, 4)}
+    about: dict[str, Any] = {"model": made_for, "outcomes": len(good), "good": round(quality.good, 4)}
+    if start is not None:
+        about["started_from"] = {**start.about, "version": start.version}
     return Head((slope * weights).astype(np.float16), slope * at_zero + shift, seen, least_seen, "", about), quality
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
-def _rows(terms: Sequence[Sparse], good: Array) -> _Rows:
+def _rows(terms: Sequence[Sparse], good: Array, start: Head | None) -> _Rows:
+    """With `start`, its log odds are one more column."""
     from scipy import sparse
 
     hashes = [places for places, _ in terms]
-    size = _size(len(np.unique(np.concatenate(hashes))), 4)
+    size = len(start.weights) if start is not None else _size(len(np.unique(np.concatenate(hashes))), 4)
     values = [counts / np.sqrt((counts**2).sum()) for _, counts in terms]
     ends = np.cumsum([0, *map(len, hashes)])
     matrix = sparse.csr_matrix(
         (np.concatenate(values), np.concatenate(hashes) & (size - 1), ends), shape=(len(terms), size)
     )
+    if start is not None:
+        said = np.array([[START_SCALE * start.log_odds(each)] for each in terms])
+        matrix = sparse.hstack([matrix, sparse.csr_matrix(said)], format="csr")
     return _Rows(matrix, hashes, good, _folds(hashes))
 
 
@@ -157,7 +170,8 @@ def _regression(terms: Any, good: Array, strength: float) -> tuple[Array, float]
     counted = shares > 0
     if len(np.unique(labels[counted])) < 2:  # a fold that left only one kind to the others
         return np.zeros(terms.shape[1]), 3.0 if good.sum() > 0 else -3.0
-    fitted = LogisticRegression(C=strength, max_iter=2_000).fit(rows[counted], labels[counted], shares[counted])
+    regression = LogisticRegression(C=strength, solver="liblinear", max_iter=500)
+    fitted = regression.fit(rows[counted], labels[counted], shares[counted])
     return fitted.coef_[0], float(fitted.intercept_[0])
 
 

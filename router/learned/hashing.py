@@ -66,18 +66,20 @@ def seen_places(text: str, words: Sequence[str] | None = None) -> np.ndarray[Any
 
 
 _OPERAND = re.compile(r'"([^"\n]{1,60})"|\u201c([^\u201d\n]{1,60})\u201d')
-MOST_ASKED_WORDS = 400
+MOST_ASKED_WORDS, MOST_OPERANDS = 400, 8
 EARLIER = "<"
 
 
 def asked_terms(question: str, earlier: Sequence[str] = ()) -> Sparse:
     """What one model's answers are known by (`heads`): words and pairs of words of a question, and of the user's turns
-    before it as such. A short quotation counts by its length, as a number does: it is what is worked on, not what is
-    asked. Places are whole 32-bit hashes; a table of 2^k takes the lowest k bits of them."""
+    before it as such; how many words it has, and which numbers, signs and quotations in which order. A short quotation
+    counts by its length, as a number does: it is what is worked on, not what is asked. Places are whole 32-bit hashes;
+    a table of 2^k takes the lowest k bits of them."""
     words = _asked_words(question)
     terms = Counter(words)
     terms.update(map(" ".join, pairwise(("^", *words, "$"))))
-    terms[f"~{len(words).bit_length()}"] += 1
+    operands = [word for word in words if not word[0].isalpha()]
+    terms.update((f"~{len(words).bit_length()}", f"={len(operands)}", "=" + "".join(operands[:MOST_OPERANDS])))
     for turn in earlier:
         before = [EARLIER + word for word in _asked_words(turn)]
         terms.update(before)

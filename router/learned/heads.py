@@ -52,7 +52,7 @@ class Head:
         return float((values / length) @ self.weights[places & (len(self.weights) - 1)]) + self.at_zero
 
     def save(self, path: Path) -> None:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         arrays = {
             "weights": self.weights.astype(np.float16),
@@ -62,7 +62,7 @@ class Head:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         head = {"format": FORMAT, "digest": digest_of(arrays), "about": json.dumps(dict(self.about), sort_keys=True)}
-        save_file(arrays, path, metadata=head)
+        path.write_bytes(save(arrays, metadata=head))
 
 
 def load_head(named: str) -> Head:

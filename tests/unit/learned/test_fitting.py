@@ -104,7 +104,7 @@ def test_what_was_asked_before_counts() -> None:
         text: head.chance(terms_of((*user(text), *user("And once more?"))))
         for text in ("Add 1 and 2.", 'Reverse "bdfhaceg".')
     }
-    assert after["Add 1 and 2."] > 0.8 > 0.3 > after['Reverse "bdfhaceg".']  # type: ignore[operator]
+    assert after["Add 1 and 2."] > 0.7 > 0.3 > after['Reverse "bdfhaceg".']  # type: ignore[operator]
 
 
 def test_too_few_outcomes_or_all_of_one_kind_are_refused() -> None:
@@ -116,5 +116,12 @@ def test_too_few_outcomes_or_all_of_one_kind_are_refused() -> None:
 
 def test_one_wording_makes_a_head_too_which_knows_no_more_than_how_often_it_is_right() -> None:
     draw = random.Random(3)
-    same = [Outcome(user(f"Look up {draw.getrandbits(40):x} for me."), float(draw.random() < 0.3)) for _ in range(300)]
-    assert 0.15 < chance(fit_head(same)[0], "Look up abcdef for me.") < 0.45
+    texts = [f"Look up {''.join(draw.choices('abcdefgh', k=6))} for me." for _ in range(301)]
+    same = [Outcome(user(text), float(draw.random() < 0.3)) for text in texts[:300]]
+    assert 0.15 < chance(fit_head(same)[0], texts[300]) < 0.45
+
+
+def test_few_outcomes_can_begin_with_the_head_of_a_model_much_like_it(head: Head) -> None:
+    few, _ = fit_head(outcomes(220, seed=7), start=head)
+    assert chance(few, "Please add 17 and 25.") > 0.8 and chance(few, 'Reverse "bdfhaceg".') < 0.25
+    assert few.about["started_from"]["outcomes"] == 600

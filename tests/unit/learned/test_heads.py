@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from models.catalog import BUILT_IN
 from models.messages import Message, TextPart
 from router.assessor import Assessor
 from router.learned.hashing import asked_terms
@@ -17,6 +19,8 @@ from router.settings import ClassifierSettings, RoutingSettings
 from tests.unit.test_objective import entry
 
 PROMPT = "Is the grass green?"
+
+DEMO = tuple(each for each in BUILT_IN if each.source.startswith("demo:") and each.head)
 
 
 def user(text: str) -> list[Message]:
@@ -106,3 +110,49 @@ def test_a_wrong_file_is_named_and_its_model_is_placed_as_before(
 
 def test_none_takes_a_models_head_away() -> None:
     assert Assessor(ClassifierSettings(heads={"other": None})).warning == ""
+
+
+# ---- those that ship -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo() -> LearnedStrategy:
+    strategy = LearnedStrategy(ClassifierSettings(heads={each.name: each.head for each in DEMO}))
+    assert strategy.warning == ""
+    return strategy
+
+
+def test_those_of_the_demo_models_are_small() -> None:
+    from router.learned.heads import _DEMO
+
+    assert sum(path.stat().st_size for path in _DEMO.glob("*.safetensors")) < 300_000
+
+
+def test_they_know_what_the_models_can(demo: LearnedStrategy) -> None:
+    easy = demo.outlook(user("Which city is France's capital?")).heads
+    assert set(easy) == {each.name for each in DEMO} and min(easy.values()) > 0.9
+    for sum_of in ("What number do you get for 71 + 26?", "Calculate 63 plus 18."):
+        hard = demo.outlook(user(sum_of)).heads
+        assert hard["demo-small"] < 0.5 < hard["demo-medium"], sum_of
+    for text in (
+        "Write a poem about autumn leaves.",
+        "Prove that there are infinitely many primes.",
+        "Summarize the plot of Hamlet.",
+    ):
+        assert demo.outlook(user(text)).heads == {}, text
+
+
+def test_they_cost_next_to_nothing(demo: LearnedStrategy) -> None:
+    """CPU time of this thread, against the whole way without them."""
+    text = " ".join(f"word{number} and {number} of the capital" for number in range(60))
+    plain = LearnedStrategy(ClassifierSettings())
+    taken = []
+    for strategy in (plain, demo):
+        strategy.outlook(user(text))
+        times = []
+        for _ in range(30):
+            began_s = time.thread_time()
+            strategy.outlook(user(text))
+            times.append(time.thread_time() - began_s)
+        taken.append(sorted(times)[15])
+    assert taken[1] - taken[0] < 0.0015
