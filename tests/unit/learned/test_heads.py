@@ -142,17 +142,14 @@ def test_they_know_what_the_models_can(demo: LearnedStrategy) -> None:
         assert demo.outlook(user(text)).heads == {}, text
 
 
-def test_they_cost_next_to_nothing(demo: LearnedStrategy) -> None:
-    """CPU time of this thread, against the whole way without them."""
+def test_they_cost_next_to_nothing() -> None:
+    """CPU time of this thread, of a prompt of 300 words; the shortest of many, since other work is on the machine."""
     text = " ".join(f"word{number} and {number} of the capital" for number in range(60))
-    plain = LearnedStrategy(ClassifierSettings())
-    taken = []
-    for strategy in (plain, demo):
-        strategy.outlook(user(text))
-        times = []
-        for _ in range(30):
-            began_s = time.thread_time()
-            strategy.outlook(user(text))
-            times.append(time.thread_time() - began_s)
-        taken.append(sorted(times)[15])
-    assert taken[1] - taken[0] < 0.0015
+    heads = [load_head(str(each.head)) for each in DEMO]
+    times = []
+    for _ in range(50):
+        began_s = time.thread_time()
+        terms = asked_terms(text)
+        assert [head.chance(terms) for head in heads] == [None] * len(heads)
+        times.append(time.thread_time() - began_s)
+    assert min(times) < 0.0015
