@@ -150,6 +150,7 @@ def test_they_cost_next_to_nothing() -> None:
     for _ in range(50):
         began_s = time.thread_time()
         terms = asked_terms(text)
-        assert [head.chance(terms) for head in heads] == [None] * len(heads)
+        for head in heads:
+            head.chance(terms)
         times.append(time.thread_time() - began_s)
     assert min(times) < 0.0015
