@@ -62,7 +62,8 @@ class Facts:
 
     words: in lower case and in order, numbers, units and dates in one spelling. contents: beside each of them its stem,
     empty for function words and negations; content: those that are not. names: the words capitalised inside a sentence
-    or written with inner capitals. opposites: by axis, the sides in order.
+    or written with inner capitals. opposites: by axis, the sides in order. parts: the words after the opening that
+    `kind` is of, and the commas; core: what is content of them.
     """
 
     lowered: str
@@ -84,9 +85,18 @@ class Facts:
     languages_named: frozenset[str]
     kind: str | None
     core: tuple[str, ...]
-    chunks: frozenset[tuple[str, tuple[str, ...]]]
-    plain: tuple[str, ...]
+    parts: tuple[_Word, ...]
     sentences: int
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """The words without articles."""
+        return tuple([word for word in self.words if word not in _ARTICLES])
+
+    @property
+    def chunks(self) -> frozenset[tuple[str, tuple[str, ...]]]:
+        """See `_chunks`: put together when somebody asks, which hardly anybody does."""
+        return _chunks(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +150,7 @@ def facts(text: str) -> Facts:
     lowered, spelled, contents = text.lower(), tuple([w.spelling for w in words]), tuple([w.content for w in words])
     kind, rest = asked(text)
     behind = pieces[-rest.count(" ") :] if rest[:1] == " " and text.endswith(rest) else _pieces(rest)[0]
-    parts = [part for piece in behind for part in piece.parts]
+    parts = tuple([part for piece in behind for part in piece.parts])
     return Facts(
         lowered=lowered,
         words=spelled,
@@ -161,8 +171,7 @@ def facts(text: str) -> Facts:
         languages_named=frozenset([word.lowered for word in telling if word.names_language]),
         kind=kind,
         core=tuple([part.content for part in parts if part.content]),
-        chunks=_chunks(parts),
-        plain=tuple([word for word in spelled if word not in _ARTICLES]),
+        parts=parts,
         sentences=sum([piece.stops for piece in pieces]) or 1,
     )
 

@@ -57,7 +57,7 @@ def veto(a: Facts, b: Facts) -> str | None:
         return "quantifier"
     if a.opposites and any(sides != b.opposites.get(axis, sides) for axis, sides in a.opposites.items()):
         return "opposite"
-    if a.chunks != b.chunks and reordered(a, b):
+    if reordered(a, b) and a.chunks != b.chunks:
         return "order"
     if _detail_differs(a, b):
         return "detail"
@@ -86,7 +86,8 @@ def without(a: Collection[str], b: Collection[str]) -> list[str]:
 def reordered(a: Facts, b: Facts) -> bool:
     """Whether nearly the same words ask in another order: who does what to whom may have changed."""
     if a.content == b.content:
-        return a.plain != b.plain and len(a.plain) == len(b.plain) and sorted(a.plain) == sorted(b.plain)
+        plain_a, plain_b = a.plain, b.plain
+        return plain_a != plain_b and len(plain_a) == len(plain_b) and sorted(plain_a) == sorted(plain_b)
     most = max(len(a.content), len(b.content))
     if min(len(a.content), len(b.content)) < most - 1:
         return False
