@@ -25,6 +25,7 @@ from models.cohere import CohereModel
 from models.messages import ChatRequest
 from models.openai_compatible import OpenAICompatibleModel
 from models.openai_embeddings import OpenAIEmbeddings
+from models.openai_responses import ResponsesModel
 from models.provider_health import Watched
 from models.providers import Quirks
 from models.reliability.stack import ReliableModel
@@ -100,6 +101,8 @@ def adapter(endpoint: CloudEndpoint, api_key: str | None) -> ChatModel:
         case "openai":
             base_url = endpoint.base_url or OPENAI_BASE_URL
             return OpenAICompatibleModel(entries, base_url, api_key, endpoint.quirks)
+        case "responses":
+            return ResponsesModel(entries, api_key, endpoint.base_url)
         case "anthropic" if endpoint.platform:
             client = platform_client(endpoint.platform, endpoint.settings, api_key, endpoint.base_url)
             return AnthropicModel(entries, None, platform=client)

@@ -12,7 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from models.base import Capabilities
 
-Engine = Literal["transformers", "vllm", "simulated", "openai_compatible", "anthropic", "gemini", "cohere"]
+Engine = Literal[
+    "transformers", "vllm", "simulated", "openai_compatible", "openai_responses", "anthropic", "gemini", "cohere"
+]
 LOCAL_ENGINES = frozenset({"transformers", "vllm", "simulated"})
 """Those that run in the cluster itself."""
 Tier = Literal["small", "medium", "large"]

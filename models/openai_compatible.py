@@ -7,7 +7,7 @@ Source: https://platform.openai.com/docs/api-reference/chat, and vLLM's and Groq
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -314,12 +314,12 @@ class _Answer:
 
 
 def _logprobs(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
-    if not logprobs:
-        return ()
-    return tuple(
-        _token(token, tuple(_token(top) for top in token.get("top_logprobs") or ()))
-        for token in logprobs.get("content") or ()
-    )
+    return token_logprobs(logprobs.get("content") or ()) if logprobs else ()
+
+
+def token_logprobs(rows: Iterable[dict[str, Any]]) -> tuple[TokenLogprob, ...]:
+    """One for each token of a piece of text, as OpenAI's APIs write them."""
+    return tuple(_token(row, tuple(_token(top) for top in row.get("top_logprobs") or ())) for row in rows)
 
 
 def _token(token: dict[str, Any], top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:

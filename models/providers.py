@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.catalog import Engine
 from models.tool_call_ids import MISTRALS, OPENAIS
 
-Dialect = Literal["openai", "anthropic", "gemini", "cohere"]
+Dialect = Literal["openai", "responses", "anthropic", "gemini", "cohere"]
 Platform = Literal["bedrock", "vertex"]
 Package = tuple[str, str]
 """A module to be there, and what to install where it is not."""
 
 ENGINES: dict[Dialect, Engine] = {
     "openai": "openai_compatible",
+    "responses": "openai_responses",
     "anthropic": "anthropic",
     "gemini": "gemini",
     "cohere": "cohere",

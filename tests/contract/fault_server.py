@@ -22,6 +22,7 @@ from models.cohere import CohereModel
 from models.gemini import ai_studio
 from models.messages import Usage
 from models.openai_compatible import OpenAICompatibleModel
+from models.openai_responses import ResponsesModel
 
 SECRET = "sk-secret-key"
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -131,7 +132,26 @@ COHERE = Dialect(
     output_tokens=b"output_tokens",
     usage=Usage(9, 2),
 )
-DIALECTS = (OPENAI, ANTHROPIC, GEMINI, COHERE)
+RESPONSES = Dialect(
+    "responses",
+    head=(
+        b'event: response.created\ndata: {"type":"response.created","response":{"status":"in_progress"}}\n\n'
+        b'data: {"type":"response.output_item.added","output_index":0,"item":{"type":"message"}}\n\n'
+        + 'data: {"type":"response.output_text.delta","output_index":0,"delta":"Hé","logprobs":[]}\n\n'.encode()
+    ),
+    tail=(
+        b'data: {"type":"response.output_text.done","output_index":0}\n\n'
+        b'data: {"type":"response.completed","response":{"status":"completed","usage":{"input_tokens":9,'
+        b'"input_tokens_details":{"cached_tokens":4},"output_tokens":2}}}\n\n'
+    ),
+    malformed=b'data: {"type":"response.outp\n\n',
+    error_event=b'data: {"type":"error","code":"server_error","message":"sk-secret-key"}\n\n',
+    overflow='{"error":{"message":"%s","type":"invalid_request_error","code":"context_length_exceeded"}}',
+    adapter=lambda entries, key, url: ResponsesModel(entries, key, f"{url}/v1"),
+    output_tokens=b"output_tokens",
+    usage=Usage(9, 2, cached_input_tokens=4),
+)
+DIALECTS = (OPENAI, RESPONSES, ANTHROPIC, GEMINI, COHERE)
 
 
 # ---- what a provider may do ----------------------------------------------------------------------------------------
