@@ -107,7 +107,7 @@ async def test_a_whole_conversation_with_calls_is_read_alike(pair: Pair) -> None
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_named_tool_is_called_with_arguments_of_its_schema(pair: Pair) -> None:
-    tools = (Tool("count", "Counts.", json.dumps(SCHEMA)),)
+    tools = (Tool("count", "Counts.", json.dumps(SCHEMA), strict=True),)
     request = ask("Count.", 200, tools=tools, tool_choice=ToolChoice("tool", "count"))
     found = await answer(pair.responses, request)
     assert found.finish_reason == "tool_calls" and [made.name for made in found.tool_calls] == ["count"]
