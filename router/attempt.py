@@ -54,13 +54,13 @@ class LiveAttempt:
         self._source: AsyncIterator[Sequence[Event]] | None = None
         self._ttft_ms: float | None = None
         self._samples = Samples(run, self._backend, gate) if gate is not None and gate.samples else None
-        self._worst_case_microusd = worst_case_microusd(run, model, gate)
+        self.worst_case_microusd = worst_case_microusd(run, model, gate)
 
     async def reserve(self) -> None:
         """Set the worst case aside. Raises `BudgetExceeded` or `RateLimited`; there is nothing to settle then."""
         run = self.run
         longest = run.pipeline.max_output_tokens(self.entry, run.request) * run.request.sampling.n
-        claim = Claim(run.principal, self.model, self._worst_case_microusd, run.tokens.expected + longest)
+        claim = Claim(run.principal, self.model, self.worst_case_microusd, run.tokens.expected + longest)
         await run.pipeline.stages.budgets.reserve(self._reservation_id, claim)
 
     async def admit(self) -> None:

@@ -54,6 +54,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class RequestOpened:
+    """Before each try at a model, once its worst case has been set aside. reserved_microusd: that, and what the tries
+    before it have cost; the newest record of a request holds."""
+
     request_id: str
     opened_at_unix_ms: int
     org: str

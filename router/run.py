@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from models.errors import DeadlineExceeded, StreamInterrupted, SwitchyardError
 from models.messages import ChatRequest, Completion, Event, Usage, fold
 from router import receipts
-from router.attempt import LiveAttempt, worst_case_microusd
+from router.attempt import LiveAttempt
 from router.boarding import Boarding
 from router.events import Attempt, Principal, Status, Stopwatch, Verdict
 from router.experience import OVERRIDE
@@ -168,7 +168,6 @@ class Run:
         if self.decision.wakes is not None:
             pipeline.stages.batcher.wake(pipeline.backend_of(self.decision.wakes).name)
         plan = Plan(self.decision, pipeline.entries, course.routing)
-        pipeline.emit(receipts.opened(self, self.decision.model, self._most_microusd(plan)))
         while True:
             model = plan.next()
             live = LiveAttempt(self, model, stream, plan.gate(model), plan.filter_escalates())
@@ -191,17 +190,13 @@ class Run:
         self.asked = False
         await live.reserve()
         self._live, self.events, self.asked = live, live.events, True
+        # What is set aside by now, and no more: whoever dies here is counted for it, and others may have the rest.
+        self.pipeline.emit(receipts.opened(self, live.model, self.cost_microusd + live.worst_case_microusd))
         self.watch.enter("admit")
         await live.admit()
         self.watch.enter("prefill")
         await live.call()
         return await live.convinces()
-
-    def _most_microusd(self, plan: Plan) -> int:
-        """What the request may cost at the most: every model is tried, and those of a cascade are asked again."""
-        gates = {model: plan.gate(model) for model in plan.left}
-        once = sum(worst_case_microusd(self, model, gate) for model, gate in gates.items())
-        return once + sum(worst_case_microusd(self, model) for model, gate in gates.items() if gate is not None)
 
     # ---- the answer ------------------------------------------------------------------------------------------------
 

@@ -124,7 +124,12 @@ def _insert(table: str, columns: Iterable[str]) -> str:
     return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
 
 
-_INSERT_OPEN = _insert("open_requests", _OPEN_COLUMNS) + " ON CONFLICT DO NOTHING"
+_INSERT_OPEN = (
+    _insert("open_requests", _OPEN_COLUMNS) + " ON CONFLICT (org, request_id) DO UPDATE"
+    " SET model = excluded.model, reserved_microusd = excluded.reserved_microusd"
+    " WHERE open_requests.model <> excluded.model OR open_requests.reserved_microusd <> excluded.reserved_microusd"
+)
+"""A request that goes on to another model says so anew."""
 _INSERT_REQUEST = _insert("requests", REQUEST_COLUMNS)
 _INSERT_ATTEMPT = _insert("attempts", ("org", "request_id", "number", *_ATTEMPT_COLUMNS))
 _INSERT_RECEIPT = _insert("receipts", ("org", "request_id", "body"))

@@ -311,10 +311,22 @@ async def test_the_reservation_in_the_books_covers_every_step() -> None:
     it = three()
     it.small.logprob = it.medium.logprob = UNSURE
     await streamed(it.world, ask(max_tokens=10))
-    (opened,) = (record for record in it.world.records if isinstance(record, RequestOpened))
+    opened = [record for record in it.world.records if isinstance(record, RequestOpened)]
     one_answer = 1000 * (prompt_tokens(ask()).at_most + 10)
-    assert opened.reserved_microusd == 5 * one_answer, "those with a gate may be asked twice"
+    costs = [attempt.cost_microusd for attempt in it.close.attempts]
+    assert [record.model for record in opened] == ["small-1", "medium-1", "large-1"]
+    assert [record.reserved_microusd for record in opened] == [sum(costs[:n]) + one_answer for n in range(3)]
     it.books_are_shut()
+
+
+async def test_the_books_know_of_no_request_for_which_nothing_is_set_aside() -> None:
+    """Whoever dies before that has no part of the budget, so it must not be counted for one."""
+    it = three()
+    it.world.purse.left_microusd = 0
+    with pytest.raises(BudgetExceeded):
+        await unary(it.world, ask())
+    assert it.close.error_code == "budget_exceeded" and it.close.cost_microusd == 0
+    assert not any(isinstance(record, RequestOpened) for record in it.world.records)
 
 
 # ---- self-consistency ----------------------------------------------------------------------------------------------
