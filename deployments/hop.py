@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from grpc import StatusCode
+from grpc.aio import AioRpcError
 from ray.exceptions import (
     AsyncioActorExit,
     LocalRayletDiedError,
@@ -40,6 +42,8 @@ _REPLICA_GONE = (
     DeploymentUnavailableError,
     ReplicaUnavailableError,
 )
+_CONNECTION_LOST = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED, StatusCode.UNKNOWN, StatusCode.INTERNAL)
+"""How gRPC says that the other end went away. What a replica itself raises travels inside an answer."""
 
 
 @contextmanager
@@ -69,11 +73,24 @@ def translate(error: BaseException, deployment: str) -> SwitchyardError:
         retry_after_s = error.retry_after_s or 1.0
         return Overloaded(f"{deployment} has too many requests waiting; try again later.", None, retry_after_s)
     died_upstream = isinstance(error, RayServeException) and isinstance(error.__cause__, RayActorError)
-    if died_upstream or isinstance(error, (*_REPLICA_GONE, TaskCancelledError, asyncio.CancelledError)):
+    if (
+        died_upstream
+        or _connection_lost(error)
+        or isinstance(error, (*_REPLICA_GONE, TaskCancelledError, asyncio.CancelledError))
+    ):
         return _gone(deployment)
     if isinstance(error, TimeoutError):
         return DeadlineExceeded(f"{deployment} did not answer in time; try again or allow more time.")
     return InternalError(f"{deployment} failed ({type(error).__name__}); its replica's log says why.")
+
+
+def _connection_lost(error: BaseException) -> bool:
+    """Serve (2.60, `replica_result.py`) turns only some of gRPC's errors into Ray's, and one into a bare RuntimeError:
+    where a replica died before it had said whether it takes the request."""
+    if isinstance(error, AioRpcError):
+        return error.code() in _CONNECTION_LOST
+    lost = tuple(f"Unexpected error ({code})" for code in _CONNECTION_LOST)
+    return isinstance(error, RuntimeError) and str(error).startswith(lost)
 
 
 def method(handle: DeploymentHandle, name: str, stream: bool = False) -> DeploymentHandle:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError, WorkerCrashedError
 from ray.serve._private.common import DeploymentID
@@ -37,12 +39,21 @@ def raised_by(error: BaseException) -> SwitchyardError:
     return caught.value
 
 
+def over_grpc(code: StatusCode) -> AioRpcError:
+    return AioRpcError(code, Metadata(), Metadata(), "Socket closed")
+
+
 def test_our_own_errors_arrive_as_they_left():
     sent = ContextLengthExceeded("too long: 9 tokens, 8 fit", "messages", None, {"limit": 8})
     for error in (sent, remote(sent), remote(remote(sent))):
         got = raised_by(error)
         assert type(got) is ContextLengthExceeded
         assert (got.message, got.param, got.details) == (sent.message, sent.param, sent.details)
+
+
+@pytest.mark.parametrize("error", [over_grpc(StatusCode.RESOURCE_EXHAUSTED), RuntimeError("Unexpected")])
+def test_what_another_replica_would_meet_too_is_not_tried_again(error: Exception):
+    assert type(raised_by(error)) is InternalError
 
 
 @pytest.mark.parametrize(
@@ -53,6 +64,9 @@ def test_our_own_errors_arrive_as_they_left():
         WorkerCrashedError(),
         DeploymentUnavailableError(DeploymentID("Stage", "app")),
         ReplicaUnavailableError("r"),
+        over_grpc(StatusCode.UNAVAILABLE),
+        over_grpc(StatusCode.UNKNOWN),
+        RuntimeError("Unexpected error (StatusCode.UNAVAILABLE): Socket closed."),
     ],
     ids=lambda e: type(e).__name__,
 )
