@@ -206,6 +206,7 @@ BUILT_IN: tuple[ModelEntry, ...] = (
         name="demo-large",
         engine="transformers",
         source="demo:large",
+        head="demo:large",
         capabilities=_TRANSFORMERS,
         tier="large",
         context_tokens=2048,

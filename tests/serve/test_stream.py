@@ -77,7 +77,7 @@ def test_a_client_that_leaves_its_stream_ends_the_work(product: Product, vllm_ur
     with product.http().stream("POST", "/v1/chat/completions", json=body) as answer:
         next(answer.iter_lines())
         if model in ("gpt", "claude"):
-            assert running_requests(vllm_url) == 1
+            until(lambda: running_requests(vllm_url) == 1, LOOKS_S)
     left_unix_s = time.time()
     until(lambda: idle(product) and running_requests(vllm_url) == 0, LOOKS_S)
     receipt = product.receipt(answer.headers["x-switchyard-request-id"])

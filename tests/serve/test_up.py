@@ -42,7 +42,7 @@ def listeners(leader: int) -> list[Listener]:
 
 def test_what_up_status_and_env_say(operated: Commands, cluster: Cluster) -> None:
     output = operated.output.read_text()
-    assert output.splitlines()[-1] == f"switchyard ready {cluster.base_url}"
+    assert f"switchyard ready {cluster.base_url}" in output.splitlines()
     for told in (f"{cluster.base_url}/v1", cluster.api_key, cluster.dashboard_url, str(cluster.token_path)):
         assert told in output
     assert cluster.api_key.startswith("sy-") and len(cluster.api_key) >= 46

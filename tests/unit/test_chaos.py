@@ -22,9 +22,9 @@ from tests.unit.test_books import closed, opened
 
 
 def test_killed_doors_and_ledgers_lose_double_and_overspend_nothing(tmp_path: Path) -> None:
-    outcome = chaos.run(tmp_path, seconds=8, kills=4, seed=time.time_ns())
+    outcome = chaos.run(tmp_path, seconds=6, kills=3, seed=time.time_ns())
     assert outcome.holds, outcome
-    assert outcome.finished > 20 and outcome.in_books >= outcome.finished
+    assert outcome.finished > 15 and outcome.in_books >= outcome.finished
 
 
 async def test_of_two_hundred_at_once_on_a_budget_for_a_hundred_a_hundred_are_paid_to_the_cent(tmp_path: Path) -> None:

@@ -142,13 +142,13 @@ def over_openai(request: ChatRequest) -> ChatRequest:
     return parse_chat(json.dumps(body, ensure_ascii=False).encode()).request
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(requests(anthropic=True))
 def test_a_question_survives_anthropics_dialect(request: ChatRequest) -> None:
     assert over_anthropic(request) == request
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(requests(anthropic=False))
 def test_a_question_survives_both_dialects_in_either_order(request: ChatRequest) -> None:
     assert over_openai(over_anthropic(request)) == without_split_texts(request)
@@ -242,7 +242,7 @@ def told(completion: Completion) -> tuple[object, ...]:
     return completion.text, completion.reasoning, calls, completion.finish_reason, completion.usage
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.data())
 def test_an_answer_survives_any_dialects_in_any_splits(data: st.DataObject) -> None:
     events = data.draw(answers(interleaved=data.draw(st.booleans())))
@@ -256,7 +256,7 @@ def test_an_answer_survives_any_dialects_in_any_splits(data: st.DataObject) -> N
         assert told(fold(events)) == expected
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.data())
 def test_signatures_survive_anthropics_dialect(data: st.DataObject) -> None:
     events = data.draw(answers())
@@ -268,7 +268,7 @@ def test_signatures_survive_anthropics_dialect(data: st.DataObject) -> None:
     assert signatures(found) == signatures(events)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(answers(interleaved=True))
 def test_a_whole_message_holds_the_arguments_as_they_were_written(events: list[Event]) -> None:
     completion = fold(events)
