@@ -20,6 +20,7 @@ from router.accounting.keys import kept_secret, new_secret
 from tests.serve.product import until, user
 
 ROOT = Path(__file__).parents[2]
+CHOSEN = "sy-chosen-by-the-operator"
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def bare_ray(tmp_path: Path) -> Iterator[tuple[Ports, dict[str, str]]]:
     del environment["RAY_AUTH_TOKEN"]  # it would stand before the path
     with tempfile.TemporaryDirectory(prefix="sy-", dir="/tmp", ignore_cleanup_errors=True) as scratch:  # short: sockets
         ray = RayProcess(Path(scratch), ports, token, num_cpus=8)
-        ray.start({"SWITCHYARD_DATA_DIR": str(tmp_path / "data")})
+        ray.start({"SWITCHYARD_DATA_DIR": str(tmp_path / "data"), "SWITCHYARD_API_KEY": CHOSEN})
         try:
             yield ports, environment
         finally:
@@ -71,8 +72,8 @@ def test_serve_deploy_takes_the_same_file_from_any_folder(
     deploy(config)
     until(lambda: answers(f"{door}/ready", 200), 180.0)
 
-    key = (tmp_path / "data" / "api_key").read_text().strip()
-    with OpenAI(base_url=f"{door}/v1", api_key=key, max_retries=0) as sdk:
+    assert not (tmp_path / "data" / "api_key").exists(), "it was chosen"
+    with OpenAI(base_url=f"{door}/v1", api_key=CHOSEN, max_retries=0) as sdk:
         answer = sdk.chat.completions.create(model="auto", messages=user("Who is there?"))
     assert answer.model == "sim-small" and answer.choices[0].message.content
 

@@ -16,7 +16,7 @@ import yaml
 from cluster.runtime import Config, load_config
 from cluster.state import RAY_TOKEN_FILE, Cluster
 from router.accounting.keys import hash_key, kept_secret
-from tests.commands.commands import Commands, ends
+from tests.commands.commands import Commands, ends, open_stream
 from tests.serve.product import TENANTS, Product, key_of
 from tests.vllm_server import CHAT_TEMPLATE
 
@@ -26,7 +26,8 @@ ROOT = HERE.parents[1]
 
 @pytest.fixture(scope="session")
 def operated(vllm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    """`switchyard up` with the whole graph of serve_config.test.yaml, on free ports. In the end Ray dies under it."""
+    """`switchyard up` with the whole graph of serve_config.test.yaml, on free ports. In the end Ctrl-C stops it, and
+    all that it started, while an answer is on its way."""
     commands = Commands(tmp_path_factory.mktemp("operated"), yaml.safe_dump(_config(vllm_url)))
     commands.environment |= {"ANTHROPIC_API_KEY": "sk-ant-of-the-tests", "PYTHONPATH": str(ROOT)}  # tests.serve.graph
     # This process has read its token once and for all, so the cluster takes the same, not what some earlier Ray left.
@@ -36,10 +37,10 @@ def operated(vllm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with commands.up("--port", "0", "--num-cpus", "8") as up:
         yield commands
         cluster = commands.cluster()
-        os.kill(cluster.ray_pid, signal.SIGKILL)
-        ends(up, cluster, 1)
-        assert "Ray ended by itself" in commands.output.read_text()
-        assert (commands.data_dir / "logs" / "ray.log").exists()
+        with open_stream(cluster, cluster.api_key, "sim-slow"):
+            up.send_signal(signal.SIGINT)
+            ends(up, cluster)
+        assert commands.run("status").returncode == 1
 
 
 @pytest.fixture(scope="session")

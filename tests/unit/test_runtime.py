@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,6 +21,7 @@ import pytest
 from cluster import cli, runtime, state
 from cluster.checks import StartError
 from cluster.ray_process import Ports, RayProcess
+from cluster.runtime import ClusterDied
 from cluster.state import Cluster
 
 Answer = tuple[int, str]
@@ -244,3 +247,10 @@ def test_status_of_a_cluster_whose_ray_does_not_answer(
         state.write(file, reach(url))
         assert cli.main(["status", "--data-dir", str(tmp_path)]) == 1
     assert "Ray does not answer yet" in capsys.readouterr().out
+
+
+def test_a_cluster_whose_ray_is_gone_is_said_so(reach: Callable[[str], Cluster]) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with pytest.raises(ClusterDied, match="Ray ended by itself"):
+        runtime.watch(replace(reach(refusing_url()), ray_pid=ended.pid), print)
