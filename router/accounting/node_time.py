@@ -13,7 +13,7 @@ from typing import Any
 from models.errors import InvalidRequest
 from router.accounting.directory_store import Database
 from router.accounting.postgres import EVERY_ORG
-from router.accounting.usage_sql import DAY_MS, HOUR_MS, UsageQuery
+from router.accounting.usage_sql import DAY_MS, HOUR_MS, MAX_ROWS, UsageQuery
 
 GROUPS = ("model", "hour", "day")
 _METER_KEPT_MS = 7 * DAY_MS
@@ -59,8 +59,12 @@ class NodeTimeStore:
     def _take(self, execute: Callable[..., Any], reading: Reading, now_unix_ms: int) -> None:
         key, seen = (reading.meter, reading.model), (round(reading.replica_s * 1000), round(reading.busy_s * 1000))
         which = "WHERE meter = ? AND model = ?"
-        last = execute(f"SELECT replica_ms, busy_ms FROM node_meters {which}", key).fetchone() or (0, 0)
+        *last, read_unix_ms = execute(
+            f"SELECT replica_ms, busy_ms, at_unix_ms FROM node_meters {which}", key
+        ).fetchone() or (0, 0, now_unix_ms)
         if seen[0] <= last[0]:
+            if now_unix_ms - read_unix_ms > DAY_MS:  # a model that sleeps for weeks is not to be counted anew then
+                execute(f"UPDATE node_meters SET at_unix_ms = ? {which}", (now_unix_ms, *key))
             return
         added = (seen[0] - last[0], min(seen[0] - last[0], max(0, seen[1] - last[1])))
         execute(
@@ -103,7 +107,12 @@ def node_rows(
     hours: Sequence[NodeHour], charged: Sequence[Mapping[str, Any]], query: UsageQuery
 ) -> list[dict[str, Any]]:
     """A row for each model (and hour, or day) of which there is a replica's time. charged: the usage of the same time
-    and groups."""
+    and groups. Raises `InvalidRequest` where that has more rows than are read."""
+    if len(charged) > MAX_ROWS:
+        raise InvalidRequest(
+            f"The requests of this time have more than {MAX_ROWS} rows; ask for a shorter time or for fewer groups.",
+            "group_by",
+        )
     steps = {"hour": HOUR_MS, "day": DAY_MS}
     found: dict[tuple[Any, ...], list[int]] = {}
     for each in hours:

@@ -629,6 +629,16 @@ def test_time_of_replicas_counts_once_however_often_a_meter_is_read(make_store: 
     assert rows == [{"model": "m", "replica_s": 320.0, "busy_replica_s": 260.0, **money}]
 
 
+def test_a_model_that_sleeps_for_weeks_is_not_counted_again(store: SQLStore) -> None:
+    asleep, gone = Reading("a", "m", 100.0, 40.0, 1), Reading("gone", "m", 5.0, 0.0, 1)
+    store.node_time.take([gone], AT)
+    for hour in range(0, 22 * 24, 6):
+        store.node_time.take([asleep], AT + hour * HOUR)
+    assert sum(each.replica_ms for each in store.node_time.hours(0, 2**50)) == 105_000
+    with store._file.reading("*") as reader:
+        assert reader.execute("SELECT meter FROM node_meters").fetchall() == [("a",)], "those that are read no more go"
+
+
 def test_a_user_too_many_of_a_day_owes_nobody_a_request(store: SQLStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.accounting.usage_cells.MAX_USERS", 2)
     day = AT // (24 * HOUR) * 24 * HOUR

@@ -18,8 +18,10 @@ from cluster.checks import StartError
 from cluster.cli import _parser
 from deployments.batcher import Meter
 from deployments.upkeep import readings_of
+from models.errors import InvalidRequest
 from router.accounting.feedback import Feedback
-from router.accounting.node_time import Reading
+from router.accounting.node_time import Reading, node_rows
+from router.accounting.usage_sql import MAX_ROWS, UsageQuery
 from router.events import as_json
 from tests.contract.test_stores import closed
 from tests.unit.test_admin_api import OPERATOR, Cluster, cluster
@@ -89,6 +91,8 @@ async def test_what_nodes_cost_is_told_to_the_operator_beside_what_was_charged(c
     by_hour = await one.done("GET", "/v1/usage/nodes?group_by=hour")
     assert by_hour["group_by"] == ["model", "hour"] and sum(each["replica_s"] for each in by_hour["data"]) == 7_200.0
     assert (await one.ask("GET", "/v1/usage/nodes", key)).status_code == 403
+    with pytest.raises(InvalidRequest, match="shorter time"):  # a row that was not read would count as nothing charged
+        node_rows([], [{"model": "m", "cost_microusd": 1}] * (MAX_ROWS + 1), UsageQuery(None, 0, DAY, ("model",)))
     for wrong, param in (("group_by=team", "group_by"), ("latency=true", "latency"), ("org=acme", "org")):
         answer = await one.ask("GET", f"/v1/usage/nodes?{wrong}")
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
