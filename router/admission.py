@@ -34,8 +34,9 @@ from router.work import Work, WorkMeter
 
 REUSABLE_S = 0.25
 
-WAKING_S = 60.0
-"""A replica that has not come up by then is not waited for, unless somebody asks for it again."""
+WAKING_S = 600.0
+"""A replica that has not come up by then is not waited for, unless somebody asks for it again. As long as the longest
+request would: large weights take minutes, and one that nobody waits for any more is stopped before it is there."""
 
 UNKNOWN_RETRY_AFTER_S = 5.0
 """Advice while nothing is known of a backend's pace: it is cold or has just started."""
@@ -102,12 +103,14 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Backend:
-    """The queue and the books of one backend. `places` is what one replica runs at a time."""
+    """The queue and the books of one backend. `places` is what one replica runs at a time; told: whether anybody has
+    said how many replicas there are."""
 
     name: str
     places: int
     work: WorkMeter
     replicas: int = 0
+    told: bool = False
     woken_until_s: float = -math.inf
     running: int = 0
     grants: int = 0
@@ -264,7 +267,9 @@ class Admission:
         """Tell how many replicas run. Fewer than before takes no place away, it only delays the next grants."""
         backend = self._backends[name]
         backend.work.changed(self._clock(), replicas=replicas - backend.replicas)
-        backend.replicas = replicas
+        backend.replicas, backend.told = replicas, True
+        if replicas:
+            backend.woken_until_s = -math.inf
         self._pump(backend)
 
     def reconfigure(self, settings: BatcherSettings) -> None:
@@ -309,19 +314,19 @@ class Admission:
         return {name: backend.work.recent for name, backend in self._backends.items()}
 
     def wake(self, name: str) -> None:
-        """As if a request waited for it, until a replica runs, for `WAKING_S` at most."""
-        if (backend := self._backends.get(name)) is not None:
+        """As if a request waited for it, until a replica runs, for `WAKING_S` at most; nothing where one does."""
+        if (backend := self._backends.get(name)) is not None and not backend.replicas:
             backend.woken_until_s = self._clock() + WAKING_S
 
     def asleep(self) -> frozenset[str]:
-        """The backends without a replica."""
-        return frozenset(name for name, backend in self._backends.items() if not backend.replicas)
+        """The backends without a replica. Of those that nobody has told of yet, after a start, that is not known."""
+        return frozenset(name for name, backend in self._backends.items() if backend.told and not backend.replicas)
 
     def queued(self) -> dict[str, int]:
         """Waiting requests by backend, and one where a replica is to be started."""
         now_s = self._clock()
         return {
-            name: max(len(backend.waiting), not backend.replicas and now_s < backend.woken_until_s)
+            name: max(len(backend.waiting), int(now_s < backend.woken_until_s))
             for name, backend in self._backends.items()
         }
 

@@ -384,11 +384,31 @@ TestAdmissionMachine = AdmissionMachine.TestCase
 def test_who_is_to_wake_up_is_not_asked_for_without_end() -> None:
     clock = Clock()
     core = admission(clock=clock)
+    core.set_replicas("m", 0)
     core.wake("m")
     core.wake("nobody")
     assert core.asleep() == {"m"} and core.queued() == {"m": 1}
+    clock.now_s += 300.0  # large weights
+    assert core.queued() == {"m": 1}
     clock.now_s += WAKING_S
     assert core.queued() == {"m": 0}
     core.wake("m")
     core.set_replicas("m", 1)
     assert core.asleep() == set() and core.queued() == {"m": 0}
+
+
+def test_who_has_woken_may_fall_asleep_again() -> None:
+    core = admission()
+    core.set_replicas("m", 0)
+    core.wake("m")
+    core.set_replicas("m", 1)
+    core.wake("m")  # by somebody who has not heard of it
+    core.set_replicas("m", 0)
+    assert core.asleep() == {"m"} and core.queued() == {"m": 0}
+
+
+def test_after_a_start_nobody_is_asleep_before_it_is_known() -> None:
+    core = Admission({"m": 1, "other": 1}, SETTINGS)
+    assert core.asleep() == set()
+    core.set_replicas("m", 0)
+    assert core.asleep() == {"m"}
