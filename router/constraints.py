@@ -217,6 +217,9 @@ def standing_aside(eligible: Sequence[Candidate]) -> dict[str, Exclusion]:
             error = f"Model '{name}' could not be reached the last few times; it is tried again in seconds."
             outs[name] = Exclusion("healthy", ModelUnavailable(error))
         elif candidate.asleep:
-            error = f"No replica of model '{name}' runs; one is started where it would have been chosen."
+            error = (
+                f"No replica of model '{name}' runs; one is started where it would have been chosen, and waited for "
+                "where all others fail."
+            )
             outs[name] = Exclusion("awake", ModelUnavailable(error))
     return outs

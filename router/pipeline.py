@@ -273,10 +273,11 @@ class Pipeline:
             known = candidates(self, request, tokens, last, routing, limits)
             wish = Wish(options.strategy, options.fallbacks, limits, course.prefer)
 
-            def choose(known: Sequence[Candidate]) -> Decision:
+            def choose(known: Sequence[Candidate], circumstances: Circumstances) -> Decision:
                 return decide(request, assessment, known, routing, allowed, tokens.at_least, wish, circumstances)
 
-            return among_awake(known, choose) if request.model == AUTO else choose(known)
+            auto = request.model == AUTO
+            return among_awake(known, circumstances, choose) if auto else choose(known, circumstances)
 
         decision = under(course, circumstances)
         if course.trial is None or options.trial is not None:

@@ -24,9 +24,9 @@ class Plan:
     def __init__(self, decision: Decision, entries: Mapping[str, ModelEntry], routing: RoutingSettings) -> None:
         self.left = [decision.model, *decision.fallbacks]
         self._entries, self._routing = entries, routing
-        self._steps = decision.cascade
+        self._steps, self._asleep = decision.cascade, decision.wakes
         self._tried: list[str] = []
-        self._escalated: list[str] = []
+        self._escalated: list[str] = []  # whose answer was only not good enough
 
     def next(self) -> str:
         """The model to try now."""
@@ -45,9 +45,10 @@ class Plan:
     def failed(self, model: str, error: SwitchyardError, began: bool) -> None:
         """`model` failed with `error` before anything of its answer was given out. began: it had sent something."""
         if isinstance(error, BudgetExceeded):
-            self.left = self._able()
+            # Who cannot pay for those that run may have enough for the one that would have been chosen.
+            self.left = [other for other in self.left if other in self._escalated or other == self._asleep]
         elif isinstance(error, ContextLengthExceeded):
-            room, able = self._entries[model].context_tokens, self._able()
+            room, able = self._entries[model].context_tokens, self._escalated
             self.left = [other for other in self.left if other in able or self._entries[other].context_tokens > room]
         elif not (error.retryable or isinstance(error, StreamInterrupted)):
             self.left = []
@@ -63,10 +64,6 @@ class Plan:
 
     def _stronger(self, model: str) -> list[str]:
         return [other for other in self.left if stronger(self._entries[other], self._entries[model])]
-
-    def _able(self) -> list[str]:
-        """Those left whose answer was only not good enough."""
-        return [other for other in self.left if other in self._escalated]
 
     @staticmethod
     def _died(error: SwitchyardError) -> bool:

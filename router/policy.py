@@ -66,7 +66,7 @@ class Circumstances:
 class Decision:
     """Which model answers, and everything needed to explain and to re-weigh that later.
 
-    fallbacks: models to try in this order when `model` fails before its first token.
+    fallbacks: models to try in this order when `model` fails before its first token, those that sleep last.
     tier: of `model`; the score's own tier may have had no eligible model.
     score, task: None for a named model that was not assessed.
     eligible: the models that could have been chosen; excluded: the others, each with the reason.
@@ -79,7 +79,7 @@ class Decision:
         strategy weighs that (`objective.Loss`). explored: the model was drawn by lot, not chosen as the best.
     basis: what a choice for `auto` went by (`router.basis`), so that it can be made again under other settings.
     rule: the time rule that held. experiment: the part in one (`trials.Trial`); `propensity` is over its arms then.
-    wakes: the model that would have been chosen, had one of its replicas run.
+    wakes: of the models that sleep, the one that would have been chosen, or asked by a cascade, had all of them run.
     """
 
     model: str
@@ -219,12 +219,17 @@ def _choose(
     outs = {candidate.entry.name: exclusion(demand, candidate) for candidate in candidates}
     eligible = [candidate for candidate in candidates if outs[candidate.entry.name] is None]
     aside = standing_aside(eligible)
+    asleep = [candidate for candidate in eligible if candidate.entry.name in aside and not candidate.rests]
     eligible = [candidate for candidate in eligible if candidate.entry.name not in aside]
     excluded = {name: out for name, out in outs.items() if out is not None} | aside
     if not eligible:
         raise _nobody(excluded)
-    loss = losses(eligible, chance, routing) if strategy in WEIGHING else {}
-    ranked = _order(strategy, eligible, assessment, routing, loss, circumstances.turn)
+
+    def ordered(some: Sequence[Candidate]) -> tuple[list[Candidate], dict[str, Loss]]:
+        loss = losses(some, chance, routing) if strategy in WEIGHING else {}
+        return _order(strategy, some, assessment, routing, loss, circumstances.turn), loss
+
+    ranked, loss = ordered(eligible)
     known = heads(strategy, assessment)
     if strategy == "cascade" and known:
         start = worthwhile(steps_of(ranked), chance, known, failure_price(eligible, routing))[0]
@@ -232,12 +237,13 @@ def _choose(
     ranked.sort(key=lambda candidate: candidate.entry.name != wish.prefer)
     ranked, propensity, explored = _explored(ranked, routing.exploration, circumstances.draw)
     chosen, rest = ranked[0], _after(ranked, routing, wish)
+    last = _after([chosen, *ordered(asleep)[0]], routing, wish) if asleep else []  # a wait is better than no answer
     steps = cascade_of([chosen, *rest], chance, known, routing) if strategy == "cascade" else ()
     outlook = assessment.outlook if strategy in WEIGHING else None
     return Decision(
         model=chosen.entry.name,
         backend=chosen.backend,
-        fallbacks=tuple(candidate.entry.name for candidate in rest),
+        fallbacks=tuple(candidate.entry.name for candidate in (*rest, *last)),
         tier=chosen.entry.tier,
         strategy=strategy,
         strategy_version=_version(strategy, steps_of(_ranked([chosen, *rest], TIERS[0])), assessment, routing),

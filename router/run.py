@@ -165,8 +165,6 @@ class Run:
         course = pipeline.course(self.request, self.principal, self.options)
         self.trial = course.trial
         self.decision = pipeline.decide(self.request, self.principal, assessment, self.tokens, self.options, course)
-        if self.decision.wakes is not None:
-            pipeline.stages.batcher.wake(pipeline.backend_of(self.decision.wakes).name)
         plan = Plan(self.decision, pipeline.entries, course.routing)
         while True:
             model = plan.next()
@@ -192,11 +190,17 @@ class Run:
         self._live, self.events, self.asked = live, live.events, True
         # What is set aside by now, and no more: whoever dies here is counted for it, and others may have the rest.
         self.pipeline.emit(receipts.opened(self, live.model, self.cost_microusd + live.worst_case_microusd))
+        self._wake()
         self.watch.enter("admit")
         await live.admit()
         self.watch.enter("prefill")
         await live.call()
         return await live.convinces()
+
+    def _wake(self) -> None:
+        """Not before there is money for an answer: who has none is not to keep nodes running."""
+        if self.decision is not None and self.decision.wakes is not None and not self.attempts:
+            self.pipeline.stages.batcher.wake(self.pipeline.backend_of(self.decision.wakes).name)
 
     # ---- the answer ------------------------------------------------------------------------------------------------
 

@@ -6,14 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from router.constraints import Candidate
-from router.policy import Decision
+from router.policy import Circumstances, Decision
+
+Decide = Callable[[Sequence[Candidate], Circumstances], Decision]
 
 
-def among_awake(known: Sequence[Candidate], decide: Callable[[Sequence[Candidate]], Decision]) -> Decision:
-    """The choice among models that run, where one of them may answer; it says whom to wake for the next request."""
-    decision = decide(known)
+def among_awake(known: Sequence[Candidate], circumstances: Circumstances, decide: Decide) -> Decision:
+    """The choice among models that run, where one of them may answer; it says whom to wake for the next request. Nobody
+    is woken by lot: a replica would be started for a share of all requests, however rarely it is the best."""
+    decision = decide(known, circumstances)
     asleep = {candidate.entry.name for candidate in known if candidate.asleep}
     if not asleep or decision.model in asleep:
         return decision
-    best = decide([replace(candidate, asleep=False) for candidate in known]).model
-    return replace(decision, wakes=best) if best in asleep else decision
+    best = decide([replace(candidate, asleep=False) for candidate in known], replace(circumstances, draw=1.0))
+    wanted = (model for model in (best.model, *best.cascade) if model in asleep)
+    return replace(decision, wakes=next(wanted, None))

@@ -12,7 +12,7 @@ from decimal import Decimal
 import pytest
 
 from models.base import Call, merged
-from models.catalog import ModelEntry, NodePrice
+from models.catalog import ModelEntry, NodePrice, Price
 from models.errors import (
     BudgetExceeded,
     ContextLengthExceeded,
@@ -477,6 +477,52 @@ async def test_a_model_that_sleeps_is_woken_while_another_answers():
     world.places.sleeping = {small, medium}  # a wait is better than no answer
     head, _ = await unary(world, ask("another easy one"))
     assert head.model == "small-1" and world.places.woken == [small]
+
+
+async def test_a_cascade_wakes_the_step_that_sleeps():
+    world = make_world(IngressSettings(routing=RoutingSettings(strategy="cascade")))
+    world.places.sleeping = {"SimulatedModel:medium-1"}
+    head, _ = await unary(world, ask())
+    assert head.model == "small-1" and world.places.woken == ["SimulatedModel:medium-1"]
+    assert world.closes()[-1].decision["cascade"] == ("small-1",)
+
+
+async def test_a_model_that_sleeps_is_waited_for_where_all_that_run_fail():
+    world = make_world()
+    world.places.sleeping = {"SimulatedModel:small-1"}
+    world.medium.failures = [ModelUnavailable("down"), ModelUnavailable("down")]
+    head, _ = await unary(world, ask())
+    assert head.model == "small-1"
+    assert [attempt.model for attempt in world.closes()[-1].attempts] == ["medium-1", "medium-1", "small-1"]
+    world.medium.failures = [ModelUnavailable("down"), ModelUnavailable("down")]
+    with pytest.raises(ModelUnavailable):
+        await unary(world, ask("another"), Options(fallbacks=()))
+    world.books_are_shut()
+
+
+async def test_who_cannot_pay_for_an_answer_wakes_nobody():
+    world = make_world()
+    world.places.sleeping, world.purse.left_microusd = {"SimulatedModel:small-1"}, 0
+    with pytest.raises(BudgetExceeded):
+        await unary(world, ask())
+    assert world.places.woken == []
+
+
+async def test_who_can_pay_only_for_a_model_that_sleeps_waits_for_it():
+    prices = {"medium-1": Price(version="1", input=Decimal(10**6), output=Decimal(10**6))}
+    world = make_world(IngressSettings(prices=prices))
+    world.places.sleeping, world.purse.left_microusd = {"SimulatedModel:small-1"}, 10**7
+    head, _ = await unary(world, ask(max_tokens=64))
+    assert head.model == "small-1"
+    world.books_are_shut()
+
+
+async def test_nobody_is_woken_by_lot():
+    world = make_world(IngressSettings(routing=RoutingSettings(exploration=1.0)))
+    world.places.sleeping = {"SimulatedModel:medium-1"}
+    for number in range(20):
+        await unary(world, ask(f"number {number}", max_tokens=1))
+    assert world.places.woken == []
 
 
 async def test_an_operator_may_have_requests_wait_for_a_model_that_sleeps():
