@@ -102,7 +102,7 @@ def adapter(endpoint: CloudEndpoint, api_key: str | None) -> ChatModel:
             base_url = endpoint.base_url or OPENAI_BASE_URL
             return OpenAICompatibleModel(entries, base_url, api_key, endpoint.quirks)
         case "responses":
-            return ResponsesModel(entries, api_key, endpoint.base_url)
+            return ResponsesModel(entries, api_key, endpoint.base_url, endpoint.quirks)
         case "anthropic" if endpoint.platform:
             client = platform_client(endpoint.platform, endpoint.settings, api_key, endpoint.base_url)
             return AnthropicModel(entries, None, platform=client)

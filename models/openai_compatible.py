@@ -72,10 +72,9 @@ class OpenAICompatibleModel:
         self._entries = dict(entries)
         is_openai = (urlsplit(base_url).hostname or "").endswith("openai.com")
         self._quirks = quirks or Quirks(max_tokens_field="max_completion_tokens" if is_openai else "max_tokens")
-        headers = {**self._quirks.headers, **_key_header(self._quirks, api_key)}
+        headers = {**self._quirks.headers, **key_header(self._quirks, api_key)}
         self._http = HttpUpstream(base_url, headers, self._quirks.query)
-        # The key of the endpoint is what all processes that ask it have in common; without one each has a salt.
-        self._salt = PrefixSalt(api_key.encode() if api_key else None) if self._quirks.prefix_salt else None
+        self._salt = PrefixSalt.of_endpoint(api_key) if self._quirks.prefix_salt else None
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
         entry, upstream = begin(self._entries, request, call, self._http.is_closed)
@@ -96,7 +95,8 @@ class OpenAICompatibleModel:
         await self._http.close()
 
 
-def _key_header(quirks: Quirks, api_key: str | None) -> dict[str, str]:
+def key_header(quirks: Quirks, api_key: str | None) -> dict[str, str]:
+    """The header that has the endpoint's key; none without one."""
     if not api_key:
         return {}
     return {quirks.key_header: f"Bearer {api_key}" if quirks.key_header == "authorization" else api_key}
@@ -278,7 +278,7 @@ class _Answer:
                 self._finishes[index] = Finish(_FINISH[reason], index, stop if isinstance(stop, str) else None)
         # Groq's own place for it, where it ignores `include_usage`.
         if usage := chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage"):
-            self._usage = _usage(usage) or self._usage
+            self._usage = token_usage(usage, "prompt", "completion") or self._usage
 
     def _read_delta(
         self, delta: dict[str, Any], logprobs: tuple[TokenLogprob, ...], choice: int, events: list[Event]
@@ -328,14 +328,15 @@ def _token(token: dict[str, Any], top: tuple[TokenLogprob, ...] = ()) -> TokenLo
     return TokenLogprob(text, token["logprob"], top, None if given == text.encode("utf-8", "replace") else given)
 
 
-def _usage(usage: dict[str, Any]) -> Usage | None:
-    """None for counts that are none: ours is better than theirs then."""
-    details = usage.get("prompt_tokens_details") or {}
+def token_usage(usage: dict[str, Any], read: str, made: str) -> Usage | None:
+    """read, made: what the API calls the tokens of the prompt and of the answer. None for counts that are none: ours is
+    better than theirs then."""
+    details = usage.get(f"{read}_tokens_details") or {}
     counts = {
-        "input_tokens": usage.get("prompt_tokens"),
-        "output_tokens": usage.get("completion_tokens"),
+        "input_tokens": usage.get(f"{read}_tokens"),
+        "output_tokens": usage.get(f"{made}_tokens"),
         "cached_input_tokens": details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens"),  # DeepSeek's
-        "reasoning_tokens": (usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
+        "reasoning_tokens": (usage.get(f"{made}_tokens_details") or {}).get("reasoning_tokens"),
     }
     written = details.get("cache_write_tokens")
     if any(not isinstance(count or 0, int) for count in (*counts.values(), written)):

@@ -28,9 +28,12 @@ from models.messages import (
     Usage,
     UsageReport,
 )
-from models.openai_compatible import token_logprobs
+from models.openai_compatible import key_header, token_logprobs, token_usage
 from models.openai_turns import openai_turns
+from models.prefix_salt import PrefixSalt
+from models.providers import Quirks
 from models.sse import SSEDecoder
+from models.tool_call_ids import with_fitting_ids
 from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
 
@@ -48,24 +51,48 @@ _DIALECT = Capabilities(
     verbosity=True,
 )
 _INCOMPLETE: dict[str, FinishReason] = {"max_output_tokens": "length", "content_filter": "content_filter"}
-_STATUS = {"rate_limit_exceeded": 429, "invalid_prompt": 400}
-"""Of the errors that a response which had begun can end with. All others are the provider's own."""
+_STATUS = {
+    "rate_limit_exceeded": 429,
+    "too_many_requests": 429,  # Azure's word for it
+    "insufficient_quota": 429,
+    "context_length_exceeded": 400,
+    "invalid_prompt": 400,
+    "bio_policy": 400,
+    "misalignment_policy_violation": 400,
+    "invalid_request_error": 400,
+    "data_residency_mismatch": 403,
+}
+"""Of the errors that a response which had begun can end with, by code or type. What is said of an image is the caller's
+too; all others are the provider's own."""
 
 
 class ResponsesModel:
     """A `ChatModel` for all the models of one endpoint.
 
     What the API lacks (stop sequences, a seed, penalties, several choices) is refused, even where an entry claims it.
+    Of the `quirks` those count that are not about a field of chat completions: key_header, headers, query,
+    tool_call_ids, prefix_salt, and `user` in leaves_out.
     """
 
-    def __init__(self, entries: Mapping[str, ModelEntry], api_key: str | None, base_url: str | None = None) -> None:
+    def __init__(
+        self,
+        entries: Mapping[str, ModelEntry],
+        api_key: str | None,
+        base_url: str | None = None,
+        quirks: Quirks | None = None,
+    ) -> None:
         self._entries = {name: entry.within(_DIALECT) for name, entry in entries.items()}
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = HttpUpstream(base_url or _BASE_URL, headers)
+        self._quirks = quirks or Quirks()
+        headers = {**self._quirks.headers, **key_header(self._quirks, api_key)}
+        self._http = HttpUpstream(base_url or _BASE_URL, headers, self._quirks.query)
+        self._salt = PrefixSalt.of_endpoint(api_key) if self._quirks.prefix_salt else None
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
         entry, upstream = begin(self._entries, request, call, self._http.is_closed)
-        body = json.dumps(encode(request, entry), ensure_ascii=False).encode()
+        asked = encode(request, entry, self._quirks)
+        if self._salt is not None and (salt := self._salt.of(call.tenant)):
+            asked["cache_salt"] = salt
+        body = json.dumps(asked, ensure_ascii=False).encode()
         answer = Answer(upstream)
         async with aclosing(self._http.stream(upstream, "responses", body, answer)) as events:  # type: ignore[type-var]
             async for event in events:
@@ -82,7 +109,7 @@ class ResponsesModel:
 # ---- the question --------------------------------------------------------------------------------------------------
 
 
-def encode(request: ChatRequest, entry: ModelEntry) -> dict[str, Any]:
+def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str, Any]:
     """The JSON body, always of a stream that is not stored.
 
     Raises `InvalidRequest` for a schema that is not JSON, and `UnsupportedFeature` for what the API cannot do.
@@ -92,6 +119,7 @@ def encode(request: ChatRequest, entry: ModelEntry) -> dict[str, Any]:
         raise UnsupportedFeature(
             f"Model '{entry.name}' knows no stop sequences; leave out 'stop' or choose another model.", "stop"
         )
+    messages = with_fitting_ids(request.messages, quirks.tool_call_ids)
     named = {
         "max_output_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
@@ -103,13 +131,13 @@ def encode(request: ChatRequest, entry: ModelEntry) -> dict[str, Any]:
         "tools": [_tool(request, at) for at in range(len(request.tools))] or None,
         "text": _text(request) or None,
         "reasoning": _reasoning(request, entry),
-        "user": request.user,
+        "user": None if "user" in quirks.leaves_out else request.user,
         "prompt_cache_key": request.prompt_cache_key,
         "safety_identifier": request.safety_identifier,
     }
     return {
         "model": entry.source or entry.name,
-        "input": [item for message in openai_turns(request.messages) for item in _items(message)],
+        "input": [item for message in openai_turns(messages) for item in _items(message)],
         "stream": True,
         "store": False,
         **{name: value for name, value in named.items() if value is not None},
@@ -160,10 +188,10 @@ def _shows_thoughts(request: ChatRequest) -> bool:
 
 def _items(message: Message) -> list[dict[str, Any]]:
     if message.role == "tool":
-        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}]
+        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": _content(message)}]
     items: list[dict[str, Any]] = []
     content = _content(message)
-    if content:
+    if content or not message.tool_calls:
         items.append({"type": "message", "role": message.role, "content": content})
     for call in message.tool_calls:
         items.append({"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments})
@@ -212,7 +240,7 @@ class Answer:
         return [Finish(self._finish), UsageReport(self._usage or Usage(), estimated=self._usage is None)]
 
     def _read(self, event: dict[str, Any], events: list[Event]) -> None:
-        match event["type"]:
+        match "error" if event.get("error") else event["type"]:
             case "response.output_text.delta":
                 logprobs = token_logprobs(event.get("logprobs") or ())
                 events.append(TextDelta(event["delta"], len(logprobs), logprobs))
@@ -220,28 +248,40 @@ class Answer:
                 events.append(TextDelta(event["delta"]))
             case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
                 events.append(ReasoningDelta(event["delta"]))
+            case "response.reasoning_summary_part.added" if event["summary_index"]:
+                events.append(ReasoningDelta("\n\n"))  # each is a paragraph, and its text does not say so
             case "response.output_item.added" if event["item"]["type"] == "function_call":
-                item, index = event["item"], len(self._calls)
-                self._calls[event["output_index"]] = 0
-                events.append(ToolCallDelta(index, item["call_id"], item["name"]))
+                self._call(event["output_index"], event["item"], events)
             case "response.function_call_arguments.delta":
                 self._argue(event["output_index"], event["delta"], events)
+            # Not all servers send the pieces, or both of these.
             case "response.function_call_arguments.done" if not self._calls[event["output_index"]]:
-                self._argue(event["output_index"], event["arguments"], events)  # from who does not send it in pieces
-            case "response.completed" | "response.incomplete":
-                self._close(event["response"])
+                self._argue(event["output_index"], event["arguments"], events)
+            case "response.output_item.done" if event["item"]["type"] == "function_call":
+                self._call(event["output_index"], event["item"], events)
+                if not self._calls[event["output_index"]]:
+                    self._argue(event["output_index"], event["item"]["arguments"], events)
+            case "response.completed" | "response.incomplete" as kind:
+                self._close(event["response"], kind.removeprefix("response."))
             case "response.failed":
                 self._fail(event["response"].get("error") or {})
             case "error":
-                self._fail(event)
+                error = event.get("error")  # in there is where OpenAI and Azure have it, whatever their pages say
+                self._fail(error if isinstance(error, dict) else event)
+
+    def _call(self, at: int, item: dict[str, Any], events: list[Event]) -> None:
+        if at not in self._calls:
+            events.append(ToolCallDelta(len(self._calls), item["call_id"], item["name"]))
+            self._calls[at] = 0
 
     def _argue(self, at: int, text: str, events: list[Event]) -> None:
         self._calls[at] += len(text)
         if text:
             events.append(ToolCallDelta(list(self._calls).index(at), arguments=text))
 
-    def _close(self, response: dict[str, Any]) -> None:
-        if response["status"] == "completed":
+    def _close(self, response: dict[str, Any], end: str) -> None:
+        """end: what the event says. vLLM ends every answer as completed, and its status is what holds."""
+        if (response.get("status") or end) == "completed":
             self._finish = "tool_calls" if self._calls else "stop"
         else:
             self._finish = _INCOMPLETE.get((response.get("incomplete_details") or {}).get("reason") or "")
@@ -249,13 +289,10 @@ class Answer:
             raise self._upstream.broken("broke off its answer")
         self.done = True
         if usage := response.get("usage"):
-            read, made = usage.get("input_tokens_details") or {}, usage.get("output_tokens_details") or {}
-            counts = (
-                *(usage["input_tokens"], usage["output_tokens"]),
-                *(read.get("cached_tokens") or 0, made.get("reasoning_tokens") or 0),
-            )
-            if all(isinstance(count, int) for count in counts):
-                self._usage = Usage(counts[0], counts[1], counts[2], reasoning_tokens=counts[3])
+            self._usage = token_usage(usage, "input", "output")
 
     def _fail(self, error: dict[str, Any]) -> None:
-        raise self._upstream.refused(_STATUS.get(error.get("code") or "", 500), {}, error)
+        code = error.get("code")
+        known = [_STATUS[name] for name in (code, error.get("type")) if name in _STATUS]
+        status = known[0] if known else 400 if "image" in str(code) else 500
+        raise self._upstream.refused(code if isinstance(code, int) else status, {}, error)

@@ -20,6 +20,11 @@ class PrefixSalt:
     def __init__(self, key: bytes | None = None) -> None:
         self._key = key or secrets.token_bytes(32)
 
+    @classmethod
+    def of_endpoint(cls, api_key: str | None) -> PrefixSalt:
+        """Its key is what all processes that ask it have in common; without one each has a salt of its own."""
+        return cls(api_key.encode() if api_key else None)
+
     def of(self, tenant: str) -> str | None:
         """43 characters that say nothing of the tenant's name without the key; None for nobody's request."""
         if not tenant:

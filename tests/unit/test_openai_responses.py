@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 
 from models.base import Call, Capabilities
 from models.catalog import ModelEntry
-from models.errors import InvalidRequest, RateLimited, StreamInterrupted, UpstreamFailed
+from models.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    ModelUnavailable,
+    RateLimited,
+    StreamInterrupted,
+    SwitchyardError,
+    UpstreamFailed,
+)
 from models.messages import (
     ChatRequest,
     Finish,
@@ -34,6 +43,7 @@ from models.messages import (
     fold,
 )
 from models.openai_responses import Answer, ResponsesModel, encode
+from models.providers import Quirks
 from models.upstream import UpstreamCall
 from tests.unit.replay import cut, events, replayed
 
@@ -102,6 +112,26 @@ def decoded(*said: dict, at: list[int] | None = None) -> list:
     return asyncio.run(decode())
 
 
+def test_what_ends_a_response_is_the_callers_but_for_what_broke_there() -> None:
+    """Of all codes that the official SDK knows: no request of ours is sent again, or counts against the provider, for
+    what is wrong with it."""
+    from openai.types.responses import ResponseError
+
+    codes = get_args(ResponseError.model_fields["code"].annotation)
+    errors: dict[str, type[SwitchyardError]] = {}
+    for code in codes:
+        failed = {"type": "response.failed", "response": {"error": {"code": code, "message": "a prompt"}}}
+        with pytest.raises(SwitchyardError) as caught:
+            decoded(failed)
+        assert "a prompt" not in str(caught.value)
+        errors[code] = type(caught.value)
+    assert {code for code, kind in errors.items() if kind is UpstreamFailed} == {"server_error", "vector_store_timeout"}
+    assert {code for code, kind in errors.items() if kind not in (UpstreamFailed, InvalidRequest)} == {
+        "rate_limit_exceeded",
+        "data_residency_mismatch",
+    }
+
+
 async def test_what_is_sent_and_text_thoughts_and_usage() -> None:
     async with replayed(events(*TEXT)) as server:
         model = ResponsesModel({"pro": ENTRY}, "k-1", server.url + "/v1")
@@ -126,6 +156,62 @@ def test_calls_side_by_side_keep_their_arguments_whatever_the_cuts(at: list[int]
         ToolCall("call_b", "clock", "{}"),
         ToolCall("call_c", "late", '{"in": "one"}'),
     )
+
+
+def test_a_call_may_come_whole_when_it_is_done() -> None:
+    item = {"type": "function_call", "call_id": "call_a", "name": "clock", "arguments": '{"in": 1}'}
+    done = {"type": "response.output_item.done", "output_index": 4, "item": item}
+    for said in ((done,), (called(4, "call_a", "clock"), done), (*CALLS[:3], *CALLS[4:7], CALLS[3], done)):
+        assert fold(decoded(*said, whole())).tool_calls[-1] == ToolCall("call_a", "clock", '{"in": 1}')
+    told = called(4, "call_a", "clock"), argued(4, '{"in": 1}'), argued(4, '{"in": 1}', "done"), done
+    assert [call.arguments for call in fold(decoded(*told, whole())).tool_calls] == ['{"in": 1}']
+
+
+def test_each_summary_of_thoughts_is_a_paragraph() -> None:
+    added = [{"type": "response.reasoning_summary_part.added", "summary_index": at} for at in (0, 1)]
+    said = [{"type": "response.reasoning_summary_text.delta", "delta": text} for text in ("**A**", "**B**")]
+    assert fold(decoded(added[0], said[0], added[1], said[1], whole())).reasoning == "**A**\n\n**B**"
+
+
+def test_what_was_written_to_the_cache_is_counted() -> None:
+    """The official SDK's `ResponseUsage` has it in every usage, and it is dearer than what was only read."""
+    details = {"cached_tokens": 64, "cache_write_tokens": 17}
+    found = fold(decoded(*TEXT[:-1], whole() | {"response": {"usage": USAGE | {"input_tokens_details": details}}}))
+    assert found.usage == Usage(81, 1035, 64, cache_write_5m_tokens=17, reasoning_tokens=832)
+    assert (found.finish_reason, found.estimated) == ("stop", False)
+    garbled = whole() | {"response": {"usage": USAGE | {"input_tokens": "many"}}}
+    assert fold(decoded(*TEXT[:-1], garbled)).estimated
+
+
+async def test_what_the_endpoint_is_particular_in() -> None:
+    quirks = Quirks(
+        key_header="api-key", query={"v": "1"}, headers={"x-a": "b"}, prefix_salt=True, leaves_out=("user",),
+        tool_call_ids="[a-z]{1,3}",
+    )  # fmt: skip
+    call = ToolCall("call_" + "x" * 80, "clock", "{}")
+    turns = (Message("assistant", tool_calls=(call,)), Message("tool", (TextPart("5"),), tool_call_id=call.id))
+    async with replayed(events(*TEXT)) as server:
+        model = ResponsesModel({"pro": ENTRY}, "k-1", server.url + "/v1", quirks)
+        asked = replace(ASKED, messages=ASKED.messages + turns, user="u")
+        assert [event async for event in model.stream(asked, Call("r1", "acme"))]
+        await model.close()
+    (sent,) = server.requests
+    assert sent.line == "POST /v1/responses?v=1 HTTP/1.1"
+    assert (sent.headers["api-key"], sent.headers["x-a"]) == ("k-1", "b") and "authorization" not in sent.headers
+    assert len(sent.json["cache_salt"]) == 43 and "user" not in sent.json
+    first, second = (item["call_id"] for item in sent.json["input"][1:])
+    assert first == second and len(first) == 9
+
+
+def test_no_turn_and_no_image_is_left_out() -> None:
+    image = ImagePart("data:image/png;base64,AA", "low")
+    shown = Message("tool", (TextPart("This: "), image), tool_call_id="c1")
+    said = encode(replace(ASKED, messages=(Message("user", (TextPart(""),)), shown)), ENTRY, Quirks())["input"]
+    assert said[0] == {"type": "message", "role": "user", "content": ""}
+    assert said[1]["output"] == [
+        {"type": "input_text", "text": "This: "},
+        {"type": "input_image", "image_url": image.url, "detail": "low"},
+    ]
 
 
 def test_the_first_piece_of_a_call_names_it() -> None:
@@ -153,6 +239,14 @@ def test_how_an_answer_may_end(end: dict, reason: str) -> None:
         ),
         ({"type": "error", "code": "server_error", "message": "a prompt"}, UpstreamFailed),
         ({"type": "response.output_text.delta"}, UpstreamFailed),
+        # As OpenAI and Azure send it, and servers that know one kind of error only.
+        ({"type": "error", "error": {"type": "tokens", "code": "rate_limit_exceeded", "message": "x"}}, RateLimited),
+        ({"type": "error", "error": {"type": "too_many_requests", "code": "too_many_requests"}}, RateLimited),
+        ({"type": "error", "error": {"code": "context_length_exceeded", "message": "x"}}, ContextLengthExceeded),
+        ({"type": "error", "error": {"code": "insufficient_quota", "message": "a prompt"}}, ModelUnavailable),
+        ({"type": "error", "error": {"type": "invalid_request_error", "code": None, "param": "input"}}, InvalidRequest),
+        ({"error": {"message": "a prompt", "type": "BadRequestError", "code": 400}}, InvalidRequest),
+        ({"type": "error", "error": "a prompt"}, UpstreamFailed),
     ],
 )
 def test_how_it_must_not(end: dict, error: type[Exception]) -> None:
@@ -181,7 +275,7 @@ def test_a_conversation_in_its_items() -> None:
         thinking=Thinking(display="summarized"),
         verbosity="low",
     )
-    body = encode(request, ENTRY)
+    body = encode(request, ENTRY, Quirks())
     assert body["input"] == [
         {"type": "message", "role": "developer", "content": "Be brief."},
         {
@@ -212,4 +306,4 @@ def test_a_conversation_in_its_items() -> None:
 
 def test_what_is_no_schema_is_the_callers_error() -> None:
     with pytest.raises(InvalidRequest):
-        encode(replace(ASKED, tools=(Tool("f", "", "{"),)), ENTRY)
+        encode(replace(ASKED, tools=(Tool("f", "", "{"),)), ENTRY, Quirks())
