@@ -191,9 +191,13 @@ class BatcherHandle:
         self._renewing: asyncio.Task[None] | None = None
         self._releasing: asyncio.Task[None] | None = None
 
-    async def admit(self, ticket: Ticket) -> Grant:
+    def start(self) -> None:
+        """Begin to renew, and with that to hear of the backends before the first request needs it."""
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._keep_renewing())
+
+    async def admit(self, ticket: Ticket) -> Grant:
+        self.start()
         due_s = time.monotonic() + ticket.timeout_s
         give_up_s: float | None = None
         while True:

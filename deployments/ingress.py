@@ -311,6 +311,7 @@ class Ingress(HandleDoor):
 
     async def startup(self) -> None:
         """Start what runs beside the requests. The HTTP app calls it once its event loop serves."""
+        self.batcher.start()
         await self._peers.announce()
         loop = asyncio.get_running_loop()
         upkeep = Upkeep(self.ledger, self.follower, lambda: self.pipeline, self.batcher)

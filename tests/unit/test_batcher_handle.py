@@ -169,6 +169,13 @@ async def test_what_was_done_is_told_and_a_place_without_a_request_is_not_counte
     await holder.close()
 
 
+async def test_who_sleeps_is_known_before_the_first_request(core: Admission, holder: BatcherHandle) -> None:
+    core.set_replicas("b", 0)
+    holder.start()
+    await asyncio.sleep(0.02)
+    assert holder.asleep() == {"b"}
+
+
 async def test_a_backend_without_a_replica_is_known_and_woken_once(core: Admission, holder: BatcherHandle) -> None:
     holder.release(await holder.admit(TICKET))
     assert holder.asleep() == set() and core.queued() == {"b": 0}
