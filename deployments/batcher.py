@@ -84,9 +84,15 @@ class Batcher:
     async def release(self, lease_ids: Sequence[str], unused_s: Mapping[str, float] = {}) -> None:
         self._admission.release(lease_ids, unused_s)
 
-    async def renew(self, leases: Mapping[str, str], done: Mapping[str, tuple[int, int]] = {}) -> Renewed:
-        """Take all leases (id -> backend) that a holder has, and the tokens of its requests that have ended."""
-        self._admission.renew(leases, done)
+    async def renew(
+        self, leases: Mapping[str, str], done: Mapping[str, tuple[int, int]] | None = None
+    ) -> Renewed | float:
+        """Take all leases (id -> backend) that a holder has, and the tokens of its requests that have ended. A holder
+        that says nothing of these is of the version before, which lives on while it drains, and knows the pause only.
+        """
+        self._admission.renew(leases, done or {})
+        if done is None:
+            return self._admission.lease_ttl_s / 3
         return Renewed(self._admission.lease_ttl_s / 3, self._admission.recent_work(), self._admission.asleep())
 
     async def wake(self, backend: str) -> None:

@@ -4,7 +4,7 @@ with the same class inside."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -173,6 +173,11 @@ class Outlook:
     abstains: bool = False
     version: str = ""
     heads: dict[str, float] = field(default_factory=dict)
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        """While a new version is rolled out, a classifier of the one before sends no `heads`."""
+        for each, value in zip(fields(self), (*state, {}), strict=False):
+            object.__setattr__(self, each.name, value)
 
     @property
     def score(self) -> float:

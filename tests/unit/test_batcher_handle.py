@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.batcher import BatcherHandle, Renewed
+from deployments.batcher import Batcher, BatcherHandle, Renewed
 from models.messages import Usage
 from router import admission
 from router.admission import REUSABLE_S, Admission
@@ -167,6 +167,14 @@ async def test_what_was_done_is_told_and_a_place_without_a_request_is_not_counte
     core.tick()
     assert 0.06 <= core.snapshot()["b"].busy_s < REUSABLE_S, "three answers of 0.02 s, on a lease of 0.25 s"
     await holder.close()
+
+
+async def test_a_holder_of_the_version_before_is_told_what_it_understands(core: Admission) -> None:
+    batcher = object.__new__(Batcher)  # without Serve's controller
+    batcher._admission = core
+    assert await batcher.renew({"old": "b"}) == BatcherSettings().lease_ttl_s / 3
+    assert isinstance(await batcher.renew({"new": "b"}, {}), Renewed)
+    assert core.snapshot()["b"].running == 2
 
 
 async def test_who_sleeps_is_known_before_the_first_request(core: Admission, holder: BatcherHandle) -> None:

@@ -15,6 +15,7 @@ from router.learned.heads import Head, load_head
 from router.learned.strategy import LearnedStrategy
 from router.objective import chances
 from router.policy import Candidate
+from router.ports import Outlook
 from router.settings import ClassifierSettings, RoutingSettings
 from tests.unit.test_objective import entry
 
@@ -120,6 +121,16 @@ def demo() -> LearnedStrategy:
     strategy = LearnedStrategy(ClassifierSettings(heads={each.name: each.head for each in DEMO}))
     assert strategy.warning == ""
     return strategy
+
+
+def test_a_classifier_of_the_version_before_knows_no_heads() -> None:
+    state = Outlook(0.4, 0.8, "math", version="v", heads={"m": 0.5}).__getstate__()
+    received = []
+    for sent in (state, state[:5]):
+        outlook = object.__new__(Outlook)
+        outlook.__setstate__(sent)
+        received.append(outlook)
+    assert received == [Outlook(0.4, 0.8, "math", False, "v", heads) for heads in ({"m": 0.5}, {})]
 
 
 def test_those_of_the_demo_models_are_small() -> None:
