@@ -58,7 +58,7 @@ def conversation(prompt: Any) -> tuple[Message, ...]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may have other ends of lines within a text
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InvalidRequest(f"{path} cannot be read ({why}).") from None

@@ -8,6 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from cluster.cli import main
+from cluster.labels import labelled
 from router.assessor import Assessor
 from router.settings import ClassifierSettings
 from tests.unit.learned.test_fitting import outcomes, user
@@ -74,3 +75,10 @@ def test_what_is_too_little_or_cannot_be_read_or_written_is_refused(
     whole = lines(tmp_path / "all.jsonl", [{"prompt": o.messages[0].text, "good": o.good} for o in outcomes()])
     assert main(["head", "mine", "--labels", whole, "--out", str(tmp_path / "few.jsonl" / "x")]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_line_ends_where_json_lines_end(tmp_path: Path) -> None:
+    prompts = ["one\u2028two\x85three", "four"]
+    entries = [json.dumps({"prompt": prompt, "good": 1}, ensure_ascii=False) for prompt in prompts]
+    (tmp_path / "labels.jsonl").write_text("\r\n".join(entries), encoding="utf-8-sig", newline="")
+    assert [messages[0].text for messages, _ in labelled(tmp_path / "labels.jsonl")] == prompts
