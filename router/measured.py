@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from models.errors import ModelUnavailable, SwitchyardError, is_refusal
@@ -14,6 +14,8 @@ from models.messages import ChatRequest
 from router.events import Attempt, Principal, Record, RequestClosed
 
 KEPT = 128
+KEPT_S = 600.0
+"""Who was too slow for everybody is asked no more, and so is not measured either: until then only."""
 LEAST = 8
 MOST_CONVERSATIONS = 20_000
 RESTS_AFTER = 3
@@ -22,10 +24,11 @@ FORGOTTEN_S = 60.0
 
 
 class Latencies:
-    """How long the last `KEPT` answers of each model took: a sink of records. The models are those of the
-    configuration, so this is bounded. A time is None before there are `LEAST`."""
+    """How long the last `KEPT` answers of each model took, for `KEPT_S`: a sink of records. The models are those of
+    the configuration, so this is bounded. A time is None before there are `LEAST`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._seen: dict[str, deque[_Answer]] = {}
 
     def __call__(self, record: Record) -> None:
@@ -34,23 +37,31 @@ class Latencies:
         for attempt in record.attempts:
             if attempt.outcome == "ok" and attempt.ttft_ms is not None:
                 begun_ms = 0.0 if attempt.whole else attempt.ttft_ms
-                seen = _Answer(attempt.ttft_ms, begun_ms, attempt.total_ms, attempt.output_tokens)
-                self._seen.setdefault(attempt.model, deque(maxlen=KEPT)).append(seen)
+                took = (attempt.ttft_ms, begun_ms, attempt.total_ms, attempt.output_tokens)
+                self._seen.setdefault(attempt.model, deque(maxlen=KEPT)).append(_Answer(self._clock(), *took))
 
     def first_token_ms(self, model: str) -> float | None:
         """The 95th percentile, of those that came in pieces where enough did."""
-        seen = self._seen.get(model, ())
+        seen = self._of(model)
         pieces = [answer.first_ms for answer in seen if answer.begun_ms]
         return _p95(pieces if len(pieces) >= LEAST else [answer.first_ms for answer in seen])
 
     def total_ms(self, model: str, most_tokens: int) -> float | None:
         """The 95th percentile of the time to the end, as if longer answers had ended after `most_tokens`."""
-        return _p95([answer.total_ms_of(most_tokens) for answer in self._seen.get(model, ())])
+        return _p95([answer.total_ms_of(most_tokens) for answer in self._of(model)])
+
+    def _of(self, model: str) -> Sequence[_Answer]:
+        seen = self._seen.get(model, deque())
+        oldest_s = self._clock() - KEPT_S
+        while seen and seen[0].at_s < oldest_s:
+            seen.popleft()
+        return seen
 
 
 class _Answer(NamedTuple):
     """begun_ms: from when on its tokens came; 0 where all came in one piece, which has no such moment."""
 
+    at_s: float
     first_ms: float
     begun_ms: float
     end_ms: float

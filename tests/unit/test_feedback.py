@@ -9,7 +9,7 @@ import pytest
 from models.errors import NotFound
 from router.accounting.feedback import Feedback, wilson
 from router.experience import HALF_LIFE_S, Experience
-from router.measured import Conversations, Latencies
+from router.measured import KEPT_S, Conversations, Latencies
 from router.settings import RoutingSettings
 from tests.contract.test_stores import closed
 from tests.unit.test_http_app import KEY, Door, open_door
@@ -134,6 +134,19 @@ def test_the_time_to_the_end_is_that_of_an_answer_as_long_as_this_one_may_get() 
     assert [seen.total_ms("w", most) for most in (1000, 50)] == [1100.0, 550.0]
     assert seen.first_token_ms("w") == 1100.0, "nobody has seen it sooner"
     assert seen.first_token_ms("m") == 100.0, "which those that came in one piece say nothing about"
+
+
+def test_who_was_too_slow_is_tried_again_after_a_while() -> None:
+    now_s = 0.0
+    seen = Latencies(lambda: now_s)
+    slow = replace(closed("r").attempts[1], ttft_ms=9_000.0, total_ms=10_000.0, output_tokens=10)
+    for _ in range(8):
+        seen(closed("r", attempts=(slow,)))
+    now_s = KEPT_S - 1
+    assert (seen.first_token_ms("m"), seen.total_ms("m", 10)) == (9_000.0, 10_000.0)
+    seen(closed("r", attempts=(slow,)))
+    now_s = KEPT_S + 1
+    assert (seen.first_token_ms("m"), seen.total_ms("m", 10)) == (None, None)
 
 
 async def test_a_named_model_after_auto_speaks_against_the_one_that_auto_chose(door: Door) -> None:
