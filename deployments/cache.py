@@ -136,11 +136,17 @@ class SemanticCache:
         return CacheDisk(self._store, Path(self._folder), self._sealer, self._encoder.identity)
 
     async def _warmed(self) -> None:
-        if self._disk is not None:
-            await self._disk.restored()
+        all_known = await self._disk.all_known() if self._disk is not None else True
         self._collector.grown(self._store.count)
-        if not self._store.count:
-            await warm_up(self._files, self._part.has, self.take_in)
+        if self._store.count or not self._files:
+            return
+        if not all_known:
+            logger.warning(
+                "no answers were taken in by 'cache_warm_up': a part of what was written down cannot be read, and may "
+                "say that they were forgotten; import them (docs/cache.md)"
+            )
+            return
+        await warm_up(self._files, self._part.has, self.take_in)
 
     async def lookup(self, key: CacheKey, terms: Terms = ANY_TERMS) -> Lookup:
         found = self._store.exact(key, terms)

@@ -47,6 +47,7 @@ class CacheDisk:
         self._order = asyncio.Lock()  # of what is taken from the log and written: no later act before an earlier one
         self._stopping = asyncio.Event()
         self._failing = False
+        self._whole = True
         self._rewrite_from_s = 0.0
         saved: list[SavedIndex] = []
         steps = store.restore(self._log, saved)
@@ -58,6 +59,12 @@ class CacheDisk:
         """Returns when all is there that will be: nothing can be forgotten for good before that."""
         await asyncio.wait({self._restoring})
 
+    async def all_known(self) -> bool:
+        """Returns when `restored` does: whether all that was ever forgotten is known. A part of the log that could not
+        be read may have said so."""
+        await self.restored()
+        return self._whole and self._log.is_whole
+
     async def _restore(self, steps: Iterable[None], saved: list[SavedIndex]) -> None:
         began_s = time.monotonic()
         try:
@@ -68,6 +75,7 @@ class CacheDisk:
             for _ in steps:
                 await asyncio.sleep(0)
         except Exception as error:
+            self._whole = False
             self._log.fall_behind()  # what was not read must not come back later: it cannot be forgotten now
             logger.error("the cache's log was not read to its end (%s)", type(error).__name__)
         took_s = time.monotonic() - began_s

@@ -51,6 +51,11 @@ class CacheOutside:
         await asyncio.wait({self._restoring, waiting}, timeout=RESTORED_S, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
+    async def all_known(self) -> bool:
+        """Returns when the store was read, however long that takes: whether all that is filed as forgotten is known."""
+        await asyncio.wait({self._restoring})
+        return not self._log.acts_torn
+
     async def forgotten(self, selection: Selection, embedding: bytes | None) -> None:
         """Returns when what is meant is gone outside too. Raises `ModelUnavailable` where that cannot be reached: then
         it may come back to a shard that starts, and has to be forgotten again."""
@@ -77,12 +82,13 @@ class CacheOutside:
         acts: list[Bar] | None = None
         while True:
             try:
-                async with self._order:
-                    await self._write()  # what had to go since an earlier try must not be read again
                 if acts is None:
                     acts = await self._do(self._log.acts, began_unix_s)
                     for act in acts:
                         self._store.bars.put(act)
+                    self._store.recheck(0.0)
+                async with self._order:
+                    await self._write()  # what had to go by that, or since an earlier try, must not be read again
                 await self._read(began_unix_s)
                 break
             except Exception as error:  # also one that nobody thought of: else nothing would be read any more

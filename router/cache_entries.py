@@ -39,6 +39,17 @@ class Partition:
     by_exact: dict[str, int] = field(default_factory=dict)
     by_surface: dict[str, int] = field(default_factory=dict)
 
+    def keep(self, key: CacheKey, number: int) -> None:
+        self.by_exact[key.exact] = number
+        if key.surface:
+            self.by_surface[key.surface] = number
+
+    def drop(self, key: CacheKey, number: int) -> None:
+        """Another one may have the same spelling by now."""
+        del self.by_exact[key.exact]
+        if key.surface and self.by_surface.get(key.surface) == number:
+            del self.by_surface[key.surface]
+
 
 def number_of(key: CacheKey) -> int:
     """63 bits, the same after a restart, so that a saved index has its entries again. Of a million questions two have

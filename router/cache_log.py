@@ -106,6 +106,7 @@ class CacheLog:
                 f"Another process has {folder} open; stop it, or give this one a data folder of its own."
             )
         self._path, self._next_path = folder / "answers.log", folder / "answers.log.new"
+        self._set_aside = folder / "answers.log.unreadable"
         self._sealer, self._encoder = sealer, encoder
         self._pending: list[Record] = []
         self._since: list[Record] | None = None  # what came since a rewrite began
@@ -182,6 +183,11 @@ class CacheLog:
         _write(self._file, frame)
         self._half_from = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was ever written here could be read; not as long as a log that could not is set aside."""
+        return not self.torn and not self._set_aside.exists()
+
     # ---- what was there --------------------------------------------------------------------------------------------
 
     def read(self) -> Iterator[Record]:
@@ -230,7 +236,7 @@ class CacheLog:
             while data := file.read(min(COPY_BYTES, end - file.tell())):
                 _write(rest, data)
         os.fsync(rest)
-        os.replace(self._path, self._path.with_name("answers.log.unreadable"))
+        os.replace(self._path, self._set_aside)
         os.replace(self._next_path, self._path)
         _sync_folder(self._path.parent)
         os.close(self._file)

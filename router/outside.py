@@ -121,7 +121,7 @@ class OutsideLog:
         """encoder: what makes the vectors. Those that another one made are not read."""
         self._store, self._sealer, self._encoder = store, sealer, encoder
         self._pending: dict[tuple[str, str], Record] = {}
-        self.dropped = self.torn = 0
+        self.dropped = self.torn = self.acts_torn = 0
 
     # ---- what is added ---------------------------------------------------------------------------------------------
 
@@ -143,9 +143,10 @@ class OutsideLog:
         """It stays: what is forgotten is looked for outside too."""
 
     def barred(self, bar: Bar) -> None:
+        """Of more than `MAX_WAITING` the oldest goes, of which nobody was told that it is there: this is waited for."""
         if len(self._pending) >= MAX_WAITING:
+            del self._pending[next(iter(self._pending))]
             self.dropped += 1
-            return
         self._pending[_place(bar)] = bar
 
     def take(self) -> list[Record]:
@@ -188,13 +189,14 @@ class OutsideLog:
     def acts(self, now_unix_s: float) -> list[Bar]:
         """What was forgotten, oldest first, for `Bars`. Of more than those hold the oldest become one. Raises
         `ModelUnavailable`."""
-        found: list[Bar] = []
+        found, torn_before = list[Bar](), self.torn
         for rows in self._store.read(ACTS):
             found += self._opened(rows, self._act)
+        self.acts_torn = self.torn - torn_before
         found = sorted((replace(bar, at_unix_s=min(bar.at_unix_s, now_unix_s)) for bar in found), key=_when)
         named = [bar for bar in found if bar.selection is not None]
         if over := named[:-MAX_BARS]:
-            one = Bar(None, max(bar.at_unix_s for bar in found if bar.selection is None or bar in over))
+            one = Bar(None, max([over[-1].at_unix_s, *(bar.at_unix_s for bar in found if bar.selection is None)]))
             self._store.put([self._act_row(one)])
             for start in range(0, len(over), CHUNK):
                 self._store.remove(ACTS, [_place(bar)[1] for bar in over[start : start + CHUNK]])

@@ -13,6 +13,9 @@ from router.cache_records import Stored
 from router.invalidation import Bar, Bars
 from router.vector_index import SavedIndex, VectorIndex
 
+LATE_S = 60.0
+"""An answer may be stored so long after it was made."""
+
 AT_ONCE = 16
 """Records between which requests get their turn: a millisecond, or five where no saved index has their vectors."""
 
@@ -25,10 +28,13 @@ class Restorable(Protocol):
 
     def replay(self, records: Sequence[Stored | Gone], began_unix_s: float) -> None: ...
 
+    def recheck(self, since_unix_s: float) -> None: ...
+
 
 def restored(store: Restorable, log: CacheLog, saved: list[SavedIndex], began_unix_s: float) -> Iterator[None]:
     """A little with each step; the list of indexes is empty afterwards, so that their bytes do not stay. What cannot be
-    taken over goes from the log too: it could not be forgotten."""
+    taken over goes from the log too: it could not be forgotten. What was on its way when it was forgotten, and came
+    before that was read, goes again."""
     try:
         while saved:
             store.vectors.adopt(saved.pop())
@@ -44,5 +50,6 @@ def restored(store: Restorable, log: CacheLog, saved: list[SavedIndex], began_un
                 logger.error("%d records of a log are passed over (%s)", len(some), type(error).__name__)
                 log.fall_behind()
             yield
+        store.recheck(began_unix_s - LATE_S)
     finally:
         store.vectors.settle()

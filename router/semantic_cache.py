@@ -53,12 +53,9 @@ class SemanticStore:
         judge: Judge | None = None,
         agree: Agree = agree,
     ) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._judge = judge or packaged().judge
-        self._agree = agree
-        self._audits = Audits(settings)
-        self._claims = Claims()
+        self._settings, self._clock = settings, clock
+        self._judge, self._agree = judge or packaged().judge, agree
+        self._audits, self._claims = Audits(settings), Claims()
         self.bars = Bars()
         self.log: AnswerLog = NoLog()  # of what is kept and forgotten from now on
         self._wariness = Wariness()
@@ -195,9 +192,7 @@ class SemanticStore:
         entry = self._entries[number] = Entry(key, answer, size, indexed)
         self._keeping.add(number, answer.cost_microusd, size + len(codes or b""))
         self._by_answer[parts_of(key.tenant)[0], answer.answer_id] = number
-        partition.by_exact[key.exact] = number
-        if key.surface:
-            partition.by_surface[key.surface] = number
+        partition.keep(key, number)
         self._used_bytes += size
         if codes is None or key.scope is None:
             return []
@@ -265,6 +260,13 @@ class SemanticStore:
             entry = self._entries.get(entry_id)  # it may have gone meanwhile
             if entry is not None and selection.means(entry.key.tenant, entry.answer):
                 yield similarity, entry_id, entry
+
+    def recheck(self, since_unix_s: float) -> None:
+        """Drop what was made since then, and was stored before it was known here that it had been forgotten."""
+        made = [each for each in self._entries.items() if each[1].answer.created_at_unix_s >= since_unix_s]
+        for number, entry in made:
+            if self.bars.against(entry.key.tenant, entry.answer):
+                self._forget(number)
 
     def reconfigure(self, settings: CacheSettings) -> None:
         self._settings = settings
@@ -390,9 +392,7 @@ class SemanticStore:
         if self._by_answer.get(named) == entry_id:
             del self._by_answer[named]
         partition = self._partitions[entry.key.tenant]
-        del partition.by_exact[entry.key.exact]
-        if entry.key.surface and partition.by_surface.get(entry.key.surface) == entry_id:
-            del partition.by_surface[entry.key.surface]
+        partition.drop(entry.key, entry_id)
         if entry.indexed and entry.key.scope:
             self.vectors.remove(entry.key.tenant, entry.key.scope, entry_id)
         if not partition.by_exact:

@@ -57,6 +57,21 @@ async def test_what_was_forgotten_on_a_full_disk_is_not_told_before_it_is_there(
     await disk.close()
 
 
+async def test_what_comes_before_all_that_was_forgotten_is_read_goes_again(tmp_path: Path) -> None:
+    store, disk = await disk_on(tmp_path)
+    store.invalidate(Selection("acme", tag="tag"), dry_run=False)
+    await disk.close()
+    store = SemanticStore(CacheSettings(audit=0), lambda: NOW_S + 1, judge=lambda text, others: [])
+    disk = CacheDisk(store, tmp_path, Sealer())
+    for name, opened_unix_s in (("a", NOW_S - 5), ("b", NOW_S + 0.5)):
+        key, answer, vector = fields(kept(name))
+        store.store(key, replace(answer, tags=("tag",), opened_at_unix_s=opened_unix_s), vector)
+    await disk.restored()
+    assert [record.answer.answer_id for record in store.records(store.entry_ids())] == ["b"]
+    await disk.close()
+    assert Gone(TENANT, "exact a") in written_in(tmp_path)
+
+
 async def test_more_than_may_wait_has_the_log_written_anew_from_memory(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(cache_disk, "RETRY_S", 0.1)
     store, disk = await disk_on(tmp_path)

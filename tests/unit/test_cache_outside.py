@@ -14,7 +14,7 @@ from models.errors import ModelUnavailable
 from models.messages import Usage
 from router import outside
 from router.fingerprint import partition
-from router.invalidation import Bar, Selection
+from router.invalidation import MAX_BARS, Bar, Selection
 from router.outside import ACTS, CHUNK, OutsideLog, Row
 from router.ports import CachedAnswer, CacheKey
 from router.semantic_cache import SemanticStore
@@ -146,6 +146,22 @@ def test_acts_are_filed_once_each_and_the_oldest_of_many_become_one(monkeypatch:
     assert log.acts(4.5) == [Bar(None, 1.0), *acts[2:]] == log.acts(4.5)
     assert len(rows.rows) == 4
     assert log.acts(2.5)[-1].at_unix_s == 2.5  # nobody's clock forbids what is asked later
+
+
+def test_many_acts_are_read_in_a_moment_and_the_newest_is_written_down_whatever_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = OutsideLog(Rows())
+    acts = [Bar(Selection("acme", answer_id=f"{number}"), float(number)) for number in range(4000)]
+    log.write(acts)
+    began_s = time.thread_time()
+    assert log.acts(1e9) == [Bar(None, 4000.0 - MAX_BARS - 1), *acts[-MAX_BARS:]]
+    assert time.thread_time() - began_s < 2.0
+    monkeypatch.setattr(outside, "MAX_WAITING", 2)
+    for name in ("a", "b", "c"):
+        log.gone(CacheKey("t", name, None))
+    log.barred(acts[0])
+    assert [getattr(each, "exact", None) for each in log.take()] == ["b", None] and log.dropped == 2
 
 
 def test_what_somebody_planted_is_no_act() -> None:

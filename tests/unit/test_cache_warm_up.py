@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -9,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pydantic import SecretStr
 
-from deployments import cache
+from deployments import cache, cache_outside
+from models.errors import ModelUnavailable
 from models.messages import Usage
 from router.cache_transfer import answer_line, end_line, head_line
 from router.fingerprint import partition
@@ -19,6 +22,7 @@ from router.ports import CachedAnswer, CacheKey
 from router.topology import Encoder as EncoderPlace
 from router.topology import Topology, WarmUp
 from tests.unit.test_cache_log import YES
+from tests.unit.test_cache_outside import Rows
 
 WHOLE = cache.Part()
 
@@ -80,6 +84,71 @@ async def test_a_shard_with_answers_takes_none_and_what_was_forgotten_stays_away
     empty = await shard(files(tmp_path / "a", line("a", opened_at_unix_s=time.time() - 60)), folder)
     assert empty.held() == []
     await empty._disk.close()
+
+
+async def test_what_was_forgotten_stays_away_where_the_log_that_says_so_does_not_open(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given, folder = files(tmp_path / "a", line("a", opened_at_unix_s=time.time() - 60)), tmp_path / "disk"
+
+    async def held(key: str) -> list[tuple[str, str]]:
+        made = Shard(EncoderPlace(), str(folder), SecretStr(key * 64), warm_up=given)
+        found = (await made.started()).held()
+        await made.invalidate(Selection("acme"), dry_run=False)
+        await made._disk.close()
+        return found
+
+    assert len(await held("1")) == 1
+    assert await held("2") == [] == await held("2"), "nor at the start after that"
+    assert caplog.text.count("may say that they were forgotten") == 2
+    (folder / "answers.log.unreadable").unlink()
+    (folder / "answers.log").unlink()
+    assert len(await held("2")) == 1
+
+
+async def test_what_was_forgotten_stays_away_while_a_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(Rows):
+        away = False
+
+        def tenants(self) -> list[str]:
+            if self.away:
+                raise ModelUnavailable("away")
+            return super().tenants()
+
+        def read(self, tenant: str, at_once: int = 128):  # type: ignore[no-untyped-def]
+            self.tenants()
+            return super().read(tenant, at_once)
+
+        def put(self, rows) -> None:  # type: ignore[no-untyped-def]
+            self.tenants()
+            super().put(rows)
+
+    rows = Away()
+    monkeypatch.setattr(cache, "open_store", lambda url: rows)
+    monkeypatch.setattr(cache_outside, "RETRY_S", (0.02,))
+    given = files(tmp_path / "a", line("a", opened_at_unix_s=time.time() - 60))
+
+    def started() -> Shard:
+        return Shard(EncoderPlace(), None, store_url=SecretStr("redis://there"), warm_up=given)
+
+    first = await started().started()
+    assert [name for _, name in first.held()] == ["a"]
+    await first.invalidate(Selection("acme"), dry_run=False)
+    await first._disk.close()
+    rows.away = True
+    second = started()
+    await second.reconfigure({})
+    await asyncio.sleep(0.1)
+    brought = CacheKey(partition("acme", ""), f"{'61':0>64}", None)
+    answer = CachedAnswer("a", "m", YES, Usage(1, 2), 5, time.time(), 3600.0, (), time.time() - 60)
+    assert await second.take_in([(brought, answer)], False) == ["kept"]  # nobody can know better yet
+    rows.away = False
+    assert second._warming is not None
+    await second._warming
+    assert second.held() == [] and second._store.stats()["entries"] == 0
+    await second._disk.close()
 
 
 @pytest.mark.parametrize(
