@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from models.base import Call, ChatModel
-from models.errors import ModelUnavailable, RateLimited, StreamInterrupted, SwitchyardError, UpstreamFailed
+from models.errors import (
+    ModelUnavailable,
+    RateLimited,
+    StreamInterrupted,
+    SwitchyardError,
+    UpstreamFailed,
+    is_refusal,
+)
 from models.messages import ChatRequest, Event
 
 FRESH_S = 30.0
@@ -22,7 +29,7 @@ class Watched:
     """A `ChatModel` that remembers how the one that it wraps did.
 
     `state` is healthy, limited (it asked us to slow down), unhealthy or unknown. What is wrong with a request says
-    nothing about the provider.
+    nothing about the provider; where one is refused (403), a question after its health tells.
     """
 
     def __init__(self, model: ChatModel, now_s: Callable[[], float] = time.time) -> None:
@@ -43,7 +50,8 @@ class Watched:
                         self._note(None)
                     yield event
         except SwitchyardError as error:
-            self._note(error)
+            if not is_refusal(error):
+                self._note(error)
             raise
 
     async def check_health(self) -> None:

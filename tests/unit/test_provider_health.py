@@ -88,9 +88,12 @@ async def test_the_providers_faults_are_remembered(watched, error, later, state)
     assert (health["state"], health["last_error_code"]) == ("healthy", error.code)
 
 
-async def test_a_callers_fault_says_nothing_of_the_provider(watched):
-    watched.provider.error = InvalidRequest("no")
-    with pytest.raises(InvalidRequest):
+@pytest.mark.parametrize(
+    "error", [InvalidRequest("no"), ModelUnavailable("refused access", None, None, {"provider_status": 403})]
+)
+async def test_what_is_about_one_request_says_nothing_of_the_provider(watched, error):
+    watched.provider.error = error
+    with pytest.raises(type(error)):
         await use(watched)
     watched.provider.error = None
     assert (await watched.health(1))["last_error_code"] is None
