@@ -67,7 +67,7 @@ class _Rows:
 
 def fit_head(outcomes: Sequence[Outcome], made_for: str = "", start: Head | None = None) -> tuple[Head, Quality]:
     """`start`: of a model that answers much the same well, where there are few outcomes: the fit says how far this one
-    differs. Raises ValueError for too few outcomes, or nearly all of one kind."""
+    differs. Raises ValueError for too few outcomes, or nearly all of one kind or of one prompt."""
     good = np.array([outcome.good for outcome in outcomes], np.float64)
     if len(outcomes) < LEAST_OUTCOMES or min(good.sum(), (1 - good).sum()) < LEAST_OF_EACH:
         raise ValueError(
@@ -75,6 +75,10 @@ def fit_head(outcomes: Sequence[Outcome], made_for: str = "", start: Head | None
             f"{LEAST_OUTCOMES}, with {LEAST_OF_EACH} good and {LEAST_OF_EACH} bad ones. With fewer, place the model."
         )
     rows = _rows([terms_of(outcome.messages) for outcome in outcomes], good, start)
+    if len(np.unique(rows.folds)) < 2:
+        raise ValueError(
+            f"{len(outcomes)} outcomes of one prompt, or nearly so, say nothing of others: give more prompts."
+        )
     said = {strength: _cross_fitted(rows, strength) for strength in STRENGTHS}
     strength = min(STRENGTHS, key=lambda each: _log_loss(_calibrated(said[each], good)[0], good))
     chances, (slope, shift) = _calibrated(said[strength], good)

@@ -107,11 +107,13 @@ def test_what_was_asked_before_counts() -> None:
     assert after["Add 1 and 2."] > 0.7 > 0.3 > after['Reverse "bdfhaceg".']  # type: ignore[operator]
 
 
-def test_too_few_outcomes_or_all_of_one_kind_are_refused() -> None:
+def test_too_few_outcomes_or_all_of_one_kind_or_prompt_are_refused() -> None:
     with pytest.raises(ValueError, match="150 outcomes"):
         fit_head(outcomes(150))
     with pytest.raises(ValueError, match="place the model"):
         fit_head([Outcome(one.messages, 1.0) for one in outcomes()])
+    with pytest.raises(ValueError, match="give more prompts"):
+        fit_head([Outcome(user("Add 1 and 2."), number % 2) for number in range(400)])
 
 
 def test_one_wording_makes_a_head_too_which_knows_no_more_than_how_often_it_is_right() -> None:
