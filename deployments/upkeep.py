@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 
 from deployments.batcher import BatcherHandle, Meter
 from deployments.ledger import LedgerHandle
+from models.catalog import LOCAL_ENGINES
 from models.errors import SwitchyardError
 from router.accounting.node_time import Reading
 from router.accounting.registrar import Follower, Promote
@@ -23,12 +24,14 @@ logger = logging.getLogger(__name__)
 
 
 def readings_of(pipeline: Pipeline, meter: Meter) -> list[Reading]:
-    """Of the models whose nodes have a price."""
+    """Of the local models. Also of those whose nodes have no price yet: once they have one, only what comes after that
+    counts."""
     readings = []
     for backend, model in pipeline.models_alone.items():
         price = pipeline.prices.replica_microusd_per_hour(model)
-        if price is not None and backend in meter.seconds:
-            readings.append(Reading(meter.name, model, *meter.seconds[backend], round(price)))
+        if backend in meter.seconds and pipeline.entries[model].engine in LOCAL_ENGINES:
+            rounded = None if price is None else round(price)
+            readings.append(Reading(meter.name, model, *meter.seconds[backend], rounded))
     return readings
 
 

@@ -24,13 +24,14 @@ NODE_SUMS = ("replica_s", "busy_replica_s", *_MONEY)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Of the replicas of one model: seconds since `meter` was started, and what a replica costs an hour now."""
+    """Of the replicas of one model: seconds since `meter` was started, and what a replica costs an hour now; None:
+    nobody has said that, and what has run until now never counts."""
 
     meter: str
     model: str
     replica_s: float
     busy_s: float
-    microusd_per_hour: int
+    microusd_per_hour: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class NodeTimeStore:
             "replica_ms = excluded.replica_ms, busy_ms = excluded.busy_ms",
             (*key, now_unix_ms, *seen),
         )
+        if reading.microusd_per_hour is None:
+            return
         execute(
             "INSERT INTO node_hours (hour_unix_ms, model, microusd_per_hour, replica_ms, busy_ms) "
             "VALUES (?, ?, ?, ?, ?) ON CONFLICT (hour_unix_ms, model, microusd_per_hour) DO UPDATE SET "

@@ -629,6 +629,13 @@ def test_time_of_replicas_counts_once_however_often_a_meter_is_read(make_store: 
     assert rows == [{"model": "m", "replica_s": 320.0, "busy_replica_s": 260.0, **money}]
 
 
+def test_what_ran_before_its_node_had_a_price_does_not_count(store: SQLStore) -> None:
+    store.node_time.take([Reading("a", "m", 9_000.0, 40.0, None)], AT)
+    assert store.node_time.hours(0, 2**50) == []
+    store.node_time.take([Reading("a", "m", 9_030.0, 50.0, 7)], AT)
+    assert store.node_time.hours(0, 2**50) == [NodeHour(AT // HOUR * HOUR, "m", 7, 30_000, 10_000)]
+
+
 def test_a_model_that_sleeps_for_weeks_is_not_counted_again(store: SQLStore) -> None:
     asleep, gone = Reading("a", "m", 100.0, 40.0, 1), Reading("gone", "m", 5.0, 0.0, 1)
     store.node_time.take([gone], AT)

@@ -21,6 +21,7 @@ from deployments.upkeep import readings_of
 from models.errors import InvalidRequest
 from router.accounting.feedback import Feedback
 from router.accounting.node_time import Reading, node_rows
+from router.accounting.prices import PriceBook
 from router.accounting.usage_sql import MAX_ROWS, UsageQuery
 from router.events import as_json
 from tests.contract.test_stores import closed
@@ -71,11 +72,17 @@ async def test_the_operator_reads_all_organisations_and_nobody_else_another(clus
         assert (await one.ask("GET", f"/v1/usage{path}?org=acme", key)).status_code == 200
 
 
-async def test_what_nodes_cost_is_told_to_the_operator_beside_what_was_charged(cluster: Cluster) -> None:
+async def test_what_nodes_cost_is_told_to_the_operator_beside_what_was_charged(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, key = cluster.ingresses[0], await fill(cluster)
     seconds = {"SimulatedModel:medium-1": (3_000.0, 600.0), "CloudModel:far": (9.0, 9.0)}
     readings = readings_of(one.pipeline, Meter("a", seconds))
     assert [(each.model, each.microusd_per_hour) for each in readings] == [("medium-1", 36_000_000)]
+    unpriced = [each.model_copy(update={"node_price": None}) for each in one.pipeline.entries.values()]
+    with monkeypatch.context() as patch:
+        patch.setattr(one.pipeline, "prices", PriceBook(unpriced, {}, {}))
+        assert readings_of(one.pipeline, Meter("a", seconds)) == [replace(readings[0], microusd_per_hour=None)]
     for _ in range(2):  # each ingress reads the same meter
         await cluster.books.take_node_time(readings)
     await cluster.books.take_node_time([replace(readings[0], replica_s=3_600.0, busy_s=800.0)])
