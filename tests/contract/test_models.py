@@ -31,7 +31,7 @@ from tests.vllm_server import CONTEXT_TOKENS
 # vLLM's engine belongs to the loop that it was started on.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-SOON_S = 3.0  # a second, and what a machine takes that starts a cluster beside these tests
+SOON_S = 4.0  # a second, and what a machine takes that starts a cluster beside these tests
 CALL = Call("request-1", tenant="acme", timeout_s=60.0)
 
 

@@ -92,7 +92,7 @@ async def test_a_store_that_is_gone_is_a_cache_in_memory_and_has_what_waited_whe
     try:
         began_s = time.monotonic()
         keep(shard, "c")
-        assert shard.held() == ["a", "b", "c"] and time.monotonic() - began_s < 0.1
+        assert shard.held() == ["a", "b", "c"] and time.monotonic() - began_s < 0.5
         with pytest.raises(ModelUnavailable, match="cache_store"):
             await shard.forget(Selection("acme", answer_id="a"))
         assert shard.held() == ["b", "c"]

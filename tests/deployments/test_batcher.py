@@ -208,7 +208,7 @@ async def test_clients_that_leave_free_their_places_at_once(fixed: Stack) -> Non
 async def test_a_killed_batcher_loses_no_request_and_no_place(fixed: Stack) -> None:
     await fixed.until(10, capacity=PLACES)
     running = asyncio.ensure_future(_ask(fixed, 40))
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         queued = 0
         while not queued:  # not 36: it works them off meanwhile
             await asyncio.sleep(0.02)

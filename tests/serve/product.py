@@ -33,8 +33,9 @@ def user(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
 
 
-def until(condition: Callable[[], Any], within_s: float) -> Any:
-    """What `condition` gives once that is true. It is asked less and less often: that is work for the cluster."""
+def until(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
+    """What `condition` gives once that is true. It is asked less and less often: that is work for the cluster. How fast
+    something is, another program on the machine may decide; only what never comes is a failure."""
     give_up_s, pause_s = time.monotonic() + within_s, 0.02
     while not (found := condition()):
         left_s = give_up_s - time.monotonic()
@@ -136,4 +137,4 @@ class Product:
             described = applications(self.cluster)[APP]
             return described["status"] == "RUNNING" and described["deployed_app_config"] == application
 
-        until(done, 30.0)
+        until(done)

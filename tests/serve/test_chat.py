@@ -42,7 +42,7 @@ def asked_again(product: Product, text: str, **body: Any) -> httpx.Response:
         answer = product.chat(text, **body)
         return answer if answer.headers["x-switchyard-cache"].startswith("hit") else None
 
-    return until(again, 5.0)
+    return until(again)
 
 
 # ---- answers -------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_off_goes_past_the_caches_and_refresh_replaces_what_is_there(product: Pr
         receipt = product.receipt(product.chat(text).headers["x-switchyard-request-id"])
         return receipt["cached_from"] == fresh.headers["x-switchyard-request-id"]
 
-    until(replaced, 5.0)
+    until(replaced)
 
 
 def test_tenants_never_share(product: Product) -> None:
@@ -228,7 +228,7 @@ def test_usage_counts_every_request(product: Product) -> None:
             model="smoke-small", messages=user("Count me"), user="counted", extra_body=OFF, **GREEDY
         )
     assert answer.usage is not None
-    (row,) = until(lambda: [r for r in product.usage(user="counted", model="smoke-small") if r["requests"] == 3], 5.0)
+    (row,) = until(lambda: [r for r in product.usage(user="counted", model="smoke-small") if r["requests"] == 3])
     assert row["output_tokens"] == 3 * answer.usage.completion_tokens
     assert row["cost_microusd"] > 0 and row["errors"] == 0
 
@@ -262,13 +262,13 @@ def test_wrong_weights_are_said_and_the_four_factors_stand_in(product: Product, 
 
     assert strategies() == {"hybrid"}
     with product.reconfigured("ComplexityClassifier", weights=str(tmp_path)):
-        until(lambda: "" not in told(), 10.0)
+        until(lambda: "" not in told())
         assert all("router.safetensors" in warning for warning in told())
         before = product.metric("switchyard_degraded_total", stage="learned_classifier")
         answer = product.chat("Prove that there are infinitely many primes.", "auto", **OFF)
         assert answer.status_code == 200 and strategies() == {"complexity"}
         assert product.metric("switchyard_degraded_total", stage="learned_classifier") == before + 1
-    until(lambda: told() == {""}, 10.0)
+    until(lambda: told() == {""})
     assert strategies() == {"hybrid"}
 
 

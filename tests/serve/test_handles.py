@@ -58,7 +58,7 @@ def test_the_same_rules_hold_as_over_http(told: dict[str, Any]) -> None:
 
 def test_closing_a_stream_stops_the_model(product: Product, told: dict[str, Any]) -> None:
     assert all(first > 0 for first in told["left"])
-    until(lambda: product.metric("switchyard_open_requests") == 0, 2.0)
+    until(lambda: product.metric("switchyard_open_requests") == 0)
     labels = {"door": "handle", "model": "sim-slow"}
-    until(lambda: product.metric("switchyard_requests_total", status="cancelled", **labels) == 2, 2.0)
+    until(lambda: product.metric("switchyard_requests_total", status="cancelled", **labels) == 2)
     assert product.metric("switchyard_requests_total", status="ok", **labels) == 0

@@ -42,14 +42,14 @@ def test_prices_thresholds_and_keys_change_without_a_restart(product: Product) -
         "keys": keys,
     }
     with product.reconfigured("Ingress", **changes):
-        until(lambda: everywhere(product, lambda: routed_to(product, "Hi") == "medium"), 10.0)
+        until(lambda: everywhere(product, lambda: routed_to(product, "Hi") == "medium"))
         answer = product.chat("What do you cost?", org="newcomer", **OFF)
         assert answer.headers["x-switchyard-cost-microusd"] == "32"  # 16 tokens
         assert product.receipt(answer.headers["x-switchyard-request-id"], "newcomer")["price_version"].startswith(
             "tomorrow"
         )
         assert product.chat("Am I still known?", org="globex").status_code == 401
-    until(lambda: everywhere(product, lambda: routed_to(product, "Hi") == "small"), 10.0)
+    until(lambda: everywhere(product, lambda: routed_to(product, "Hi") == "small"))
     assert product.chat("Am I known?", org="newcomer").status_code == 401
     assert {name: product.replicas(name) for name in product.deployments()} == before
 
@@ -83,12 +83,12 @@ def test_a_killed_ingress_loses_no_finished_request_and_counts_none_twice(produc
         rows = list(product.usage(user="survivor", status="ok"))
         return rows if sum(row["requests"] for row in rows) >= len(finished) else []
 
-    (row,) = until(counted, 30.0)
+    (row,) = until(counted)
     assert len(finished) <= row["requests"] <= len(finished) + lost
     for request_id in finished:
         assert product.receipt(request_id, OPERATOR)["status"] == "ok"
     assert killed in before
-    until(lambda: len(product.replicas("Ingress")) == 2 and killed not in product.replicas("Ingress"), 60.0)
+    until(lambda: len(product.replicas("Ingress")) == 2 and killed not in product.replicas("Ingress"))
 
 
 @pytest.mark.parametrize("deployment", ["SemanticCache", "ComplexityClassifier", "Batcher", "Ledger"])
@@ -97,8 +97,8 @@ def test_a_stage_that_dies_stops_no_request(product: Product, deployment: str) -
     for number in range(3):
         answer = product.chat(f"Without {deployment}, number {number}?", "auto", max_tokens=4)
         assert answer.status_code == 200, answer.text
-    until(lambda: product.replicas(deployment), 60.0)
-    until(lambda: product.http().get("/ready").status_code == 200, 60.0)
+    until(lambda: product.replicas(deployment))
+    until(lambda: product.http().get("/ready").status_code == 200)
     receipt = product.receipt(answer.headers["x-switchyard-request-id"])
     assert receipt["status"] == "ok"
 

@@ -64,22 +64,21 @@ def idle(product: Product) -> bool:
     return product.metric("switchyard_open_requests") == 0
 
 
-LEAVES_S = 3.0
-LOOKS_S = 6.0
-"""Milliseconds on an idle machine, as the receipt's clock shows; with two clusters and two engines on two cores it took
-a second. An answer that nobody stopped would take longer than either."""
+LEAVES_S = 15.0
+"""Milliseconds on an idle machine, as the receipt's clock shows, but seconds where others have the processor. That the
+answer was stopped, its tokens say."""
 
 
 @pytest.mark.parametrize("model", ["smoke-small", "smoke-vllm", "sim-slow", "gpt", "claude"])
 def test_a_client_that_leaves_its_stream_ends_the_work(product: Product, vllm_url: str, model: str) -> None:
-    until(lambda: idle(product), 5.0)
+    until(lambda: idle(product))
     body = {"model": model, "messages": user("A long story"), "stream": True, **LONG}
     with product.http().stream("POST", "/v1/chat/completions", json=body) as answer:
         next(answer.iter_lines())
         if model in ("gpt", "claude"):
-            until(lambda: running_requests(vllm_url) == 1, LOOKS_S)
+            until(lambda: running_requests(vllm_url) == 1)
     left_unix_s = time.time()
-    until(lambda: idle(product) and running_requests(vllm_url) == 0, LOOKS_S)
+    until(lambda: idle(product) and running_requests(vllm_url) == 0)
     receipt = product.receipt(answer.headers["x-switchyard-request-id"])
     assert receipt["status"] == "cancelled"
     assert receipt["closed_at_unix_ms"] / 1000 - left_unix_s < LEAVES_S
@@ -90,18 +89,18 @@ def test_a_client_that_leaves_its_stream_ends_the_work(product: Product, vllm_ur
 @pytest.mark.parametrize("model", ["smoke-small", "smoke-vllm", "sim-slow", "gpt", "claude"])
 def test_a_client_that_does_not_wait_for_its_answer_ends_the_work(product: Product, vllm_url: str, model: str) -> None:
     """Its request comes in two packets, head and body, as from every client that is built on httpx."""
-    until(lambda: idle(product), 5.0)
+    until(lambda: idle(product))
     cancelled = product.metric("switchyard_requests_total", model=model, status="cancelled")
     body = {"model": model, "messages": user("A long story"), **LONG}
 
     async def leave() -> None:
         async with httpx.AsyncClient(headers=product.http().headers, timeout=30.0) as client:
             asked = asyncio.create_task(client.post(f"{product.cluster.base_url}/v1/chat/completions", json=body))
-            await asyncio.to_thread(until, lambda: not idle(product), 5.0)
+            await asyncio.to_thread(until, lambda: not idle(product))
             asked.cancel()
 
     asyncio.run(leave())
-    until(lambda: idle(product) and running_requests(vllm_url) == 0, LOOKS_S)
+    until(lambda: idle(product) and running_requests(vllm_url) == 0)
     assert product.metric("switchyard_requests_total", model=model, status="cancelled") == cancelled + 1
 
 
@@ -115,7 +114,7 @@ def test_a_place_is_free_again_when_its_client_has_left(product: Product) -> Non
             stream.close()
     began = time.monotonic()
     assert list(streaming(product, "And now?", "smoke-small", max_tokens=3))
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0
 
 
 # ---- replicas that die ---------------------------------------------------------------------------------------------
@@ -125,10 +124,10 @@ def test_a_replica_that_dies_before_the_first_byte_is_not_noticed(product: Produ
     killed: list[str] = []
 
     def kill() -> None:
-        until(lambda: not idle(product), 5.0)
+        until(lambda: not idle(product))
         killed.append(product.kill_a_replica("SimulatedModel:sim-slow"))
 
-    until(lambda: idle(product), 5.0)
+    until(lambda: idle(product))
     killer = threading.Thread(target=kill)
     killer.start()
     answer = product.chat("Who answers this?", "sim-slow", stream=True, **OFF)
@@ -140,7 +139,7 @@ def test_a_replica_that_dies_before_the_first_byte_is_not_noticed(product: Produ
 
 
 def test_a_replica_that_dies_later_ends_the_stream_with_an_error(product: Product) -> None:
-    until(lambda: product.replicas("SimulatedModel:sim-slow"), 30.0)
+    until(lambda: product.replicas("SimulatedModel:sim-slow"))
     stream = streaming(product, "Who ends this?", "sim-slow")
     came = next(stream)
     product.kill_a_replica("SimulatedModel:sim-slow")

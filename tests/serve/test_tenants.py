@@ -37,12 +37,12 @@ def test_a_key_works_on_every_ingress_until_it_is_revoked(product: Product) -> N
             body = {"model": "sim", "messages": user("hello"), "max_tokens": 4}
             assert client.post("/v1/chat/completions", json=body).status_code == 200
         assert {model["id"] for model in client.get("/v1/models").json()["data"]} == {"auto", "sim"}
-        until(lambda: client.get("/v1/usage").json()["total"]["requests"] >= 1, 10.0)  # the books are written behind
+        until(lambda: client.get("/v1/usage").json()["total"]["requests"] >= 1)  # the books are written behind
         began = time.monotonic()
         admin(product, "DELETE", f"keys/{made['id']}")
         told_s = time.monotonic() - began
         assert [client.get("/v1/models").status_code for _ in range(8)] == [401] * 8
-    assert told_s < 1.5
+    assert told_s < 5.0
 
 
 def test_a_limit_holds_over_both_ingresses_and_is_shown(product: Product) -> None:
@@ -147,9 +147,9 @@ def test_a_budget_that_is_used_up_is_told_to_a_webhook(product: Product, capsys:
             def told(kind: str, org: str) -> list[dict[str, Any]]:
                 return [body for body in receiver.bodies() if (body["kind"], body["org"]) == (kind, org)]
 
-            (alert,) = until(lambda: told("budget", "vandelay"), 20.0)
+            (alert,) = until(lambda: told("budget", "vandelay"))
             assert (alert["severity"], alert["data"]["threshold"]) == ("critical", 1.0)
-            until(lambda: told("test", OPERATOR), 10.0)
+            until(lambda: told("test", OPERATOR))
             (mine,) = client.get("/v1/alerts").json()["data"]
             assert mine["title"] == alert["title"] and "deliveries" not in mine
 
@@ -157,4 +157,4 @@ def test_a_budget_that_is_used_up_is_told_to_a_webhook(product: Product, capsys:
                 assert cli.main(["alerts", "list", "--limit", "5", *where]) == 0
                 return capsys.readouterr().out
 
-            until(lambda: listed().count("ops: sent") >= 2, 10.0)
+            until(lambda: listed().count("ops: sent") >= 2)

@@ -77,7 +77,7 @@ class Server:
     async def call(self, method: str, *args: Any) -> Any:
         return await hop.call(self._handle.options(method_name=method), *args)
 
-    async def comes_to(self, running: int, within_s: float) -> bool:
+    async def comes_to(self, running: int, within_s: float = 2.0) -> bool:
         """Whether the engine comes to work on as many requests in time."""
         give_up_s = time.monotonic() + within_s
         while await self.call("running") != running:
@@ -230,18 +230,18 @@ async def test_a_client_that_leaves_stops_the_engine(server: Server) -> None:
     async with aclosing(server.stream(long)) as batches:
         await anext(batches)
         assert await server.call("running") == 1
-    assert await server.comes_to(0, 0.5)
+    assert await server.comes_to(0)
     task = asyncio.create_task(server.call("complete", long, CALL))
-    assert await server.comes_to(1, 5.0)
+    assert await server.comes_to(1)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert await server.comes_to(0, 0.5)
+    assert await server.comes_to(0)
 
 
 async def test_the_deadline_stops_the_engine(server: Server) -> None:
     with pytest.raises(DeadlineExceeded):
         await server.batches(ask(max_tokens=900, presence_penalty=2.0), Call("request-2", timeout_s=0.2))
-    assert await server.comes_to(0, 0.5)
+    assert await server.comes_to(0)
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------

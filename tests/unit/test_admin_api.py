@@ -161,7 +161,7 @@ async def test_a_key_is_shown_once_and_ends_on_every_ingress_when_it_is_revoked(
     ended = await two.done("DELETE", f"/v1/admin/keys/{made['id']}")
     for ingress in (one, two, three):
         assert (await ingress.ask("GET", "/v1/models", text)).status_code == 401
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     assert ended["revoked_at_unix_ms"] and (await three.done("GET", "/v1/admin/keys"))["data"] == []
     assert (await three.done("GET", "/v1/admin/keys?ended=true"))["data"] == [ended]
 

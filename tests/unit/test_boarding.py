@@ -367,7 +367,7 @@ async def test_a_slow_reader_of_its_own_answer_holds_no_place_and_no_money_and_k
         await slow.begin(stream=True)
         stream = slow.batches()
         await anext(stream)
-        await asyncio.wait_for(slow.boarding.over(), 5)
+        await asyncio.wait_for(slow.boarding.over(), 30)
         assert (world.small.closed, world.places.out, world.purse.reserved) == (1, 0, {})
         await read(world)
         assert world.closes()[-1].cache_verdict == "hit-exact" and len(world.pipeline.flights) == 0

@@ -212,7 +212,7 @@ async def test_slow_sums_are_bounded_and_do_not_make_the_books_look_dead(tmp_pat
         await asyncio.sleep(0.01)
         asked.append(asyncio.create_task(spent(books)))
         receipt = asyncio.create_task(books.receipt("acme", "r", 0))
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await books.check()
         proceed.set()
         assert await asyncio.gather(*asked) == [(0, 0)] * 16 and await receipt is None

@@ -157,7 +157,7 @@ async def test_a_writer_outlives_whatever_fails_while_the_log_is_written_anew(
     with monkeypatch.context() as patch:
         patch.setattr(VectorIndex, "codes", failing)
         store, disk = await disk_on(tmp_path)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await failed.wait()
             await asyncio.sleep(0.1)
     assert "TypeError" in caplog.text and "secret" not in caplog.text
@@ -221,7 +221,7 @@ def test_an_answer_that_another_version_packed_is_a_miss_and_goes() -> None:
 
 
 async def written_anew(disk: CacheDisk) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             with suppress(ModelUnavailable):
                 await disk.flush()

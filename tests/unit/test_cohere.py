@@ -196,7 +196,7 @@ async def test_leaving_closes_the_connection():
         model = CohereModel({"c": ENTRY}, None, cohere.url)
         async with aclosing(model.stream(ASKED, CALL)) as stream:
             assert await anext(stream) == TextDelta("a")
-        await asyncio.wait_for(cohere.left.wait(), 1)
+        await asyncio.wait_for(cohere.left.wait(), 20)
         await model.close()
 
 

@@ -255,7 +255,7 @@ async def test_leaving_closes_the_connection():
         model = ai_studio({"g": ENTRY}, None, google.url)
         async with aclosing(model.stream(ASKED, CALL)) as stream:
             assert await anext(stream) == TextDelta("a")
-        await asyncio.wait_for(google.left.wait(), 1)
+        await asyncio.wait_for(google.left.wait(), 20)
         await model.close()
 
 

@@ -171,20 +171,39 @@ def test_ray_that_never_answers_is_a_start_error(
 ) -> None:
     monkeypatch.setattr(runtime, "START_S", 0.05)
     monkeypatch.setattr(runtime, "POLL_S", 0.01)
+    monkeypatch.setattr(ray, "has_started", lambda: True)
     with serving(lambda *_: answer) as url, pytest.raises(StartError, match="Ray did not start within"):
         runtime._wait_for_ray(reach(url), ray)
 
 
-def test_ray_that_ends_is_a_start_error_with_its_last_words(
-    reach: Callable[[str], Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_ray_that_answers_before_it_is_whole_is_waited_for(
+    reach: Callable[[str], Cluster], ray: RayProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Other, "program", "print('no luck')\nraise SystemExit('out of ports')")
+    monkeypatch.setattr(runtime, "POLL_S", 0.0)
+    looks = iter([False, False, True])
+    monkeypatch.setattr(ray, "has_started", lambda: next(looks))
+    with serving(lambda *_: (200, "{}")) as url:
+        assert runtime._wait_for_ray(reach(url), ray)
+    assert next(looks, None) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "tries"),
+    [("out of ports", 1), ("Exception: The current node timed out during startup. This could happen because", 3)],
+)
+def test_ray_that_ends_is_a_start_error_with_its_last_words_and_tried_again_where_it_was_too_slow(
+    reach: Callable[[str], Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, tries: int
+) -> None:
+    monkeypatch.setattr(runtime, "POLL_S", 0.01)
+    monkeypatch.setattr(Other, "program", f"print('no luck')\nraise SystemExit({words!r})")
     ray = Other(tmp_path, Ports.free(), tmp_path / "ray_token", None)
-    ray.start({})
-    assert ray._process is not None and ray._process.wait(60) == 1
-    with pytest.raises(StartError, match="Ray did not start: out of ports"):
-        runtime._wait_for_ray(reach(refusing_url()), ray)
-    with pytest.raises(StartError, match="Ray stopped while the application was starting: out of ports"):
+    told: list[str] = []
+    cluster = reach(refusing_url())
+    with state.owned(tmp_path) as state_file, pytest.raises(StartError, match=f"Ray did not start: {words}"):
+        runtime._start_ray(cluster, ray, state_file, told.append)
+    assert told.count("starting Ray") == tries
+    assert not runtime._wait_for_ray(reach(refusing_url()), ray)
+    with pytest.raises(StartError, match=f"Ray stopped while the application was starting: {words}"):
         runtime._wait_for_applications(reach(refusing_url()), ray, print)
 
 

@@ -54,7 +54,7 @@ async def test_who_asks_for_one_on_its_way_waits_for_it(archive: Archive) -> Non
     began_s = time.monotonic()
     with pytest.raises(NotFound):
         await archive.response("acme", new_id(ago_s=3600), 5.0)
-    assert time.monotonic() - began_s < 2.0
+    assert time.monotonic() - began_s < 4.0
     assert archive._arrivals == {} and archive._waiting == 0
 
 
