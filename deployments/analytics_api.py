@@ -15,7 +15,7 @@ from router.accounting.advice import Words, recommendations, savings
 from router.accounting.directory import DEFAULT_ORG
 from router.accounting.forecast import LEAST_DAYS
 from router.accounting.limits import iso
-from router.accounting.node_time import NODE_SUMS, node_rows, whole_hours
+from router.accounting.node_time import NODE_SUMS, node_rows, step_of, whole_hours
 from router.accounting.usage import parse_usage_query, usage_answer, usage_csv
 from router.accounting.usage_sql import UsageQuery
 from router.events import Principal
@@ -110,7 +110,7 @@ class AnalyticsDoor:
         if principal.org != DEFAULT_ORG or principal.team:
             raise PermissionDenied("What nodes cost is for the operator; GET /v1/usage says what your requests do.")
         query = whole_hours(parse_usage_query(dict(request.query_params), int(time.time() * 1000)))
-        hours = await self.ingress.ledger.node_hours(query.since_unix_ms, query.until_unix_ms)
+        hours = await self.ingress.ledger.node_hours(query.since_unix_ms, query.until_unix_ms, step_of(query))
         rows = node_rows(hours, await self.ingress.ledger.usage(query), query)
         return JSONResponse({**usage_answer(query, rows, NODE_SUMS), "object": "usage.nodes"})
 

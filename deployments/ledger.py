@@ -142,8 +142,8 @@ class Ledger:
     async def take_node_time(self, readings: Sequence[Reading]) -> None:
         await self._books.take_node_time(readings)
 
-    async def node_hours(self, since_unix_ms: int, until_unix_ms: int) -> list[NodeHour]:
-        return await self._books.node_hours(since_unix_ms, until_unix_ms)
+    async def node_hours(self, since_unix_ms: int, until_unix_ms: int, step_ms: int) -> list[NodeHour]:
+        return await self._books.node_hours(since_unix_ms, until_unix_ms, step_ms)
 
     async def experiment(self, name: str, version: str) -> list[ArmTally]:
         return await self._books.experiment(name, version)
@@ -275,8 +275,8 @@ class LedgerHandle:
     async def take_node_time(self, readings: Sequence[Reading]) -> None:
         await _within(INGEST_TIMEOUT_S, self._take_node_time, readings)
 
-    async def node_hours(self, since_unix_ms: int, until_unix_ms: int) -> list[NodeHour]:
-        found: list[NodeHour] = await _within(READ_TIMEOUT_S, self._node_hours, since_unix_ms, until_unix_ms)
+    async def node_hours(self, since_unix_ms: int, until_unix_ms: int, step_ms: int) -> list[NodeHour]:
+        found: list[NodeHour] = await _within(READ_TIMEOUT_S, self._node_hours, since_unix_ms, until_unix_ms, step_ms)
         return found
 
     async def experiment(self, name: str, version: str) -> list[ArmTally]:

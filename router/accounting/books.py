@@ -273,9 +273,9 @@ class Books:
         """See `NodeTimeStore.take`."""
         await self._write(lambda: self._store.node_time.take(readings, _now_unix_ms()))
 
-    async def node_hours(self, since_unix_ms: int, until_unix_ms: int) -> list[NodeHour]:
+    async def node_hours(self, since_unix_ms: int, until_unix_ms: int, step_ms: int) -> list[NodeHour]:
         """See `NodeTimeStore.hours`."""
-        return await self._read("usage", lambda: self._store.node_time.hours(since_unix_ms, until_unix_ms))
+        return await self._read("usage", lambda: self._store.node_time.hours(since_unix_ms, until_unix_ms, step_ms))
 
     async def experiment(self, name: str, version: str) -> list[ArmTally]:
         """See `ExperimentStore.tallies`."""

@@ -36,6 +36,8 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class NodeHour:
+    """Of an hour, or of the day, or other step, that begins then."""
+
     at_unix_ms: int
     model: str
     microusd_per_hour: int
@@ -83,15 +85,22 @@ class NodeTimeStore:
             (now_unix_ms // HOUR_MS * HOUR_MS, reading.model, reading.microusd_per_hour, *added),
         )
 
-    def hours(self, since_unix_ms: int, until_unix_ms: int) -> list[NodeHour]:
-        """Of the hours that begin in [since, until), oldest first."""
+    def hours(self, since_unix_ms: int, until_unix_ms: int, step_ms: int = HOUR_MS) -> list[NodeHour]:
+        """Of the hours that begin in [since, until), summed by `step_ms`, oldest first; up to `MAX_ROWS` and one."""
+        at = f"hour_unix_ms / {step_ms} * {step_ms}"
+        sums = (f"CAST(SUM({name}) AS BIGINT)" for name in ("replica_ms", "busy_ms"))  # PostgreSQL's is decimal
         with self._database.reading(EVERY_ORG) as reader:
             rows = reader.execute(
-                "SELECT hour_unix_ms, model, microusd_per_hour, replica_ms, busy_ms FROM node_hours "
-                "WHERE hour_unix_ms >= ? AND hour_unix_ms < ? ORDER BY hour_unix_ms, model, microusd_per_hour",
-                (since_unix_ms, until_unix_ms),
+                f"SELECT {at}, model, microusd_per_hour, {', '.join(sums)} FROM node_hours "
+                "WHERE hour_unix_ms >= ? AND hour_unix_ms < ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT ?",
+                (since_unix_ms, until_unix_ms, MAX_ROWS + 1),
             ).fetchall()
         return [NodeHour(*row) for row in rows]
+
+
+def step_of(query: UsageQuery) -> int:
+    """By which the time of replicas is to be summed for `node_rows`, in ms."""
+    return HOUR_MS if "hour" in query.group_by else DAY_MS
 
 
 def whole_hours(query: UsageQuery) -> UsageQuery:
@@ -110,11 +119,10 @@ def node_rows(
     hours: Sequence[NodeHour], charged: Sequence[Mapping[str, Any]], query: UsageQuery
 ) -> list[dict[str, Any]]:
     """A row for each model (and hour, or day) of which there is a replica's time. charged: the usage of the same time
-    and groups. Raises `InvalidRequest` where that has more rows than are read."""
-    if len(charged) > MAX_ROWS:
+    and groups. Raises `InvalidRequest` where there are more rows of one of the two than are read."""
+    if max(len(charged), len(hours)) > MAX_ROWS:
         raise InvalidRequest(
-            f"The requests of this time have more than {MAX_ROWS} rows; ask for a shorter time or for fewer groups.",
-            "group_by",
+            f"This takes more than {MAX_ROWS} rows; ask for a shorter time or for fewer groups.", "group_by"
         )
     steps = {"hour": HOUR_MS, "day": DAY_MS}
     found: dict[tuple[Any, ...], list[int]] = {}

@@ -623,6 +623,11 @@ def test_time_of_replicas_counts_once_however_often_a_meter_is_read(make_store: 
     first = NodeHour(hour, "m", 3_600_000, 100_000, 40_000)
     assert store.node_time.hours(0, 2**50) == [first, *found]
     assert store.node_time.hours(hour + 1, 2**50) == found
+    by_day = store.node_time.hours(0, 2**50, 48 * HOUR)
+    assert [(each.microusd_per_hour, each.replica_ms, each.busy_ms) for each in by_day] == [
+        (7, 160_000, 160_000),
+        (3_600_000, 160_000, 100_000),
+    ]
     rows = node_rows([first, *found], [{"model": "m", "cost_microusd": 5}], UsageQuery(None, 0, 2**50, ("model",)))
     cost, busy = 100_000 + 60_000, 40_000 + 60_000  # and 160 s of 7 micro-USD an hour, which is less than one
     money = {"cost_microusd": cost, "busy_microusd": busy, "idle_microusd": cost - busy, "charged_microusd": 5}
