@@ -15,6 +15,7 @@ from router.admission import REUSABLE_S, Admission
 from router.ports import Grant, Ticket
 from router.settings import BatcherSettings
 from router.work import SETTLED_S
+from tests.unit.test_pipeline import ask, make_world, unary
 
 TICKET = Ticket("r", "b", "org", 0, 5.0)
 
@@ -197,3 +198,23 @@ async def test_a_backend_without_a_replica_is_known_and_woken_once(core: Admissi
     assert core.queued() == {"b": 1}, "as if a request waited"
     core.set_replicas("b", 1)
     assert core.queued() == {"b": 0}
+
+
+async def test_from_the_question_to_the_autoscaler_and_back() -> None:
+    world, small = make_world(), "SimulatedModel:small-1"
+    core = Admission(dict.fromkeys(world.pipeline.stages.backends, 4), BatcherSettings())
+    for name in world.pipeline.stages.backends:
+        core.set_replicas(name, int(name != small))
+    handle = world.pipeline.stages.batcher = BatcherHandle(Hop(core))  # type: ignore[arg-type]
+    handle.start()
+    await asyncio.sleep(0.02)
+    assert (await unary(world, ask("easy")))[0].model == "medium-1"
+    await asyncio.sleep(0.02)
+    assert core.queued()[small] == 1, "for which Serve starts a replica"
+    core.set_replicas(small, 1)
+    await asyncio.sleep(0.1)
+    assert (await unary(world, ask("as easy")))[0].model == "small-1"
+    core.set_replicas(small, 0)
+    assert core.queued()[small] == 0, "nobody has asked since"
+    await handle.close()
+    assert all(load.running == 0 for load in core.snapshot().values())
