@@ -41,6 +41,7 @@ def candidates(
             pipeline.node_costs.factor(name),
             total_ms,
             routing.asleep == "avoid" and backend in asleep,
+            limits.max_ttft_ms is not None and pipeline.latencies.stale(name),
         )
 
     return [candidate(entry) for entry in pipeline.entries.values()]

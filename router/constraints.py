@@ -23,12 +23,13 @@ class Candidate:
     """A model that is deployed. The costs are for this request, at the price that is charged.
 
     node_factor: by which its node's time really costs more, as measured (`router.node_costs`); choices go by that.
-    first_token_ms: what it was measured to take to the first token, at the 95th percentile; None: not measured.
+    first_token_ms: what it was measured to take to the first token, at the 95th percentile; None: not measured. stale:
+        that is of some time ago, so it is heeded where models are compared, and is no reason to leave this one out.
     switch_cost_microusd: what leaving the model that has the conversation costs; 0 for that model.
     rests: it could not be reached the last few times. asleep: none of its replicas runs; its first answer would wait
         for one.
-    total_ms: the 95th percentile of the time to the end of an answer as long as this one may get; None: not measured,
-        or nobody asks.
+    total_ms: the 95th percentile of the time to the end of an answer as long as this one may get; None: not measured of
+        late, or nobody asks.
     """
 
     entry: ModelEntry
@@ -40,6 +41,7 @@ class Candidate:
     node_factor: float = 1.0
     total_ms: float | None = None
     asleep: bool = False
+    stale: bool = False
 
     @property
     def real_cost_microusd(self) -> float:
@@ -145,7 +147,7 @@ def max_cost(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
 
 def max_ttft(demand: Demand, candidate: Candidate) -> SwitchyardError | None:
     limit, measured = demand.limits.max_ttft_ms, candidate.first_token_ms
-    if limit is None or measured is None or measured <= limit:
+    if limit is None or measured is None or candidate.stale or measured <= limit:
         return None
     return NoEligibleModel(
         f"Model '{candidate.entry.name}' takes {measured:.0f} ms to its first token (95th percentile, measured) and at "

@@ -14,7 +14,7 @@ from models.messages import ChatRequest
 from router.events import Attempt, Principal, Record, RequestClosed
 
 KEPT = 128
-KEPT_S = 600.0
+RECENT_S = 600.0
 """Who was too slow for everybody is asked no more, and so is not measured either: until then only."""
 LEAST = 8
 MOST_CONVERSATIONS = 20_000
@@ -24,8 +24,9 @@ FORGOTTEN_S = 60.0
 
 
 class Latencies:
-    """How long the last `KEPT` answers of each model took, for `KEPT_S`: a sink of records. The models are those of
-    the configuration, so this is bounded. A time is None before there are `LEAST`."""
+    """How long the last `KEPT` answers of each model took, those of the last `RECENT_S` where these are `LEAST`: a sink
+    of records. The models are those of the configuration, so this is bounded. A time is None before there are `LEAST`.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -42,20 +43,24 @@ class Latencies:
 
     def first_token_ms(self, model: str) -> float | None:
         """The 95th percentile, of those that came in pieces where enough did."""
-        seen = self._of(model)
+        seen = self._recent(model) or self._seen.get(model, ())
         pieces = [answer.first_ms for answer in seen if answer.begun_ms]
         return _p95(pieces if len(pieces) >= LEAST else [answer.first_ms for answer in seen])
 
     def total_ms(self, model: str, most_tokens: int) -> float | None:
-        """The 95th percentile of the time to the end, as if longer answers had ended after `most_tokens`."""
-        return _p95([answer.total_ms_of(most_tokens) for answer in self._of(model)])
+        """The 95th percentile of the time to the end, as if longer answers had ended after `most_tokens`; None where
+        it was not measured of late."""
+        return _p95([answer.total_ms_of(most_tokens) for answer in self._recent(model)])
 
-    def _of(self, model: str) -> Sequence[_Answer]:
-        seen = self._seen.get(model, deque())
-        oldest_s = self._clock() - KEPT_S
-        while seen and seen[0].at_s < oldest_s:
-            seen.popleft()
-        return seen
+    def stale(self, model: str) -> bool:
+        """Whether it was not measured of late."""
+        return not self._recent(model)
+
+    def _recent(self, model: str) -> Sequence[_Answer]:
+        """Where there are enough."""
+        oldest_s = self._clock() - RECENT_S
+        found = [answer for answer in self._seen.get(model, ()) if answer.at_s >= oldest_s]
+        return found if len(found) >= LEAST else ()
 
 
 class _Answer(NamedTuple):

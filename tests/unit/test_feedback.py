@@ -9,7 +9,7 @@ import pytest
 from models.errors import NotFound
 from router.accounting.feedback import Feedback, wilson
 from router.experience import HALF_LIFE_S, Experience
-from router.measured import KEPT_S, Conversations, Latencies
+from router.measured import RECENT_S, Conversations, Latencies
 from router.settings import RoutingSettings
 from tests.contract.test_stores import closed
 from tests.unit.test_http_app import KEY, Door, open_door
@@ -136,17 +136,19 @@ def test_the_time_to_the_end_is_that_of_an_answer_as_long_as_this_one_may_get() 
     assert seen.first_token_ms("m") == 100.0, "which those that came in one piece say nothing about"
 
 
-def test_who_was_too_slow_is_tried_again_after_a_while() -> None:
+def test_times_of_long_ago_exclude_nobody_and_new_ones_take_their_place() -> None:
     now_s = 0.0
     seen = Latencies(lambda: now_s)
     slow = replace(closed("r").attempts[1], ttft_ms=9_000.0, total_ms=10_000.0, output_tokens=10)
-    for _ in range(8):
+    for _ in range(100):
         seen(closed("r", attempts=(slow,)))
-    now_s = KEPT_S - 1
-    assert (seen.first_token_ms("m"), seen.total_ms("m", 10)) == (9_000.0, 10_000.0)
-    seen(closed("r", attempts=(slow,)))
-    now_s = KEPT_S + 1
-    assert (seen.first_token_ms("m"), seen.total_ms("m", 10)) == (None, None)
+    now_s = RECENT_S
+    assert (seen.first_token_ms("m"), seen.total_ms("m", 10), seen.stale("m")) == (9_000.0, 10_000.0, False)
+    now_s += 1
+    assert (seen.first_token_ms("m"), seen.total_ms("m", 10), seen.stale("m")) == (9_000.0, None, True)
+    for _ in range(8):
+        seen(closed("r", attempts=(replace(slow, ttft_ms=90.0, total_ms=100.0),)))
+    assert (seen.first_token_ms("m"), seen.total_ms("m", 10), seen.stale("m")) == (90.0, 100.0, False)
 
 
 async def test_a_named_model_after_auto_speaks_against_the_one_that_auto_chose(door: Door) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from models.catalog import Price
+from router.measured import RECENT_S, Latencies
 from tests.unit.test_http_app import KEY, Door, open_door
 from tests.unit.test_pipeline import make_world
 
@@ -72,6 +73,16 @@ async def test_where_nobody_is_left_the_tightest_limit_is_named_and_all_say_why(
     assert f"the tightest is {name}, which excludes 2 of 2" in error["message"]
     excluded = error["switchyard"]["excluded"]
     assert excluded.keys() == MODELS and all(why in reason for reason in excluded.values())
+
+
+@pytest.mark.parametrize("name", ["max_ttft_ms", "max_latency_ms"])
+async def test_who_was_too_slow_for_all_is_tried_again(door: Door, name: str) -> None:
+    now_s = 0.0
+    door.world.pipeline.latencies = Latencies(lambda: now_s)
+    await measured(door)
+    assert (await asked(door, "/v1/chat/completions", **{name: 1e-6})).status_code == 422
+    now_s = RECENT_S + 1
+    assert (await asked(door, "/v1/chat/completions", **{name: 1e-6})).status_code == 200
 
 
 async def test_each_limit_says_whom_it_excludes(door: Door) -> None:
