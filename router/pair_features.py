@@ -47,6 +47,10 @@ _MUST = lexicon.words(
     must should may might can could have need ought
     """
 )
+_MOST_LEFT = 64
+"""Where more words of both texts are left, nobody looks for slips of the pen among them: that takes the square of their
+number, and they ask for something else anyway."""
+
 _TENSES = (_PAST, _COMING, _MUST)
 _OTHERS = lexicon.FUNCTION_WORDS["english"] - _PREPOSITIONS - _PRONOUNS
 
@@ -118,32 +122,45 @@ def _left(a: Facts, b: Facts) -> tuple[list[str], list[str], int, int, int]:
     left_a, left_b = without(a.core, b.core), without(b.core, a.core)
     synonyms = typos = related = 0
     if left_a and left_b:
-        synonyms = _pair_off(left_a, left_b, _same)
-        typos = _pair_off(left_a, left_b, _typo)
-        related = _pair_off(left_a, left_b, _related)
+        synonyms = _pair_off(left_a, left_b, same_word)
+        if min(len(left_a), len(left_b)) <= _MOST_LEFT:
+            typos = _pair_off(left_a, left_b, _letter, _typo)
+        related = _pair_off(left_a, left_b, _beginning)
     less, more = sorted((left_a, left_b), key=lambda left: (len(left), sum(map(len, left))))
     return less, more, synonyms, typos, related
 
 
-def _pair_off(left_a: list[str], left_b: list[str], alike: Callable[[str, str], bool]) -> int:
-    """Take pairs that are `alike` off both lists. Returns how many."""
-    found = 0
-    for word in left_a[:]:
-        for other in left_b:
-            if alike(word, other):
-                left_a.remove(word)
-                left_b.remove(other)
-                found += 1
-                break
+def _pair_off(
+    left_a: list[str], left_b: list[str], key: Callable[[str], str], alike: Callable[[str, str], bool] | None = None
+) -> int:
+    """Take pairs off both lists that have a `key` in common, which "" is none of, and are `alike`, where that is asked.
+    Returns how many."""
+    places: dict[str, list[int]] = {}
+    for at, word in enumerate(left_b):
+        places.setdefault(key(word), []).append(at)
+    places.pop("", None)
+    kept: list[str] = []
+    for word in left_a:
+        near = places.get(key(word), [])
+        match = next((at for at in near if alike is None or alike(word, left_b[at])), None)
+        if match is None:
+            kept.append(word)
+        else:
+            near.remove(match)
+            left_b[match] = ""
+    found = len(left_a) - len(kept)
+    if found:
+        left_a[:], left_b[:] = kept, filter(None, left_b)
     return found
 
 
-def _same(a: str, b: str) -> bool:
-    return same_word(a) == same_word(b)
+def _beginning(word: str) -> str:
+    return word[:4] if len(word) > 3 else ""
 
 
-def _related(a: str, b: str) -> bool:
-    return a[:4] == b[:4] and min(len(a), len(b)) > 3
+def _letter(word: str) -> str:
+    """The first one, of words that may have a slip of the pen."""
+    return word[0] if len(word) > 4 else ""
 
 
 def _typo(a: str, b: str) -> bool:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.facts import facts
-from router.pair_features import FEATURES, _longest_common, _typo, pair_features
+from router.pair_features import FEATURES, _beginning, _letter, _longest_common, _pair_off, _typo, pair_features
+from router.synonyms import same_word
 
 
 def named(a: str, b: str, cosine: float = 0.9) -> dict[str, float]:
@@ -46,6 +47,38 @@ def test_the_longest_common_subsequence(a: list[str], b: list[str]) -> None:
         for j, y in enumerate(b):
             table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
     assert _longest_common(tuple(a), tuple(b)) == table[-1][-1]
+
+
+words = st.lists(st.sampled_from(("begin", "start", "started", "starter", "stater", "car", "auto", "autos", "a")))
+
+
+@given(words, words)
+def test_words_are_paired_off_with_the_first_that_is_alike(a: list[str], b: list[str]) -> None:
+    ways = (
+        (same_word, None, lambda x, y: same_word(x) == same_word(y)),
+        (_letter, _typo, _typo),
+        (_beginning, None, lambda x, y: x[:4] == y[:4] and min(len(x), len(y)) > 3),
+    )
+    for key, alike, whether in ways:
+        left_a, left_b = a[:], b[:]
+        for word in a:
+            match = next((other for other in left_b if whether(word, other)), None)
+            if match is not None:
+                left_a.remove(word)
+                left_b.remove(match)
+        of_a, of_b = a[:], b[:]
+        assert _pair_off(of_a, of_b, key, alike) == len(a) - len(left_a)
+        assert (of_a, of_b) == (left_a, left_b)
+
+
+def test_two_long_texts_of_other_words_hold_nobody_up() -> None:
+    """A shard serves all tenants, and stands still meanwhile."""
+    a, b = (facts("compare " + " ".join(f"{first}{chr(97 + n % 26)}{n}word" for n in range(560))) for first in "pq")
+    c = facts("compare " + " ".join(f"p{chr(97 + n % 26)}{n}other" for n in range(560)))
+    began_s = time.thread_time()
+    pair_features(a, b, 0.9)
+    pair_features(a, c, 0.9)
+    assert time.thread_time() - began_s < 0.15
 
 
 def test_slips_of_the_pen() -> None:
