@@ -255,7 +255,7 @@ class Answer:
             case "response.function_call_arguments.delta":
                 self._argue(event["output_index"], event["delta"], events)
             # Not all servers send the pieces, or both of these.
-            case "response.function_call_arguments.done" if not self._calls[event["output_index"]]:
+            case "response.function_call_arguments.done" if self._calls.get(event["output_index"]) == 0:
                 self._argue(event["output_index"], event["arguments"], events)
             case "response.output_item.done" if event["item"]["type"] == "function_call":
                 self._call(event["output_index"], event["item"], events)

@@ -161,7 +161,12 @@ def test_calls_side_by_side_keep_their_arguments_whatever_the_cuts(at: list[int]
 def test_a_call_may_come_whole_when_it_is_done() -> None:
     item = {"type": "function_call", "call_id": "call_a", "name": "clock", "arguments": '{"in": 1}'}
     done = {"type": "response.output_item.done", "output_index": 4, "item": item}
-    for said in ((done,), (called(4, "call_a", "clock"), done), (*CALLS[:3], *CALLS[4:7], CALLS[3], done)):
+    for said in (
+        (done,),
+        (argued(4, '{"in": 1}', "done"), done),
+        (called(4, "call_a", "clock"), done),
+        (*CALLS[:3], *CALLS[4:7], CALLS[3], done),
+    ):
         assert fold(decoded(*said, whole())).tool_calls[-1] == ToolCall("call_a", "clock", '{"in": 1}')
     told = called(4, "call_a", "clock"), argued(4, '{"in": 1}'), argued(4, '{"in": 1}', "done"), done
     assert [call.arguments for call in fold(decoded(*told, whole())).tool_calls] == ['{"in": 1}']
