@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -121,6 +122,7 @@ class OutsideLog:
         """encoder: what makes the vectors. Those that another one made are not read."""
         self._store, self._sealer, self._encoder = store, sealer, encoder
         self._pending: dict[tuple[str, str], Record] = {}
+        self._new_acts = 0
         self.dropped = self.torn = self.acts_torn = 0
 
     # ---- what is added ---------------------------------------------------------------------------------------------
@@ -176,6 +178,9 @@ class OutsideLog:
             some = records[start : start + CHUNK]
             self._store.put([self._act_row(record) for record in some if isinstance(record, Bar)])
             self._store.put([self._row(record) for record in some if isinstance(record, Stored)])
+        self._new_acts += sum(isinstance(record, Bar) for record in records)
+        if self._new_acts >= MAX_BARS:
+            self.acts(time.time())  # there would be ever more of them
 
     # ---- what is there ---------------------------------------------------------------------------------------------
 
@@ -200,7 +205,8 @@ class OutsideLog:
             self._store.put([self._act_row(one)])
             for start in range(0, len(over), CHUNK):
                 self._store.remove(ACTS, [_place(bar)[1] for bar in over[start : start + CHUNK]])
-            return [one, *named[-MAX_BARS:]]
+            found = [one, *named[-MAX_BARS:]]
+        self._new_acts = 0
         return found
 
     def forget(self, selection: Selection, embedding: bytes | None, mine: Callable[[str], bool]) -> int:

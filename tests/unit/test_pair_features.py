@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.facts import facts
@@ -52,6 +52,7 @@ def test_the_longest_common_subsequence(a: list[str], b: list[str]) -> None:
 words = st.lists(st.sampled_from(("begin", "start", "started", "starter", "stater", "car", "auto", "autos", "a")))
 
 
+@settings(max_examples=50)
 @given(words, words)
 def test_words_are_paired_off_with_the_first_that_is_alike(a: list[str], b: list[str]) -> None:
     ways = (
