@@ -37,7 +37,7 @@ COMMAND = price(input=2.5, output=10)
 
 
 def by_openai(usage: dict[str, Any]) -> Usage:
-    found = openai_compatible._usage(usage)
+    found = openai_compatible.token_usage(usage, "prompt", "completion")
     assert found is not None
     return found
 
