@@ -189,11 +189,11 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from cluster.usage_export import export  # it and the books are for this command alone
+    from cluster.usage_export import Form, export  # it and the books are for this command alone
     from router.accounting.usage import parse_usage_query
 
     query = parse_usage_query({"since": arguments.since, "until": arguments.until}, int(time.time() * 1000))
-    form = "days" if arguments.by_day else arguments.format
+    form: Form = "days" if arguments.by_day else arguments.format
     url = os.environ.get("SWITCHYARD_LEDGER_URL", "")
     rows = export(_data_dir(arguments), arguments.file, form, query, url=url)
     print(f"{rows} {'request' if rows == 1 else 'requests'} written to {arguments.file}")

@@ -64,7 +64,8 @@ def _outcomes(path: Path, org: str | None) -> dict[str, list[tuple[float, float]
 def _rounded(value: float) -> float:
     """Downwards, to four digits, so that the answer which it was learned from stays in."""
     digits = 3 - math.floor(math.log10(-value)) if value < 0 else 0
-    return math.floor(value * 10**digits) / 10**digits
+    scale: float = 10**digits
+    return math.floor(value * scale) / scale
 
 
 def _or_dash(value: float) -> str:

@@ -45,7 +45,7 @@ def prompts_by_request(path: Path) -> dict[str, tuple[Message, ...]]:
 
 def conversation(prompt: Any) -> tuple[Message, ...]:
     """Raises KeyError, TypeError or ValueError for what is no prompt."""
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    turns: list[dict[str, Any]] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     messages = []
     for turn in turns:
         if not isinstance(turn["content"], str) or turn["role"] not in ("system", "developer", "user", "assistant"):

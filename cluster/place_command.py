@@ -29,7 +29,7 @@ def place_model(model: str, tier: str, labels: Path | None, log: Path | None) ->
             f"place a model: give {LEAST_OUTCOMES} or more of questions that a large model answers better, with "
             "--labels or --log."
         )
-    found = place(telling, TIERS.index(tier) / (len(TIERS) - 1))  # type: ignore[arg-type]
+    found = place(telling, TIERS.index(tier) / (len(TIERS) - 1))
     return "\n".join(
         (
             f"{found.outcomes} of {len(outcomes)} outcomes tell a small model from a large one; of these "

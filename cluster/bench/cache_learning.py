@@ -35,9 +35,12 @@ from numpy.typing import NDArray
 
 from models.encoder import Encoder
 from models.trees import load
+from router.cache_entries import Entry
 from router.cache_eval import Bench
 from router.facts import facts
 from router.pair_features import FEATURES, pair_features
+from router.ports import CacheKey
+from router.scope_index import Vector
 from router.verifier import WEIGHTS, Judgement, packaged
 from router.vetoes import veto
 
@@ -99,8 +102,7 @@ class Reader:
         self._answers: set[str] = set()
 
     def read(self, row: dict[str, Any]) -> Asked:
-        self._seen, self._names = ("", ()), []
-        told = self._bench.lookup(row["body"])
+        told = self._looked_up(row["body"])
         asked = Asked(possible=row["ans"] in self._answers)
         if told["hit"]:
             asked.hit = self._same(row, told["key"])
@@ -121,14 +123,18 @@ class Reader:
         self._bench.insert(row["body"], name)
         return asked
 
+    def _looked_up(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._seen, self._names = ("", ()), []
+        return self._bench.lookup(body)
+
     def _same(self, row: dict[str, Any], name: str) -> bool | None:
         other = self._stored[name]
         if other["ans"] == row["ans"]:
             return True
         return None if other["ans"] in row["maybe"] or row["ans"] in other["maybe"] else False
 
-    def _candidates(self, *given: Any) -> Any:
-        found = self._find(*given)
+    def _candidates(self, key: CacheKey, vector: Vector) -> list[tuple[float, int, Entry]]:
+        found = self._find(key, vector)
         self._names = [entry.answer.answer_id for _, _, entry in found]
         return found
 
@@ -185,8 +191,8 @@ def report(stream: Sequence[Asked]) -> None:
         held["a candidate without a veto" if free else "only with a veto" if right else "no candidate"] += 1
     print(f"{count} requests, right in the same spelling {before[0] / count:.2%}, wrong {before[1] / count:.2%}")
     print("answers that are there besides:", ", ".join(f"{n} {what} ({n / count:.2%})" for what, n in held.items()))
-    free = held["a candidate without a veto"]
-    print(f"right at most, with these vetoes: {(before[0] + free) / count:.2%}")
+    findable = before[0] + held["a candidate without a veto"]
+    print(f"right at most, with these vetoes: {findable / count:.2%}")
 
     ruled_out = Counter(_NAMES[same] for each in stream for same in each.ruled_out)
     print(f"the best candidates behind a veto, of requests with none from {SERVED} up without: {dict(ruled_out)}")

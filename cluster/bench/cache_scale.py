@@ -85,7 +85,8 @@ class Corpus:
         share = rng.uniform(0.3, 0.8, (len(numbers), 1)).astype(np.float32)
         noise = rng.standard_normal((len(numbers), self._vectors.shape[1])).astype(np.float32) / 20
         found = self._vectors[numbers % BASES] + share * (self._vectors[numbers * 7919 % BASES] + 0.7 * noise)
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        unit: Vectors = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return unit
 
 
 def fill(folder: Path, entries: int) -> None:

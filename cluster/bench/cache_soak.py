@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from models.messages import Finish, TextDelta, Usage
+from models.messages import Event, Finish, TextDelta, Usage
 from router.audits import MAX_PENDING, MAX_TENANTS
 from router.coalescing import MAX_CLAIMS
 from router.fingerprint import partition
@@ -106,7 +106,8 @@ class Soak:
         words = tuple(TextDelta(f"word {n}", 1) for n in range(self._rng.randrange(1, 60)))
         ttl_s = self._rng.choice((2.0, 600.0, 600.0))
         made_s = 1e9 + self.steps / 100
-        events, cost = (*words, Finish("stop")), self._rng.randrange(1000)
+        events: tuple[Event, ...] = (*words, Finish("stop"))
+        cost = self._rng.randrange(1000)
         answer = CachedAnswer(f"req {self.steps}", "m", events, Usage(5, 9), cost, made_s, ttl_s, (), made_s)
         return key, answer, vector.tobytes()
 

@@ -62,6 +62,8 @@ class Connection(asyncio.Protocol):
     @classmethod
     async def open(cls, url: str) -> Self:
         address = urlsplit(url)
+        if address.hostname is None:
+            raise ValueError(f"'{url}' names no host")
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(cls, address.hostname, address.port or 80)
         return connection

@@ -57,7 +57,8 @@ def _ask(cluster: Cluster, model: str, tokens: int) -> float:
     started_s = time.perf_counter()
     answer = httpx.post(f"{cluster.base_url}/v1/chat/completions", headers=_key(cluster), json=body, timeout=_ANSWER_S)
     took_s = time.perf_counter() - started_s
-    return round(answer.raise_for_status().json()["usage"]["completion_tokens"] / took_s, 1)
+    tokens_made: int = answer.raise_for_status().json()["usage"]["completion_tokens"]
+    return round(tokens_made / took_s, 1)
 
 
 def _key(cluster: Cluster) -> dict[str, str]:

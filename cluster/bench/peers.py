@@ -42,7 +42,15 @@ def litellm(upstream_url: str, scratch: Path, folder: Path = FOLDER) -> Iterator
     }
     path = scratch / "litellm.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
-    command = [folder / "litellm/bin/litellm", "--config", path, "--host", "127.0.0.1", "--port", str(port)]
+    command: list[str | Path] = [
+        folder / "litellm/bin/litellm",
+        "--config",
+        path,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     # It would look for prices on the internet, and for a worse or better second before it gives up.
     settings = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
     url = f"http://127.0.0.1:{port}"
@@ -59,7 +67,7 @@ def portkey(upstream_url: str, scratch: Path, folder: Path = FOLDER) -> Iterator
     script = folder / "portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
     url = f"http://127.0.0.1:{port}"
     name = "Portkey gateway"
-    command = ["node", script, "--headless", f"--port={port}"]
+    command: list[str | Path] = ["node", script, "--headless", f"--port={port}"]
     with running_server(name, command, url, scratch / "portkey.log", {}, START_S):
         headers = {"x-portkey-provider": "openai", "x-portkey-custom-host": f"{upstream_url}/v1"}
         yield Target(name, f"{url}/v1/chat/completions", MODEL, "sk-upstream", True, headers)

@@ -84,7 +84,8 @@ def serving(binaries: Path | None = None, libraries: str = "") -> Iterator[Serve
 
     Raises `InternalError` where there is none.
     """
-    root, user = Path(tempfile.mkdtemp(prefix="switchyard-postgres-", dir="/tmp")), None
+    root = Path(tempfile.mkdtemp(prefix="switchyard-postgres-", dir="/tmp"))
+    user: str | None = None
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "LD_LIBRARY_PATH": libraries}
     server: Server | None = None
     try:
@@ -93,10 +94,9 @@ def serving(binaries: Path | None = None, libraries: str = "") -> Iterator[Serve
             user = "nobody"
             shutil.chown(root, user)
         data = root / "data"
-        subprocess.run(
-            [binaries / "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", data],
-            **{"check": True, "env": environment, "user": user, "stdout": subprocess.DEVNULL, "cwd": root},
-        )
+        making: list[str | Path] = [binaries / "initdb", "--no-sync", "--auth=trust", "--username=postgres"]
+        making += ["--encoding=UTF8", data]
+        subprocess.run(making, check=True, env=environment, user=user, stdout=subprocess.DEVNULL, cwd=root)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

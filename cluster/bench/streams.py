@@ -173,7 +173,8 @@ def engine_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     """What Switchyard gives vLLM's engine for a model of its config (`deployments/llm_server.py`)."""
     entry = model["entry"]
     told = {"dtype": entry["dtype"], "max_model_len": entry["context_tokens"], "max_num_seqs": entry["max_batch"]}
-    return told | model.get("engine_args", {})
+    arguments: dict[str, Any] = told | model.get("engine_args", {})
+    return arguments
 
 
 def engine_environment(model: Mapping[str, Any]) -> dict[str, str]:

@@ -107,7 +107,7 @@ def ask(store: SQLiteStore, queries: int, kind: Kind) -> list[tuple[float, float
 
 
 def summary(times_ms: Sequence[tuple[float, float]]) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for name, times in zip(("", "cpu_"), zip(*times_ms, strict=True), strict=True):
         cuts = statistics.quantiles(times, n=100, method="inclusive")
         found |= {f"{name}p50_ms": round(cuts[49], 1), f"{name}p95_ms": round(cuts[94], 1)}
