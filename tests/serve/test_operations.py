@@ -1,4 +1,4 @@
-"""What operators do, and what happens to them: changes without restarts, deaths, deployments, models that sleep."""
+"""What operators do, and what happens to them: changes without restarts, models that sleep, deaths."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from tests.serve.product import OPERATOR, Product, key_of, until, user
 
 ROOT = Path(__file__).parents[2]
 OFF = {"switchyard": {"cache": "off"}}
+ASLEEP = "SimulatedModel:sim-asleep"
+PROVE = "Prove that there are infinitely many primes."
 
 
 # ---- changes without a restart -------------------------------------------------------------------------------------
 
 
+def route(product: Product, text: str, **switchyard: str) -> dict[str, Any]:
+    body = {"model": "auto", "messages": user(text), "switchyard": switchyard}
+    decision: dict[str, Any] = product.http().post("/v1/route", json=body).json()["decision"]
+    return decision
+
+
 def routed_to(product: Product, text: str) -> str:
-    body = {"model": "auto", "messages": user(text), "switchyard": {"strategy": "complexity"}}
-    tier: str = product.http().post("/v1/route", json=body).json()["decision"]["tier"]
-    return tier
+    return str(route(product, text, strategy="complexity")["tier"])
 
 
 def everywhere(product: Product, check: Any) -> bool:
@@ -31,14 +37,27 @@ def everywhere(product: Product, check: Any) -> bool:
     return all(check() for _ in range(4))
 
 
+def wakes_while_another_answers(product: Product) -> None:
+    """`auto` would choose the model that sleeps; who names it waits for it."""
+    until(lambda: everywhere(product, lambda: route(product, PROVE)["wakes"] == "sim-asleep"))
+    assert product.replicas(ASLEEP) == {}, "to be told the way wakes nobody"
+    answer = product.chat(PROVE, "auto", max_tokens=4, **OFF)
+    assert answer.status_code == 200 and answer.headers["x-switchyard-model"] != "sim-asleep", answer.text
+    until(lambda: product.deployments()[ASLEEP]["target_num_replicas"] == 1)
+    answer = product.chat("Wake up", "sim-asleep")
+    assert answer.status_code == 200 and len(product.replicas(ASLEEP)) == 1, answer.text
+    until(lambda: everywhere(product, lambda: route(product, PROVE)["model"] == "sim-asleep"))
+
+
 def test_prices_thresholds_and_keys_change_without_a_restart(product: Product) -> None:
     before = {name: product.replicas(name) for name in product.deployments()}
+    assert before.pop(ASLEEP) == {}
     assert routed_to(product, "Hi") == "small"
     assert product.chat("What do you cost?", **OFF).headers["x-switchyard-cost-microusd"] == "0"
     keys = [{"sha256": hash_key(key_of(org)), "org": org} for org in ("acme", "newcomer")]
     changes = {
         "prices": {"sim": {"output": "2", "version": "tomorrow"}},
-        "routing": {"medium_from": 0.0, "large_above": 1.0},
+        "routing": {"medium_from": 0.0, "large_above": 1.0, "quality": {"sim-asleep": 2.0}},
         "keys": keys,
     }
     with product.reconfigured("Ingress", **changes):
@@ -49,9 +68,10 @@ def test_prices_thresholds_and_keys_change_without_a_restart(product: Product) -
             "tomorrow"
         )
         assert product.chat("Am I still known?", org="globex").status_code == 401
+        wakes_while_another_answers(product)
     until(lambda: everywhere(product, lambda: routed_to(product, "Hi") == "small"))
     assert product.chat("Am I known?", org="newcomer").status_code == 401
-    assert {name: product.replicas(name) for name in product.deployments()} == before
+    assert {name: product.replicas(name) for name in before} == before
 
 
 # ---- deaths --------------------------------------------------------------------------------------------------------
@@ -101,13 +121,3 @@ def test_a_stage_that_dies_stops_no_request(product: Product, deployment: str) -
     until(lambda: product.http().get("/ready").status_code == 200)
     receipt = product.receipt(answer.headers["x-switchyard-request-id"])
     assert receipt["status"] == "ok"
-
-
-# ---- models that sleep ---------------------------------------------------------------------------------------------
-
-
-def test_a_model_at_zero_wakes_for_its_first_request(product: Product) -> None:
-    assert product.replicas("SimulatedModel:sim-asleep") == {}
-    answer = product.chat("Wake up", "sim-asleep")
-    assert answer.status_code == 200, answer.text
-    assert len(product.replicas("SimulatedModel:sim-asleep")) == 1
