@@ -16,7 +16,7 @@ from pathlib import Path
 from models.demo.dataset import balanced_items
 from models.demo.evaluate import answer
 
-SEED, PER_DIFFICULTY = 3000, 900
+SEED, PER_DIFFICULTY = 3000, 4000
 _WEIGHTS = Path(__file__).with_name("weights")
 
 

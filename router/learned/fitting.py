@@ -27,7 +27,9 @@ COMMON = 0.003
 """Share of all prompts from which a term belongs to the wording, not to what is asked about."""
 LEFT_OUT = 0.02
 """Share of prompts like those that were fitted on that the head may take for strangers."""
-LEAST_SEEN = 0.5
+LEAST_SEEN, MOST_ASKED_FOR = 0.5, 0.65
+"""Bounds of the share of a prompt's terms that outcomes must have had. With many outcomes of few wordings nearly every
+term of the others is known, and who asked for that would take a new wording for a stranger."""
 STRENGTHS = (1.0, 8.0, 64.0)
 """Inverse strength of the regularisation; the best by cross-validation is taken."""
 START_SCALE = 10.0
@@ -87,7 +89,7 @@ def fit_head(outcomes: Sequence[Outcome], made_for: str = "", start: Head | None
         scale = weights[-1] * START_SCALE
         weights, at_zero = weights[:-1] + scale * start.weights, at_zero + scale * start.at_zero
     known, seen = _known_elsewhere(rows), _seen(rows.hashes)
-    least_seen = max(LEAST_SEEN, float(np.quantile(known, LEFT_OUT)))
+    least_seen = min(MOST_ASKED_FOR, max(LEAST_SEEN, float(np.quantile(known, LEFT_OUT))))
     if start is not None and len(start.seen) >= len(seen):
         seen, least_seen = start.seen, start.least_seen
     quality = Quality(
