@@ -31,7 +31,7 @@ help:
 	@echo "make bench   measure overhead, delay, and streams beside vLLM's own server"
 	@echo "make chaos   kill what keeps the books, again and again, and check them (forty minutes)"
 	@echo "make bench-peers   install LiteLLM proxy and Portkey gateway into .peers, to be measured beside Switchyard"
-	@echo "make lint    ruff, and mypy on router, models and cluster"
+	@echo "make lint    ruff, and mypy on all but the tests"
 	@echo "make lock    resolve the locks in requirements/ again"
 	@echo "make clean   remove .venv and what tools left behind"
 

@@ -4,11 +4,12 @@ one that reads secrets from the environment."""
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
 
 from deployments.archive import archive_deployment
 from deployments.autoscaling import autoscaling
@@ -91,9 +92,14 @@ def _local_backends(topology: Topology, data_dir: Path) -> Backends:
             raise ValueError(f"model '{model.name}': engine '{entry.engine}' is a provider's; list it in 'cloud'")
         name, deployment = _LOCAL[entry.engine]
         here = entry.model_copy(update={"region": entry.region or topology.region})
-        binding = BackendBinding(deployment(model, str(data_dir)), (here,))
+        binding = BackendBinding(_handle(deployment(model, str(data_dir))), (here,))
         backends[f"{name}:{model.name}"] = (binding, entry.max_batch)
     return backends
+
+
+def _handle(bound: Application) -> DeploymentHandle:
+    """What Serve puts in its place where it is an argument of another one."""
+    return cast("DeploymentHandle", bound)
 
 
 def _enabled(topology: Topology, providers: Iterable[ProviderState]) -> list[CloudEndpoint]:
@@ -106,7 +112,8 @@ def _cloud_backends(endpoints: Iterable[CloudEndpoint]) -> Backends:
     backends: Backends = {}
     for endpoint in endpoints:
         if endpoint.placement == "deployment":
-            binding = BackendBinding(cloud_deployment(endpoint, keys_of(endpoint, os.environ)), endpoint.models)
+            bound = cloud_deployment(endpoint, keys_of(endpoint, os.environ))
+            binding = BackendBinding(_handle(bound), endpoint.models)
             backends[f"CloudModel:{endpoint.name}"] = (binding, endpoint.max_concurrency)
     return backends
 

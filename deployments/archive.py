@@ -66,7 +66,7 @@ MAX_UNSENT = 256
     ray_actor_options={"num_cpus": 0.1},
 )
 class Archive:
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, data_dir: str, batcher: DeploymentHandle, max_line_bytes: int, encryption: SecretStr = NO_KEY
     ) -> None:
         """Waits for an older replica, which a roll-out lets run on for a while, to let go of the files. encryption: the
@@ -299,4 +299,7 @@ def archive_deployment(
     """The bound app. `data_dir` is on the node that the archive runs on; `max_line_bytes` is of a batch's file.
     encryption: see `Sealer.of`, which raises ValueError here for keys that are none."""
     Sealer.of(encryption.get_secret_value())
-    return Archive.bind(data_dir, batcher, max_line_bytes, encryption)
+    bound: Application = Archive.bind(  # type: ignore[attr-defined]  # the decorator makes a Deployment of it
+        data_dir, batcher, max_line_bytes, encryption
+    )
+    return bound

@@ -20,6 +20,7 @@ import asyncio
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import ray
 from ray import serve
@@ -71,9 +72,12 @@ class ControllerLink:
         def listener(name: str) -> Callable[[DeploymentTargetInfo], None]:
             return lambda targets: on_replicas(name, len(targets.running_replicas))
 
+        listeners: dict[Any, Any] = {
+            (LongPollNamespace.DEPLOYMENT_TARGETS, key): listener(name) for name, key in self._ids.items()
+        }
         self._watch = LongPollClient(
             self._controller,
-            {(LongPollNamespace.DEPLOYMENT_TARGETS, key): listener(name) for name, key in self._ids.items()},
+            listeners,
             asyncio.get_running_loop(),
             f"Batcher:{self._actor_id}",
         )

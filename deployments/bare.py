@@ -80,10 +80,9 @@ def _chunk(event: Event) -> bytes:
 def build(args: dict[str, Any]) -> Application:
     """`args`: app, deployment, model."""
     bare = serve.deployment(
-        Bare,
         name="Bare",
         max_ongoing_requests=1024,
         max_queued_requests=1024,
         ray_actor_options={"num_cpus": 0.1},
-    )
+    )(Bare)
     return bare.bind(args["app"], args["deployment"], args["model"])

@@ -63,7 +63,9 @@ class Meter:
 class Batcher:
     """Serve shell of `router.admission.Admission`."""
 
-    async def __init__(self, places_per_replica: Mapping[str, int], inline_places: Mapping[str, int]) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, places_per_replica: Mapping[str, int], inline_places: Mapping[str, int]
+    ) -> None:
         self._settings = LiveSettings(BatcherSettings)
         self._admission = Admission({**places_per_replica, **inline_places}, BatcherSettings())
         for name in inline_places:
@@ -125,7 +127,6 @@ def batcher_deployment(
     inline_places: of backends that are no deployments, by name, what they run at a time in all.
     """
     deployment = serve.deployment(
-        Batcher,
         name="Batcher",
         num_replicas=1,
         user_config=BatcherSettings().model_dump(),
@@ -141,7 +142,7 @@ def batcher_deployment(
         graceful_shutdown_timeout_s=1.0,
         graceful_shutdown_wait_loop_s=0.5,
         ray_actor_options={"num_cpus": 0.1},
-    )
+    )(Batcher)
     return deployment.bind(dict(places_per_replica), dict(inline_places or {}))
 
 

@@ -161,6 +161,7 @@ class TakingIn:
             self._announced = told.get("count", -1)
             return
         settings = self._pipeline.settings
+        found: tuple[CacheKey, CachedAnswer] | None
         if kind == ANSWER:
             self._read += self._read >= 0
             found = read_answer(told, self._org, time.time())

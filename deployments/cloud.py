@@ -44,7 +44,8 @@ class CloudModel(InlineModel):
     arguments prints them."""
 
     def __init__(self, endpoint: CloudEndpoint, api_keys: Sequence[SecretStr]) -> None:
-        keys = [key.get_secret_value() for key in api_keys] or [None]
+        keys: list[str | None] = [key.get_secret_value() for key in api_keys]
+        keys = keys or [None]
         self._settings = LiveSettings(CloudModelSettings)
         self._reliable = reliable(endpoint, [adapter(endpoint, key) for key in keys])
         self._watched = Watched(self._reliable)

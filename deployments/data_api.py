@@ -129,8 +129,11 @@ def _stores(books: dict[str, Any], archive: dict[str, Any]) -> list[dict[str, An
             *(_sealed(results["sealed_by"], archive["keys"]), results["count"]),
         ),
         _store(
-            *("cached answers", "SemanticCache and each ingress; see docs/cache.md for the disk and 'cache_store'"),
-            *("ttl_s of their settings", "see docs/cache.md", None),
+            "cached answers",
+            "SemanticCache and each ingress; see docs/cache.md for the disk and 'cache_store'",
+            "ttl_s of their settings",
+            "see docs/cache.md",
+            None,
         ),
         _store(
             "records on their way to the books", "the data folder of each node", "until they are there", _BY_DISK, None

@@ -42,7 +42,7 @@ class Switchyard:
 
     def stream(self, question: Question, options: Options | None = None) -> Iterator[list[Event]]:
         """Batches of events as they come. Closing the iterator stops the model. Raises `models.errors`."""
-        batches = self._stream.remote(question, self._api_key, options)
+        batches: Any = self._stream.remote(question, self._api_key, options)
         try:
             with hop_errors("Ingress"):
                 yield from batches

@@ -134,7 +134,7 @@ async def ask_each(handle: DeploymentHandle, method: str, *args: Any, timeout_s:
 
 async def stream(method: DeploymentHandle, *args: Any) -> AsyncIterator[Any]:
     """What `method`, made with `stream=True`, yields. Closing it, or cancelling its task, stops the replica's work."""
-    responses = method.remote(*args)
+    responses: Any = method.remote(*args)
     finished = False
     try:
         with hop_errors(method.deployment_name):

@@ -66,7 +66,9 @@ def journal_folder(data_dir: str | Path) -> Path:
     ray_actor_options={"num_cpus": 0.1},
 )
 class Ledger:
-    async def __init__(self, data_dir: str, url: SecretStr = NO_URL, secrets: Mapping[str, SecretStr] = NONE) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, data_dir: str, url: SecretStr = NO_URL, secrets: Mapping[str, SecretStr] = NONE
+    ) -> None:
         """Waits for an older replica, which a roll-out lets run on for a while, to let go of the database: a file in
         the data folder, or PostgreSQL at `url`. secrets: of alert channels."""
         folder = Path(data_dir)
@@ -315,4 +317,4 @@ async def _within(timeout_s: float, method: DeploymentHandle, *args: Any) -> Any
 def ledger_deployment(data_dir: str, url: SecretStr = NO_URL, secrets: Mapping[str, SecretStr] = NONE) -> Application:
     """The bound app. `data_dir` is on the node that the Ledger runs on; `url` is of a PostgreSQL database, instead of a
     file there. secrets: of alert channels, by the environment's names for them."""
-    return Ledger.bind(data_dir, url, secrets)
+    return Ledger.bind(data_dir, url, secrets)  # type: ignore[attr-defined]  # the decorator makes a Deployment of it

@@ -29,7 +29,7 @@ def llm_deployment(model: LocalModel, data_dir: str) -> Application:
             "'switchyard[gpu]' on a node with an NVIDIA GPU, or set its `engine` to transformers."
         )
     entry = model.resolve()
-    deployment = serve.deployment(
+    by_name: Any = serve.deployment(
         name=f"LLMServer:{model.name}",
         # ray.serve.llm makes a placement group of its own, of whole CPUs, unless its replica is in one.
         placement_group_bundles=_bundles(model),
@@ -39,8 +39,8 @@ def llm_deployment(model: LocalModel, data_dir: str) -> Application:
             "runtime_env": {"env_vars": _environment(model, entry)},
         },
         **serving_options(model.scale, entry.max_batch),
-    )(REPLICA)
-    return deployment.bind(model, data_dir, llm_config(model))
+    )
+    return by_name(REPLICA).bind(model, data_dir, llm_config(model))
 
 
 def llm_config(model: LocalModel) -> dict[str, Any]:

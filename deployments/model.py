@@ -37,12 +37,12 @@ class InlineModel:
         self._model = model
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[list[Event]]:
-        async with aclosing(merged(self._model.stream(request, call))) as batches:
+        async with aclosing(merged(self._model.stream(request, call))) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 yield batch
 
     async def complete(self, request: ChatRequest, call: Call) -> list[Event]:
-        async with aclosing(self._model.stream(request, call)) as events:
+        async with aclosing(self._model.stream(request, call)) as events:  # type: ignore[type-var]
             return [event async for event in events]
 
     async def count_tokens(self, request: ChatRequest, call: Call) -> int | None:
@@ -79,7 +79,7 @@ class ModelHandle:
 class TransformersModel(InlineModel):
     """The deployment. Its replica is ready when the weights are loaded and a first token was made."""
 
-    async def __init__(self, model: LocalModel, data_dir: str) -> None:
+    async def __init__(self, model: LocalModel, data_dir: str) -> None:  # type: ignore[misc]  # Serve awaits it
         def load() -> ChatModel:
             entry = model.resolve()
             engine_args: dict[str, Any] = model.engine_args

@@ -39,22 +39,27 @@ class LLMServer(RayLLMServer):
     """Fills `router.ports.ModelPort` for one engine. `config` is what `LLMConfig` takes, less the model's source, which
     each node finds for itself."""
 
-    async def __init__(self, model: LocalModel, data_dir: str, config: dict[str, Any]) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, model: LocalModel, data_dir: str, config: dict[str, Any]
+    ) -> None:
         entry = model.resolve()
         source = await asyncio.to_thread(resolve_source, entry, Path(data_dir))
         self._weights_are_here = await asyncio.to_thread(Path(source).is_dir)
         loading = {"model_id": entry.name, "model_source": source}
         await super().__init__(LLMConfig(model_loading_config=loading, **config))
-        self._model = VllmModel(entry, self.engine._oai_serving_chat)
+        engine: Any = self.engine
+        self._model = VllmModel(entry, engine._oai_serving_chat)
         self._streams = 0
 
     async def _start_engine(self) -> None:
         """Without ray.serve.llm's agent for telemetry, a process of 400 MB for what is turned off; and, for weights
         that lie in a folder, without the task that would download them, another process that imports vLLM."""
-        self._llm_config.get_or_create_callback().ctx.run_init_node = not self._weights_are_here
+        callback: Any = self._llm_config.get_or_create_callback()
+        callback.ctx.run_init_node = not self._weights_are_here
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
             self._llm_config.get_engine_config().__class__ = OneProcess
-        await self.engine.start()
+        engine: Any = self.engine
+        await engine.start()
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[list[Event]]:
         """The first batch at once. Then the streams share the way to the clients, which takes one batch per `_SEND_S`:

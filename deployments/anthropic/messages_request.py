@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from deployments.anthropic.messages_schema import (
     AdaptiveThinking,
+    Base64Source,
     Block,
     CountTokensBody,
     DisabledThinking,
@@ -70,7 +71,7 @@ _ALLOWED = {
     "assistant": (TextBlock, ToolUseBlock, ThinkingBlock, RedactedThinkingBlock),
     "system": (TextBlock,),
 }
-_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_CHOICES: dict[str, Literal["auto", "none", "required"]] = {"auto": "auto", "any": "required", "none": "none"}
 
 
 _Body = TypeVar("_Body", bound=CountTokensBody)
@@ -268,8 +269,8 @@ def _part(block: Block) -> Part:
             return TextPart(block.text, block.cache)
         case ImageBlock(source=UrlSource(url=url)):
             return ImagePart(url, cache=block.cache)
-        case ImageBlock(source=source):
-            return ImagePart(f"data:{source.media_type};base64,{source.data}", cache=block.cache)
+        case ImageBlock(source=Base64Source(media_type=kind, data=data)):
+            return ImagePart(f"data:{kind};base64,{data}", cache=block.cache)
         case ThinkingBlock():
             return ReasoningPart(block.thinking, block.signature or None)
         case RedactedThinkingBlock():
