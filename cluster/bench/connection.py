@@ -51,6 +51,7 @@ class Connection(asyncio.Protocol):
     """One request at a time. Reads bodies with a length and in chunks, and looks in them for the first text only."""
 
     def __init__(self) -> None:
+        self._address = ("", 0)
         self._transport: asyncio.Transport
         self._received = bytearray()
         self._body_at = 0
@@ -64,16 +65,26 @@ class Connection(asyncio.Protocol):
         address = urlsplit(url)
         if address.hostname is None:
             raise ValueError(f"'{url}' names no host")
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(cls, address.hostname, address.port or 80)
+        connection = cls()
+        connection._address = (address.hostname, address.port or 80)
+        await connection._open()
         return connection
+
+    async def _open(self) -> None:
+        self._lost.clear()
+        self._headers = {}
+        await asyncio.get_running_loop().create_connection(lambda: self, *self._address)
 
     async def close(self) -> None:
         self._transport.close()
         await self._lost.wait()
 
     async def ask(self, request: bytes) -> Response:
-        """Raises RequestFailed when the server hangs up."""
+        """On a new connection where the server has said that it closes the one there was, as HAProxy does when it is
+        configured anew. Raises RequestFailed when the server hangs up without that."""
+        if self._headers.get("connection", "").lower() == "close":
+            await self.close()
+            await self._open()
         if self._transport.is_closing():
             raise RequestFailed("the server closed the connection between two requests")
         self._received.clear()

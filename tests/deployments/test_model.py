@@ -139,8 +139,8 @@ async def test_text_over_two_hops_is_the_engines_own_token_for_token(stack: Stac
     engine = TransformersChatModel(entry, resolve_source(entry, Path(data_dir)), threads=1)
     near = InlineModel(engine)
     try:
-        for number in range(3):
-            request = ask(f"Question {number}", max_tokens=100)
+        for number in range(2):
+            request = ask(f"Question {number}", max_tokens=60)
             expected = await near.complete(request, CALL)
             batches = await stack.batches(request)
             assert [event for batch in batches for event in batch] == expected

@@ -23,7 +23,7 @@ def test_nothing_that_is_sent_is_a_fault_of_ours(product: Product, tmp_path: Pat
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{product.cluster.base_url}/openapi.json"]
     command += ["--header", f"Authorization: Bearer {key_of('confined')}", "--request-timeout", "30"]
-    command += ["--phases", "fuzzing", "--max-examples", "3", "--max-time", "12", "--warnings", "off"]
+    command += ["--phases", "fuzzing", "--max-examples", "3", "--max-time", "8", "--warnings", "off"]
     command += ["--checks", "not_a_server_error,content_type_conformance,response_schema_conformance"]
     command += ["--suppress-health-check", "all", "--no-color"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)

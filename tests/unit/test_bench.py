@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from cluster.bench import overhead
-from cluster.bench.connection import Connection, RequestFailed, post
+from cluster.bench.connection import Connection, RequestFailed, get, post
 
 
 @asynccontextmanager
@@ -81,3 +81,20 @@ def test_what_went_wrong_is_told() -> None:
     ours = overhead.Tally(total_ms=[1.0], wall_s=1, other=Counter({"miss": 2}))
     row = {"path": "exact hit", "clients": 4, "switchyard": ours.figures(), "bare": overhead.Tally(wall_s=1).figures()}
     assert overhead.complaints([row]) == ["exact hit, 4 clients, switchyard: {'miss': 2} of 1 requests"]
+
+
+async def test_a_connection_that_the_server_closes_as_it_said_is_opened_anew() -> None:
+    clients: list[int] = []
+
+    async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.append(writer.get_extra_info("peername")[1])
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+        writer.close()
+
+    async with await asyncio.start_server(closes, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        connection = await Connection.open(url)
+        answers = [await connection.ask(get(f"{url}/", "k")) for _ in range(3)]
+        await connection.close()
+    assert [answer.body for answer in answers] == [b"hi"] * 3 and len(set(clients)) == 3

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -84,10 +83,10 @@ def reach(tmp_path: Path) -> Callable[[str], Cluster]:
 class Other(RayProcess):
     """Another program in the place of Ray's."""
 
-    program = "import time; time.sleep(600)"
+    program = "exec sleep 600"
 
     def _command(self) -> list[str]:
-        return [sys.executable, "-c", self.program]
+        return ["sh", "-c", self.program]
 
 
 @pytest.fixture
@@ -109,7 +108,7 @@ def said(error: pytest.ExceptionInfo[StartError]) -> str:
 
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "DEPLOY_S", 1.0)
+    monkeypatch.setattr(runtime, "DEPLOY_S", 0.2)
     monkeypatch.setattr(runtime, "POLL_S", 0.01)
 
 
@@ -195,7 +194,7 @@ def test_ray_that_ends_is_a_start_error_with_its_last_words_and_tried_again_wher
     reach: Callable[[str], Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, tries: int
 ) -> None:
     monkeypatch.setattr(runtime, "POLL_S", 0.01)
-    monkeypatch.setattr(Other, "program", f"print('no luck')\nraise SystemExit({words!r})")
+    monkeypatch.setattr(Other, "program", f"echo no luck; echo '{words}' >&2; exit 1")
     ray = Other(tmp_path, Ports.free(), tmp_path / "ray_token", None)
     told: list[str] = []
     cluster = reach(refusing_url())

@@ -85,7 +85,7 @@ async def test_greedy_text_is_that_of_generate_alone_and_in_a_batch(kind: Kind, 
     checkpoint = str(ensure_smoke_model(kind, folder))
     reference = Reference(checkpoint)
     engine = TransformersChatModel(ENTRY, checkpoint, max_batch_tokens=64, threads=1)
-    requests = [ask(f"{'word ' * (30 * n)}What is {n} + {n}?", max_tokens=60 + n) for n in range(6)]
+    requests = [ask(f"{'word ' * (30 * n)}What is {n} + {n}?", max_tokens=40 + n) for n in range(5)]
     try:
         together = await asyncio.gather(*(answer(engine, request) for request in requests))
         for request, events in zip(requests, together, strict=True):
