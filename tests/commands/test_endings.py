@@ -29,7 +29,7 @@ def test_what_a_killed_cluster_leaves_behind_is_cleaned_up(commands: Commands) -
         up.wait()
         status = commands.run("status")
         assert status.returncode == 1 and "no cluster runs" in status.stderr
-        assert session(cluster.ray_pid) == []
+        wait_until(lambda: session(cluster.ray_pid) == [], 15.0)
         assert not Path(cluster.scratch_dir).exists()
 
 
