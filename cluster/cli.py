@@ -73,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     route.add_argument("question")
     route.add_argument("--strategy", help="instead of the configured one")
     route.set_defaults(command=_route)
+    _add_learning(commands)
+    return parser
+
+
+def _add_learning(commands: Any) -> None:
+    """Those that work on files of what was recorded, without a cluster."""
     saved = commands.add_parser("savings", help="what a recorded time would have cost under other policies")
     saved.add_argument("file", type=Path, help="made by `switchyard usage export`")
     saved.add_argument("--strategy", help="only requests that this strategy decided")
@@ -107,7 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     gates.add_argument("--target", type=float, default=0.95, help="share of what is given out that has to be good")
     gates.add_argument("--org", help="only requests of this organisation")
     gates.set_defaults(command=_gates)
-    return parser
 
 
 def _up(arguments: argparse.Namespace) -> int:

@@ -216,7 +216,8 @@ def _start_ray(cluster: Cluster, ray: RayProcess, state_file: IO[str], report: C
         ray.stop()
         if IMPATIENT not in last_words:
             break
-        report(f"Ray gave up on itself, {tries_left} more tries")
+        if tries_left:
+            report("Ray gave up on itself: trying again")
     raise StartError(f"Ray did not start: {last_words}")
 
 
