@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.autoscaling import autoscaling
 from deployments.hop import call, method
 from deployments.live_settings import LiveSettings
+from deployments.served import check_heads
 from models.messages import Message
 from router.assessor import Assessor
 from router.features import excerpt
@@ -52,10 +53,11 @@ class InlineClassifier:
 
 
 class ComplexityClassifier:
-    """The deployment. Its `user_config` is `ClassifierSettings`; without one the defaults hold."""
+    """The deployment. Its `user_config` is `ClassifierSettings`; without one the defaults hold. `models`: those that
+    may be named in it."""
 
-    def __init__(self, heads: Mapping[str, str]) -> None:
-        self._settings = LiveSettings(ClassifierSettings)
+    def __init__(self, heads: Mapping[str, str], models: Sequence[str]) -> None:
+        self._settings = LiveSettings(ClassifierSettings, lambda settings: check_heads(settings, models))
         self._classifier = InlineClassifier(ClassifierSettings(), heads)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -104,4 +106,4 @@ def classifier_deployment(topology: Topology) -> Application:
         graceful_shutdown_timeout_s=5,
         ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
     )
-    return bounds(ComplexityClassifier).bind(topology.heads())
+    return bounds(ComplexityClassifier).bind(topology.heads(), topology.model_names())

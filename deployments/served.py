@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pydantic import SecretStr
 
 from router.accounting.jwt_login import JwtLogin
 from router.accounting.tenants import Place
 from router.embeddings import encoder_entry
-from router.settings import IngressSettings
+from router.settings import ClassifierSettings, IngressSettings
 from router.topology import Topology
 
 
@@ -35,9 +37,19 @@ def check_names(settings: IngressSettings, topology: Topology, jwt_key: SecretSt
     }
     if unknown := named - places_of(topology).keys():
         raise ValueError(f"user_config of Ingress names models that are not served: {', '.join(sorted(unknown))}")
+    check_heads(settings.classifier, topology.model_names())
     inline = {endpoint.name for endpoint in topology.cloud if endpoint.placement == "inline"}
     if elsewhere := settings.cloud.keys() - inline:
         raise ValueError(
             f"`cloud` in the user_config of Ingress is for providers that are placed inline, which these are not: "
             f"{', '.join(sorted(elsewhere))}"
+        )
+
+
+def check_heads(settings: ClassifierSettings, models: Collection[str]) -> None:
+    """What is known of a model that is none would be fitted and never asked. Raises ValueError."""
+    if unknown := settings.heads.keys() - set(models):
+        raise ValueError(
+            f"`heads` of the classifier names models that are not served: {', '.join(sorted(unknown))}; correct the "
+            "names or take them out"
         )
