@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from models.errors import DeadlineExceeded, SwitchyardError
+from models.joining import joined
 from models.messages import Event
 from models.upstream import CONNECT_TIMEOUT_S, UpstreamCall
 
@@ -101,13 +102,12 @@ class HttpUpstream:
     async def stream(
         self, upstream: UpstreamCall, path: str, body: bytes, decoder: Decoder, query: Mapping[str, str] | None = None
     ) -> AsyncIterator[Event]:
-        """The events of the answer to a POST. Closing this closes its connection."""
+        """The events of the answer to a POST, joined where they came together. Closing this closes its connection."""
         import aiohttp
 
         async with self.post(upstream, path, body, query) as response:
             while not decoder.done and (chunk := await upstream.wait(response.content.readany())):
-                for event in decoder.feed(chunk):
-                    upstream.started = True
+                for event in joined(_noted(upstream, decoder.feed(chunk))):
                     yield event
             if not response.content.at_eof():
                 with suppress(DeadlineExceeded, aiohttp.ClientError):
@@ -166,6 +166,13 @@ class HttpUpstream:
 
     async def _who_asks(self, upstream: UpstreamCall) -> Mapping[str, str]:
         return await upstream.wait(self._credentials()) if self._credentials else {}
+
+
+def _noted(upstream: UpstreamCall, events: Iterable[Event]) -> Iterator[Event]:
+    """`events`; with the first of them the answer has begun, also when the next cannot be read."""
+    for event in events:
+        upstream.started = True
+        yield event
 
 
 async def _see_what_is_closed() -> None:
