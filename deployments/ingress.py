@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from deployments.archive import ArchiveHandle
-from deployments.batcher import BatcherHandle
+from deployments.batcher_handle import BatcherHandle
 from deployments.cache_handle import CacheHandle
 from deployments.classifier import ClassifierHandle, InlineClassifier
 from deployments.cloud import InlineCloud, cloud_embedders

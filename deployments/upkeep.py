@@ -7,7 +7,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 
-from deployments.batcher import BatcherHandle, Meter
+from deployments.batcher import Meter
+from deployments.batcher_handle import BatcherHandle
 from deployments.ledger import LedgerHandle
 from models.catalog import LOCAL_ENGINES
 from models.errors import SwitchyardError

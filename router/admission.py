@@ -11,10 +11,10 @@ renews for `lease_ttl_s` ends by itself. The leases are not stored: after a rest
 renewals. Until all holders had the time to renew (`lease_ttl_s / 2` from the start) only half of the places are given
 out, so a restart puts at most 1.5 times the places on a backend, for no longer than its running requests take.
 
-While at least half of a backend's places are free, a lease may be reused for `REUSABLE_S`: its holder runs further
-requests on it without asking. So a quiet backend costs no hop before the first token. The price: when a crowd comes,
-half of the places may stand empty for `REUSABLE_S`, and who takes a place up again in that time goes before those who
-wait, whatever their priority.
+While at least half of a backend's places are free, holders may keep leases for `REUSABLE_S` and run further requests on
+them: a quiet backend costs no hop before the first token. Each grant says so, and `reusable_s` to those who ask.
+The price: when a crowd comes, half of the places may stand empty for `REUSABLE_S`, and who takes one up again in that
+time goes before all who wait.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from router.settings import BatcherSettings
 from router.work import Work, WorkMeter
 
 REUSABLE_S = 0.25
-
 WAKING_S = 600.0
 """A replica that has not come up by then is not waited for, unless somebody asks for it again. As long as the longest
 request would: large weights take minutes, and one that nobody waits for any more is stopped before it is there."""
@@ -215,8 +214,7 @@ class Admission:
             return self._grant(backend, lease_id, now_s, now_s)
         self._refuse_if_full(backend, ticket, now_s)
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(ticket, lease_id, now_s, loop.create_future())
-        backend.push(waiter)
+        backend.push(waiter := _Waiter(ticket, lease_id, now_s, loop.create_future()))
         self._queued_in[lease_id] = backend
         deadline = loop.call_later(max(0.0, ticket.timeout_s), self._expire, backend, waiter)
         try:
@@ -313,6 +311,12 @@ class Admission:
         """What the replicas of each backend did of late."""
         return {name: backend.work.recent for name, backend in self._backends.items()}
 
+    def reusable_s(self, name: str) -> float:
+        """For how long from now leases of this backend may be reused."""
+        if (backend := self._backends.get(name)) is None or backend.waiting:
+            return 0.0
+        return REUSABLE_S if 2 * backend.running <= self._open_places(backend, self._clock()) else 0.0
+
     def wake(self, name: str) -> None:
         """As if a request waited for it, until a replica runs, for `WAKING_S` at most; nothing where one does."""
         if (backend := self._backends.get(name)) is not None and not backend.replicas:
@@ -324,11 +328,8 @@ class Admission:
 
     def queued(self) -> dict[str, int]:
         """Waiting requests by backend, and one where a replica is to be started."""
-        now_s = self._clock()
-        return {
-            name: max(len(backend.waiting), int(now_s < backend.woken_until_s))
-            for name, backend in self._backends.items()
-        }
+        now_s, backends = self._clock(), self._backends.items()
+        return {name: max(len(backend.waiting), int(now_s < backend.woken_until_s)) for name, backend in backends}
 
     # ---- the moves -------------------------------------------------------------------------------------------------
 
@@ -344,8 +345,7 @@ class Admission:
         self._count(backend, 1)
         backend.grants += 1
         self._leases[lease_id] = _Lease(backend, now_s)
-        quiet = not backend.waiting and 2 * backend.running <= self._open_places(backend, now_s)
-        return Grant(lease_id, backend.name, (now_s - since_s) * 1000, REUSABLE_S if quiet else 0.0)
+        return Grant(lease_id, backend.name, (now_s - since_s) * 1000, self.reusable_s(backend.name))
 
     def _pump(self, backend: _Backend) -> None:
         """Hand free places to those whose turn it is."""

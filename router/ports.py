@@ -226,7 +226,8 @@ class Ticket:
 class Grant:
     """A lease on one of a backend's places. It ends by release, or by itself when its holder is gone.
 
-    reusable_s: for how long from now its holder may let further requests run on it, one after the other.
+    reusable_s: for how long from now its holder may let further requests of this backend run on leases that it has,
+    one after the other.
     """
 
     lease_id: str

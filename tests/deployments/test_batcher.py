@@ -15,7 +15,8 @@ from ray import cloudpickle, serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.autoscaling import autoscaling
-from deployments.batcher import BatcherHandle, batcher_deployment
+from deployments.batcher import batcher_deployment
+from deployments.batcher_handle import BatcherHandle
 from models.base import Call
 from models.catalog import ModelEntry
 from models.errors import SwitchyardError
