@@ -29,9 +29,6 @@ RETRY_S = 0.2
 WAKE_AGAIN_S = 5.0
 """How often a holder asks for the same backend to be woken."""
 
-HOP_S = 0.1
-"""Who has asked for a place for longer than this waits for one, not for the hop."""
-
 SWEEP_EVERY_S = 0.02
 HEAR_EVERY_S = 0.6 * REUSABLE_S
 MOST_UNUSED_S = SETTLED_S / 2
@@ -82,7 +79,6 @@ class BatcherHandle:
         self._keep_until_s: dict[str, float] = defaultdict(float)  # by backend: when it was last said to be quiet
         self._used: Counter[str] = Counter()  # requests by backend that have ended since that was asked
         self._hearing: asyncio.Task[None] | None = None
-        self._asking: dict[str, dict[str, float]] = defaultdict(dict)  # by backend: since when, by lease
         self._sweeping: asyncio.TimerHandle | None = None
         self._ended: dict[str, float] = {}  # with the seconds for which nothing ran on them
         self._done: Counter[tuple[str, int]] = Counter()  # tokens by backend, of the input (0) and of the output (1)
@@ -150,7 +146,7 @@ class BatcherHandle:
         if self._hearing is None or self._hearing.done():
             self._hearing = asyncio.create_task(self._keep_hearing())
         now_s = time.monotonic()
-        if held.unused_s > MOST_UNUSED_S or self._keep_until_s[grant.backend] <= now_s or self._waits(grant.backend):
+        if held.unused_s > MOST_UNUSED_S or self._keep_until_s[grant.backend] <= now_s:
             self._drop(grant.lease_id)
             return
         self._kept[grant.backend][grant.lease_id] = None
@@ -187,11 +183,6 @@ class BatcherHandle:
             held.grant = Grant(lease_id, backend, 0.0)
             return held.grant
         return None
-
-    def _waits(self, backend: str) -> bool:
-        """Whether one of ours stands in the queue there, and is to have its turn."""
-        asking = self._asking[backend].values()
-        return bool(asking) and time.monotonic() - next(iter(asking)) > HOP_S
 
     def _kept_until_s(self, lease_id: str) -> float:
         held = self._held[lease_id]
@@ -241,7 +232,6 @@ class BatcherHandle:
 
     async def _ask(self, ticket: Ticket) -> Grant:
         lease_id = f"{self._holder}-{next(self._numbers)}"
-        self._asking[ticket.backend][lease_id] = time.monotonic()
         try:
             async with asyncio.timeout(ticket.timeout_s + HOP_MARGIN_S):
                 grant: Grant = await call(self._admit, ticket, lease_id)
@@ -253,8 +243,6 @@ class BatcherHandle:
         except (asyncio.CancelledError, ModelUnavailable):
             self._give_back(lease_id)  # whether it waits there, was granted or never arrived is not known here
             raise
-        finally:
-            del self._asking[ticket.backend][lease_id]
         self._held[lease_id] = _Held(grant)
         self._hear(ticket.backend, grant.reusable_s)
         return grant

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployments.batcher import Batcher, Renewed
-from deployments.batcher_handle import HOP_S, MOST_UNUSED_S, BatcherHandle
+from deployments.batcher_handle import MOST_UNUSED_S, BatcherHandle
 from models.messages import Usage
 from router.admission import REUSABLE_S, Admission
 from router.ports import Grant, Ticket
@@ -151,17 +151,6 @@ async def test_a_place_is_not_kept_while_one_of_ours_waits_for_one(core: Admissi
         grants[0] = await waiting
     for grant in grants:
         holder.release(grant)
-
-
-async def test_a_quiet_backend_that_is_slow_to_answer_is_not_taken_for_quiet(holder: BatcherHandle) -> None:
-    first, second = await holder.admit(TICKET), await holder.admit(TICKET)
-    holder._asking["b"]["another"] = time.monotonic()
-    holder.release(first)
-    assert first.lease_id in holder._kept["b"], "its hop may just be under way"
-    holder._asking["b"]["another"] -= HOP_S
-    holder.release(second)
-    assert second.lease_id not in holder._held
-    holder._asking.clear()
 
 
 async def test_a_place_kept_for_too_long_is_passed_over_for_one_that_is_not(holder: BatcherHandle) -> None:
