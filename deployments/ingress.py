@@ -47,6 +47,7 @@ from router.accounting.shipper import Shipper, take_in_orphans
 from router.accounting.tenants import Tenants
 from router.archive.lines import LineAnswer
 from router.cloud import ProviderState
+from router.collecting import Collector
 from router.embeddings import Embedders, encoder_entry
 from router.events import Principal
 from router.invalidation import Forgotten, Selection
@@ -311,6 +312,7 @@ class Ingress(HandleDoor):
 
     async def startup(self) -> None:
         """Start what runs beside the requests. The HTTP app calls it once its event loop serves."""
+        Collector().settled()
         self.batcher.start()
         await self._peers.announce()
         loop = asyncio.get_running_loop()

@@ -35,6 +35,7 @@ from router.accounting.node_time import NodeHour, Reading
 from router.accounting.registrar import Act, Done
 from router.accounting.store import LEDGER_FILE, PostgresStore, SQLiteStore
 from router.accounting.usage_sql import UsageQuery
+from router.collecting import Collector
 from router.events import Actor
 from router.experience import Lessons
 from router.settings import LedgerSettings
@@ -82,6 +83,7 @@ class Ledger:
         known = {name: secret.get_secret_value() for name, secret in secrets.items()}
         self._books = await Books.open(store, journal_folder(folder), known)
         await self._books.sweep()
+        Collector().settled()
         self._sweeper = asyncio.create_task(self._books.run())
         self._watching = asyncio.create_task(self._books.watch.run())
 

@@ -16,6 +16,12 @@ def collector() -> Iterator[Collector]:
     gc.unfreeze()
 
 
+def test_what_a_process_has_begun_with_is_passed_over(collector: Collector) -> None:
+    before, held = gc.get_freeze_count(), [[] for _ in range(1_000)]
+    collector.settled()
+    assert gc.get_freeze_count() >= before + len(held)
+
+
 def test_what_is_there_is_passed_over_whenever_there_is_a_quarter_more(collector: Collector) -> None:
     assert gc.get_threshold()[0] == YOUNG
     counts = []
