@@ -29,7 +29,7 @@ from models.messages import (
     Usage,
     UsageReport,
 )
-from models.sse import SSEDecoder
+from models.sse import SSEDecoder, decoded
 from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
 
@@ -199,7 +199,7 @@ class Answer:
             events: list[Event] = []
             if data != b"[DONE]":
                 with self._upstream.reading(_STREAM):
-                    self._read(json.loads(data.decode()), events)
+                    self._read(decoded(data), events)
             yield from events
 
     def end(self) -> list[Event]:

@@ -32,7 +32,7 @@ from models.messages import (
     Usage,
     UsageReport,
 )
-from models.sse import SSEDecoder
+from models.sse import SSEDecoder, decoded
 from models.upstream import UpstreamCall, begin, begin_health_check
 from models.upstream_http import HttpUpstream
 
@@ -168,7 +168,7 @@ class Answer:
         for data in found:
             events: list[Event] = []
             with self._upstream.reading(_STREAM):
-                self._read(json.loads(data.decode()), events)
+                self._read(decoded(data), events)
             if events and self._usage and not (self._usage_told or self._finish):
                 self._usage_told = True  # what is known so far, should the answer break off
                 events.append(UsageReport(self._usage, estimated=True))

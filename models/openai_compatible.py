@@ -37,7 +37,7 @@ from models.messages import (
 from models.openai_turns import openai_turns
 from models.prefix_salt import PrefixSalt
 from models.providers import Quirks
-from models.sse import SSEDecoder
+from models.sse import SSEDecoder, decoded
 from models.tool_call_ids import with_fitting_ids
 from models.upstream import GARBLED, UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
@@ -252,7 +252,7 @@ class _Answer:
                 break
             events: list[Event] = []
             try:
-                self._read(json.loads(data.decode()), events)
+                self._read(decoded(data), events)
             except GARBLED as error:
                 raise self._upstream.garbled(_STREAM) from error
             yield from events

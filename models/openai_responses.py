@@ -32,7 +32,7 @@ from models.openai_compatible import key_header, token_logprobs, token_usage
 from models.openai_turns import openai_turns
 from models.prefix_salt import PrefixSalt
 from models.providers import Quirks
-from models.sse import SSEDecoder
+from models.sse import SSEDecoder, decoded
 from models.tool_call_ids import with_fitting_ids
 from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
@@ -231,7 +231,7 @@ class Answer:
             events: list[Event] = []
             if data != b"[DONE]":
                 with self._upstream.reading(_STREAM):
-                    self._read(json.loads(data.decode()), events)
+                    self._read(decoded(data), events)
             yield from events
 
     def end(self) -> list[Event]:

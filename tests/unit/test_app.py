@@ -79,8 +79,9 @@ def test_the_classifier_is_given_the_heads_of_the_models_that_run(args):
     mine = {**SIM, "entry": {**SIM["entry"], "head": "/heads/sim.safetensors"}}
     another = {"name": "demo-medium", "source": "/models/mine"}
     app = build({**args, "local_models": [mine, {"name": "demo-small"}, another]})
-    (heads,) = app._bound_deployment.init_kwargs["classifier"]._bound_deployment.init_args
+    heads, models = app._bound_deployment.init_kwargs["classifier"]._bound_deployment.init_args
     assert heads == {"sim": "/heads/sim.safetensors", "demo-small": "demo:small"}, "not of one with other weights"
+    assert models == ["sim", "demo-small", "demo-medium"]
 
 
 def test_a_provider_is_enabled_by_its_key_alone(args, monkeypatch):

@@ -23,6 +23,7 @@ from models.errors import (
     UnsupportedFeature,
     UpstreamFailed,
 )
+from models.joining import joined
 from models.messages import (
     ChatRequest,
     Finish,
@@ -102,13 +103,13 @@ CALLS = (
 
 
 async def answer(model, request=ASKED):
-    return [event async for event in model.stream(request, CALL)]
+    return list(joined([event async for event in model.stream(request, CALL)]))
 
 
 async def test_text_and_the_usage_that_is_billed():
     async with replayed(events(*TEXT)) as cohere:
         model = CohereModel({"c": ENTRY}, "k-1", cohere.url + "/v2")
-        assert await answer(model) == TEXT_EVENTS
+        assert await answer(model) == list(joined(TEXT_EVENTS))
         await model.check_health()
         await model.close()
     sent, health = cohere.requests

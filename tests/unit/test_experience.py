@@ -61,7 +61,7 @@ async def test_what_every_replica_has_heard_of_counts_once(tmp_path: Path) -> No
         replica.experience.hear(*WHERE, "m", 1.0)
     for replica in (one, two, one):
         await replica.sharing.once()
-    assert one.knows() == two.knows() == pytest.approx((1, 0), abs=1e-4)
+    assert one.knows() == pytest.approx((1, 0), abs=1e-4) == two.knows()
     await books.close()
 
 

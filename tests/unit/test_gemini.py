@@ -31,6 +31,7 @@ from models.errors import (
 from models.gemini import Answer, ai_studio, vertex
 from models.gemini_request import encode
 from models.google_auth import GoogleCredentials
+from models.joining import joined
 from models.messages import (
     ChatRequest,
     Finish,
@@ -110,13 +111,13 @@ CALLS = (
 
 
 async def answer(model, request=ASKED):
-    return [event async for event in model.stream(request, CALL)]
+    return list(joined([event async for event in model.stream(request, CALL)]))
 
 
 async def test_text_thoughts_signature_and_usage():
     async with replayed(events(*TEXT)) as google:
         model = ai_studio({"g": ENTRY}, "k-1", google.url + "/v1beta")
-        assert await answer(model) == TEXT_EVENTS
+        assert await answer(model) == list(joined(TEXT_EVENTS))
         await model.close()
     (sent,) = google.requests
     assert sent.line == "POST /v1beta/models/gemini-3.8-flash:streamGenerateContent?alt=sse HTTP/1.1"
@@ -294,7 +295,7 @@ async def test_on_vertex_the_token_is_kept_until_it_expires():
     async with replayed(events(*TEXT)) as google:
         model = vertex({"g": ENTRY}, "my-project", "europe-west1", google.url + "/v1", GoogleCredentials(token))
         for _ in range(2):
-            assert await answer(model) == TEXT_EVENTS
+            assert await answer(model) == list(joined(TEXT_EVENTS))
         token.expiry = datetime(2020, 1, 1)
         await answer(model)
         await model.check_health()
@@ -312,7 +313,9 @@ async def test_vertex_takes_no_ids_of_calls(on_vertex):
     async with replayed(events(*TEXT)) as google:
         there = vertex({"g": ENTRY}, "p", "global", google.url, GoogleCredentials(Token()))
         model = there if on_vertex else ai_studio({"g": ENTRY}, "k", google.url)
-        assert await answer(model, ChatRequest("g", (USER, Message("assistant", (), calls), *results))) == TEXT_EVENTS
+        assert await answer(model, ChatRequest("g", (USER, Message("assistant", (), calls), *results))) == list(
+            joined(TEXT_EVENTS)
+        )
         await model.close()
         await there.close()
     parts = google.requests[0].json["contents"][-1]["parts"]

@@ -22,6 +22,7 @@ from models.errors import (
     SwitchyardError,
     UpstreamFailed,
 )
+from models.joining import joined
 from models.messages import (
     ChatRequest,
     Finish,
@@ -135,11 +136,11 @@ def test_what_ends_a_response_is_the_callers_but_for_what_broke_there() -> None:
 async def test_what_is_sent_and_text_thoughts_and_usage() -> None:
     async with replayed(events(*TEXT)) as server:
         model = ResponsesModel({"pro": ENTRY}, "k-1", server.url + "/v1")
-        found = [event async for event in model.stream(ASKED, Call("r1", timeout_s=10))]
+        found = list(joined([event async for event in model.stream(ASKED, Call("r1", timeout_s=10))]))
         await model.check_health()
         await model.close()
     usage = UsageReport(Usage(81, 1035, cached_input_tokens=64, reasoning_tokens=832))
-    assert found == [ReasoningDelta("Let me see."), TextDelta("Hi"), TextDelta(" \u2028é"), Finish("stop"), usage]
+    assert found == [ReasoningDelta("Let me see."), TextDelta("Hi \u2028é"), Finish("stop"), usage]
     sent, health = server.requests
     assert (sent.line, sent.headers["authorization"]) == ("POST /v1/responses HTTP/1.1", "Bearer k-1")
     assert health.line == "GET /v1/models HTTP/1.1"
