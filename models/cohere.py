@@ -29,7 +29,8 @@ from models.messages import (
     Usage,
     UsageReport,
 )
-from models.sse import SSEDecoder, decoded
+from models.quick_json import decoded
+from models.sse import SSEDecoder
 from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream
 

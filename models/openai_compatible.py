@@ -37,7 +37,8 @@ from models.messages import (
 from models.openai_turns import openai_turns
 from models.prefix_salt import PrefixSalt
 from models.providers import Quirks
-from models.sse import SSEDecoder, decoded
+from models.quick_json import decoded
+from models.sse import SSEDecoder
 from models.tool_call_ids import with_fitting_ids
 from models.upstream import GARBLED, UpstreamCall, begin, begin_health_check, parse_json
 from models.upstream_http import HttpUpstream

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from models.errors import InternalError
+from models.quick_json import decoded
 from router.cache_lines import Gone, Keyed
 from router.invalidation import Bar
 from router.packed_answer import PackedAnswer
@@ -93,8 +94,7 @@ def records_of(data: bytes, max_bytes: int = 0) -> Iterator[Record | MadeBy]:
         raise ValueError("cut off, or too large")
     (text_size,) = _SIZE.unpack_from(packed)
     at_body = _SIZE.size + text_size
-    for line in packed[_SIZE.size : at_body].decode("ascii").split("\n"):
-        told = json.loads(line)
+    for told in decoded(b"[" + packed[_SIZE.size : at_body].replace(b"\n", b",") + b"]"):
         if isinstance(told, dict):
             yield MadeBy(told["encoder"]) if "encoder" in told else Bar.back(told)
             continue

@@ -32,7 +32,7 @@ from models.messages import (
 )
 from models.openai_compatible import OpenAICompatibleModel, _Answer, encode
 from models.providers import Quirks, known_provider
-from models.sse import MAX_EVENT_BYTES, SSEDecoder, decoded
+from models.sse import MAX_EVENT_BYTES, SSEDecoder
 from models.upstream import UpstreamCall, retry_after_s
 from tests.unit.replay import replayed
 
@@ -408,29 +408,6 @@ def test_sse_lines_end_in_any_way(newline, size):
     decoder = SSEDecoder()
     events = [event for at in range(0, len(stream), size) for event in decoder.feed(stream[at : at + size])]
     assert events == [b"one\ntwo", b"three"]
-
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text(st.characters(exclude_categories=())),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=8,
-)
-
-
-@given(JSON, st.booleans())
-def test_what_chunks_say_is_read_as_pythons_own_parser_does(value, ascii):
-    data = json.dumps(value, ensure_ascii=ascii).encode("utf-8", "replace")
-    assert decoded(data) == json.loads(data)
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b'{"a": 1} 2', b"\xff", b'{"a": \xff"}', b"[1, ]"])
-def test_what_is_not_json_is_a_value_error(data):
-    with pytest.raises(ValueError):
-        decoded(data)
 
 
 def test_an_event_that_never_ends_is_cut_off():
