@@ -126,6 +126,7 @@ def measure(folder: Path, lookups: int, without_index: bool) -> None:
     corpus = Corpus(encoder)
     import usearch.index  # noqa: F401  (its own memory is not the entries')
 
+    collector = Collector()  # as a shard has it from its start
     gc.collect()
     before_bytes, clock = _resident_bytes(), Clock()
     if without_index:
@@ -134,7 +135,7 @@ def measure(folder: Path, lookups: int, without_index: bool) -> None:
     store, log, _ = _opened(folder)
     took = str(clock)
     gc.collect()
-    Collector().grown(store.count)
+    collector.grown(store.count)
     stats, count = store.stats(), len(store.entry_ids())
     print(f"{count} answers read in {took} {'without' if without_index else 'with'} the index's own file")
     taken_bytes = _resident_bytes() - before_bytes
