@@ -10,6 +10,10 @@ for the run and the costs divided by that. "Random at equal cost" is what tossin
 dearest model would reach for the strategy's cost: the straight line between the two, and the least that a strategy has
 to beat. Caches are off, so that each policy does all of its work. Strategies that go by the price of a bad answer are
 asked under the default and, while the cluster runs, under each `--price` (`routing.failure_price_answers`).
+
+    python -m cluster.bench.end_to_end --strategies hybrid learning cheapest fastest round_robin
+
+asks under those instead. `learning` knows nothing here but the models' tiers, since nobody rates an answer.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 
@@ -35,13 +39,15 @@ from cluster.state import Cluster
 from models.catalog import TIERS
 from models.demo.dataset import held_out_items
 from models.demo.items import DIFFICULTIES, Item
+from router.settings import Strategy
 from router.topology import LocalModel
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 SEED = 2027  # of its own: that of the model card is 2026
 CLIENTS = 4
 MAX_TOKENS = 96
-STRATEGIES = ("complexity", "learned", "hybrid", "cascade")
+STRATEGIES = tuple(name for name in get_args(Strategy) if name != "custom")  # which takes a class of the operator's
+ASKED = ("complexity", "learned", "hybrid", "cascade")
 PRICED = ("hybrid", "cascade")
 PRICE = 2.0
 SETTLED_S = 60.0
@@ -266,28 +272,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, help="with the demo models (default serve_config.yaml)")
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument(
+        "--strategies",
+        nargs="+",
+        choices=STRATEGIES,
+        default=ASKED,
+        metavar="STRATEGY",
+        help=f"besides each model alone: some of {', '.join(STRATEGIES)} (default {' '.join(ASKED)})",
+    )
+    parser.add_argument(
         "--price", type=float, action="append", help=f"of a bad answer, besides the default (default {PRICE:g})"
     )
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args(argv)
+    return exit_code(lambda: measure(options))
 
-    def measure() -> None:
-        items = held_out_items(SEED, -(-options.questions // len(DIFFICULTIES)))[: options.questions]
-        config = load_config(options.config)
-        models = models_of(config)
-        with own_cluster(dearer(config)) as cluster:
-            outcomes: list[Outcome] = []
-            for policy in (*models, *STRATEGIES):
-                outcomes.append(_told(asyncio.run(ask_all(cluster, policy, items))))
-            for price in options.price or (PRICE,):
-                reprice(cluster, price)
-                for policy in PRICED:
-                    outcomes.append(_told(asyncio.run(ask_all(cluster, policy, items, f"{policy}, price {price:g}"))))
-        figures: dict[str, Any] = {"seed": SEED, "outcomes": [asdict(each) for each in outcomes]}
-        write_json(options.json, figures)
-        print(table(outcomes, outcomes[len(models) - 1]))
 
-    return exit_code(measure)
+def measure(options: argparse.Namespace) -> None:
+    """Prints the table. Raises RequestFailed for the first question that is not answered."""
+    items = held_out_items(SEED, -(-options.questions // len(DIFFICULTIES)))[: options.questions]
+    config = load_config(options.config)
+    models = models_of(config)
+    asked = tuple(dict.fromkeys(options.strategies))
+    priced = [policy for policy in PRICED if policy in asked]
+    with own_cluster(dearer(config)) as cluster:
+        outcomes: list[Outcome] = []
+        for policy in (*models, *asked):
+            outcomes.append(_told(asyncio.run(ask_all(cluster, policy, items))))
+        for price in (options.price or (PRICE,)) if priced else ():
+            reprice(cluster, price)
+            for policy in priced:
+                outcomes.append(_told(asyncio.run(ask_all(cluster, policy, items, f"{policy}, price {price:g}"))))
+    write_json(options.json, {"seed": SEED, "outcomes": [asdict(each) for each in outcomes]})
+    print(table(outcomes, outcomes[len(models) - 1]))
 
 
 if __name__ == "__main__":

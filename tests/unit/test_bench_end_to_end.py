@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cluster.bench import end_to_end
 from cluster.bench.connection import RequestFailed, Response
 from cluster.bench.end_to_end import (
     CONFIG,
@@ -78,3 +84,37 @@ def test_a_stream_is_read_whole_or_not_at_all() -> None:
         _text(stream("Par", error={"message": "gone"}))
     with pytest.raises(RequestFailed, match="503"):
         _text(Response(503, {}, b"busy", 1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("line", "policies"),
+    [
+        ("", ["complexity", "learned", "hybrid", "cascade", "hybrid, price 2", "cascade, price 2"]),
+        ("--strategies learning cheapest fastest round_robin", ["learning", "cheapest", "fastest", "round_robin"]),
+        ("--strategies cascade cascade --price 1 --price 3", ["cascade", "cascade, price 1", "cascade, price 3"]),
+    ],
+)
+def test_which_policies_are_asked(
+    line: str, policies: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def no_cluster(config: Any) -> Iterator[Namespace]:
+        yield Namespace(config=config)
+
+    async def asked(_: Any, policy: str, items: Any, name: str = "") -> Any:
+        return outcome(name or policy, answered(policy, 3, 2), 1.0)
+
+    monkeypatch.setattr(end_to_end, "own_cluster", no_cluster)
+    monkeypatch.setattr(end_to_end, "reprice", lambda *_: None)
+    monkeypatch.setattr(end_to_end, "ask_all", asked)
+    file = tmp_path / "figures.json"
+    assert end_to_end.main([*line.split(), "--questions", "6", "--json", str(file)]) == 0
+    found = [each["policy"] for each in json.loads(file.read_text())["outcomes"]]
+    assert found == [*models_of(load_config(CONFIG)), *policies]
+    assert f"| {policies[-1]} |" in capsys.readouterr().out
+
+
+def test_a_strategy_that_there_is_not_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        end_to_end.main(["--strategies", "custom"])
+    assert refused.value.code == 2 and "round_robin" in capsys.readouterr().err
