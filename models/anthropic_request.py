@@ -26,7 +26,7 @@ from models.messages import (
     Tool,
 )
 from models.tool_call_ids import ANTHROPICS, with_fitting_ids
-from models.upstream import parse_json
+from models.upstream import described_schema, parse_json
 
 _DEFAULT_MAX_TOKENS = 4096  # the API wants a limit with every request
 # The SDK's own version, 2026-10-21, refuses temperature, top_p and top_k; with this one the models that have them take
@@ -118,8 +118,7 @@ def _output(request: ChatRequest) -> dict[str, Any]:
     if effort and effort != "none":
         config["effort"] = effort
     if request.response_format and request.response_format.kind == "json_schema":
-        schema = parse_json(request.response_format.schema or "{}", "response_format")
-        config["format"] = {"type": "json_schema", "schema": schema}
+        config["format"] = {"type": "json_schema", "schema": described_schema(request.response_format)}
     return fields | ({"output_config": config} if config else {})
 
 

@@ -31,7 +31,7 @@ from models.messages import (
 )
 from models.quick_json import decoded
 from models.sse import SSEDecoder
-from models.upstream import UpstreamCall, begin, begin_health_check, parse_json
+from models.upstream import UpstreamCall, begin, begin_health_check, described_schema, parse_json
 from models.upstream_http import HttpUpstream
 
 _BASE_URL = "https://api.cohere.com/v2"
@@ -149,7 +149,7 @@ def _format(request: ChatRequest) -> dict[str, Any] | None:
         return None
     if wanted.kind == "json_object":
         return {"type": "json_object"}
-    return {"type": "json_object", "json_schema": parse_json(wanted.schema or "{}", "response_format")}
+    return {"type": "json_object", "json_schema": described_schema(wanted)}
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from models.catalog import ModelEntry
 from models.errors import InvalidRequest, UnsupportedFeature
 from models.messages import ChatRequest, ImagePart, Message, ReasoningPart, Sampling, TextPart, Tool, ToolCall
-from models.upstream import parse_json
+from models.upstream import described_schema, parse_json
 
 SIGNATURE = "gemini:"
 """What a signature of Gemini's begins with in a conversation: no other provider gets it, and Gemini gets no other."""
@@ -60,7 +60,7 @@ def _config(request: ChatRequest, entry: ModelEntry) -> dict[str, Any]:
     if wanted and wanted.kind != "text":
         config["responseMimeType"] = "application/json"
         if wanted.kind == "json_schema":
-            config["responseJsonSchema"] = parse_json(wanted.schema or "{}", "response_format")
+            config["responseJsonSchema"] = described_schema(wanted)
     return config
 
 

@@ -94,12 +94,13 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
-    """`schema` is a JSON Schema as JSON text, for `json_schema` only."""
+    """`schema` is a JSON Schema as JSON text, and `description` says what it is for; both for `json_schema` only."""
 
     kind: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     schema: str | None = None
     strict: bool | None = None
+    description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

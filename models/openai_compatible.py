@@ -128,17 +128,17 @@ def encode(request: ChatRequest, entry: ModelEntry, quirks: Quirks) -> dict[str,
     if choice := request.tool_choice:
         named = {"type": "function", "function": {"name": choice.name}}
         body["tool_choice"] = named if choice.mode == "tool" else choice.mode
-    if request.response_format and request.response_format.kind != "text":
-        body["response_format"] = {"type": request.response_format.kind}
-        if request.response_format.kind == "json_schema":
-            schema = parse_json(request.response_format.schema or "{}", "response_format")
+    if (wanted := request.response_format) and wanted.kind != "text":
+        body["response_format"] = {"type": wanted.kind}
+        if wanted.kind == "json_schema":
+            schema = parse_json(wanted.schema or "{}", "response_format")
             body["response_format"]["json_schema"] = _present(
-                name=request.response_format.name, schema=schema, strict=request.response_format.strict
+                name=wanted.name, description=wanted.description, schema=schema, strict=wanted.strict
             )
-    wanted = request.reasoning_effort
-    if wanted == "none" and not entry.capabilities.reasoning:
-        wanted = None  # that is what it does anyway, and it may not know the field
-    effort = wanted or (entry.effort_with_tools if request.tools else None)
+    effort = request.reasoning_effort
+    if effort == "none" and not entry.capabilities.reasoning:
+        effort = None  # that is what it does anyway, and it may not know the field
+    effort = effort or (entry.effort_with_tools if request.tools else None)
     if request.thinking and request.thinking.mode == "off" and entry.capabilities.reasoning:
         effort = "none"
     if effort == "none" and quirks.no_thinking == "thinking":

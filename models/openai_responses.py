@@ -171,6 +171,8 @@ def _text(request: ChatRequest) -> dict[str, Any]:
     if wanted.kind == "json_object":
         return {**text, "format": {"type": "json_object"}}
     schema = {"name": wanted.name, "schema": parse_json(wanted.schema or "{}", "response_format")}
+    if wanted.description is not None:
+        schema["description"] = wanted.description
     return {**text, "format": {"type": "json_schema", **schema, "strict": bool(wanted.strict)}}
 
 

@@ -30,7 +30,7 @@ from models.errors import (
     SwitchyardError,
     UpstreamFailed,
 )
-from models.messages import ChatRequest
+from models.messages import ChatRequest, ResponseFormat
 
 CONNECT_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0
@@ -200,6 +200,15 @@ def _seconds(value: str) -> float:
         return float(value)
     except ValueError:
         return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+
+
+def described_schema(wanted: ResponseFormat) -> Any:
+    """The schema of a `json_schema`, with what it is for in it: for an API that has no other place for that. A schema
+    that says so itself stays as it is, and so does one that is only a reference, beside which nothing may stand."""
+    schema = parse_json(wanted.schema or "{}", "response_format")
+    if wanted.description is None or not isinstance(schema, dict) or "$ref" in schema:
+        return schema
+    return {"description": wanted.description, **schema}
 
 
 def parse_json(text: str, param: str) -> Any:

@@ -92,6 +92,8 @@ def _openai_response_format(request: ChatRequest) -> dict[str, Any] | None:
         "schema": parse_json(wanted.schema or "{}", "response_format"),
         "strict": wanted.strict,
     }
+    if wanted.description is not None:
+        schema["description"] = wanted.description
     return {"type": "json_schema", "json_schema": schema}
 
 

@@ -39,8 +39,8 @@ def prompt_tokens(request: ChatRequest) -> PromptTokens:
     thoughts = [part for m in request.messages for part in m.parts if isinstance(part, ReasoningPart)]
     texts += [part.text + (part.redacted or "") for part in thoughts]
     texts += [tool.name + tool.description + tool.parameters for tool in request.tools]
-    if request.response_format and request.response_format.schema:
-        texts.append(request.response_format.schema)
+    if request.response_format:
+        texts.append((request.response_format.schema or "") + (request.response_format.description or ""))
     chars = sum(map(len, texts))
     size_bytes = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
     images = [part.detail == "low" for m in request.messages for part in m.parts if isinstance(part, ImagePart)]

@@ -42,6 +42,8 @@ def check_request(request: ChatRequest) -> None:
         )
         for call in message.tool_calls:
             _check_text(call.id + call.name + call.arguments, f"messages.{index}.tool_calls")
+    if wanted := request.response_format:
+        _check_text((wanted.schema or "") + (wanted.description or ""), "response_format")
     for index, tool in enumerate(request.tools):
         _check_text(tool.name + tool.description + tool.parameters, f"tools.{index}")
 

@@ -100,6 +100,7 @@ class NamedTool(_Body):
 
 class JsonSchema(_Body):
     name: str
+    description: str | None = None
     schema_: dict[str, Any] = Field({}, alias="schema")
     strict: bool | None = None
 
@@ -335,4 +336,5 @@ def _response_format(body: ResponseFormatBody | None) -> ResponseFormat | None:
     if body.json_schema is None:
         raise InvalidRequest("'response_format.json_schema' is missing.", "response_format.json_schema")
     schema = body.json_schema
-    return ResponseFormat("json_schema", schema.name, json.dumps(schema.schema_, ensure_ascii=False), schema.strict)
+    text = json.dumps(schema.schema_, ensure_ascii=False)
+    return ResponseFormat("json_schema", schema.name, text, schema.strict, schema.description)

@@ -196,7 +196,7 @@ def _response_format(wanted: Format | None) -> ResponseFormat | None:
         return ResponseFormat("json_object")
     if not wanted.name:
         raise InvalidRequest("'text.format.name' is missing.", "text.format.name")
-    return ResponseFormat("json_schema", wanted.name, json.dumps(wanted.schema_), wanted.strict)
+    return ResponseFormat("json_schema", wanted.name, json.dumps(wanted.schema_), wanted.strict, wanted.description)
 
 
 def _echoed(body: ResponsesBody, tools: Sequence[FunctionTool]) -> dict[str, Any]:

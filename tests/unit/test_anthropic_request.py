@@ -116,12 +116,12 @@ def test_sampling_names_the_version_of_the_api_that_has_it():
 
 
 def test_effort_schema_and_user():
-    schema = ResponseFormat("json_schema", "shape", '{"type":"object"}')
+    schema = ResponseFormat("json_schema", "shape", '{"type":"object"}', None, "a place")
     sent = encode(ChatRequest("m", (USER,), reasoning_effort="low", response_format=schema, user="u1"), ENTRY)
     assert sent["thinking"] == {"type": "adaptive", "display": "summarized"}
     assert sent["output_config"] == {
         "effort": "low",
-        "format": {"type": "json_schema", "schema": {"type": "object"}},
+        "format": {"type": "json_schema", "schema": {"description": "a place", "type": "object"}},
     }
     assert sent["metadata"] == {"user_id": "u1"}
     assert encode(ChatRequest("m", (USER,), reasoning_effort="none"), ENTRY)["thinking"] == {"type": "disabled"}

@@ -215,7 +215,7 @@ def test_a_conversation_with_tools_and_every_setting():
         Sampling(9, 0.0, 0.5, 7, ("a",), 1, 0.25, 0.5, top_k=3),
         tools=(Tool("weather", "Tells it.", '{"type":"object"}', True),),
         tool_choice=ToolChoice("required"),
-        response_format=ResponseFormat("json_schema", "shape", '{"type":"object"}'),
+        response_format=ResponseFormat("json_schema", "shape", '{"type":"object"}', None, "a place"),
     )
     assert encode(request, ENTRY) == {
         "model": "command-a-03-2025",
@@ -245,7 +245,7 @@ def test_a_conversation_with_tools_and_every_setting():
         "stop_sequences": ["a"],
         "presence_penalty": 0.25,
         "frequency_penalty": 0.5,
-        "response_format": {"type": "json_object", "json_schema": {"type": "object"}},
+        "response_format": {"type": "json_object", "json_schema": {"description": "a place", "type": "object"}},
         "tool_choice": "REQUIRED",
         "strict_tools": True,
         "tools": [

@@ -64,7 +64,9 @@ requests = st.builds(
     | st.builds(ToolChoice, st.sampled_from(["auto", "none", "required", "tool"]), st.none() | texts),
     parallel_tool_calls=st.none() | st.booleans(),
     response_format=st.none()
-    | st.builds(messages.ResponseFormat, st.sampled_from(["text", "json_object"]), texts, texts),
+    | st.builds(
+        messages.ResponseFormat, st.sampled_from(["text", "json_object"]), texts, texts, description=st.none() | texts
+    ),
     reasoning_effort=st.none() | texts,
     user=st.none() | texts,
     raw_prompt=st.booleans(),

@@ -432,7 +432,7 @@ def test_a_signed_text_goes_back_signed():
 
 def test_every_setting_goes_out():
     sampling = Sampling(9, 0.0, 0.5, 7, ("a", "b"), 1, 0.25, -0.25, top_k=3)
-    wanted = ResponseFormat("json_schema", "shape", '{"type":"object"}', True)
+    wanted = ResponseFormat("json_schema", "shape", '{"type":"object"}', True, "a place")
     request = replace(ASKED, sampling=sampling, response_format=wanted, tool_choice=ToolChoice("none"))
     sent = encode(request, ENTRY)
     assert sent["toolConfig"] == {"functionCallingConfig": {"mode": "NONE"}}
@@ -446,7 +446,7 @@ def test_every_setting_goes_out():
         "presencePenalty": 0.25,
         "frequencyPenalty": -0.25,
         "responseMimeType": "application/json",
-        "responseJsonSchema": {"type": "object"},
+        "responseJsonSchema": {"description": "a place", "type": "object"},
     }
 
 

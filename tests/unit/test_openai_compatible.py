@@ -180,7 +180,7 @@ def test_a_conversation_with_tools_and_images():
         tools=(Tool("weather", "Tells it.", '{"type":"object"}', True), Tool("clock")),
         tool_choice=ToolChoice("tool", "weather"),
         parallel_tool_calls=False,
-        response_format=ResponseFormat("json_schema", "shape", '{"type":"object"}', True),
+        response_format=ResponseFormat("json_schema", "shape", '{"type":"object"}', True, "a place"),
         reasoning_effort="low",
         user="u1",
     )
@@ -209,7 +209,7 @@ def test_a_conversation_with_tools_and_images():
     assert sent["parallel_tool_calls"] is False
     assert sent["response_format"] == {
         "type": "json_schema",
-        "json_schema": {"name": "shape", "schema": {"type": "object"}, "strict": True},
+        "json_schema": {"name": "shape", "description": "a place", "schema": {"type": "object"}, "strict": True},
     }
     assert (sent["reasoning_effort"], sent["user"]) == ("low", "u1")
 

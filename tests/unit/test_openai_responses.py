@@ -276,7 +276,7 @@ def test_a_conversation_in_its_items() -> None:
         Sampling(max_tokens=9, temperature=0.5),
         (Tool("look", "Looks.", '{"type": "object"}'),),
         ToolChoice("tool", "look"),
-        response_format=ResponseFormat("json_schema", "n", '{"type": "object"}', True),
+        response_format=ResponseFormat("json_schema", "n", '{"type": "object"}', True, "a place"),
         reasoning_effort="high",
         thinking=Thinking(display="summarized"),
         verbosity="low",
@@ -304,7 +304,7 @@ def test_a_conversation_in_its_items() -> None:
         "strict": False,
     }
     assert body["tools"] == [tool] and body["tool_choice"] == {"type": "function", "name": "look"}
-    form = {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}
+    form = {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "description": "a place", "strict": True}
     assert body["text"] == {"verbosity": "low", "format": form}
     assert body["reasoning"] == {"effort": "high", "summary": "auto"}
     assert (body["max_output_tokens"], body["temperature"]) == (9, 0.5)

@@ -8,6 +8,7 @@ from models.messages import (
     Message,
     ReasoningDelta,
     ReasoningPart,
+    ResponseFormat,
     TextDelta,
     TextPart,
     Tool,
@@ -51,6 +52,12 @@ def test_a_tool_counts_all_that_the_model_reads_of_it() -> None:
     with_tool = prompt_tokens(ChatRequest("m", asked().messages, tools=(tool,)))
     read = len(tool.name + tool.description + tool.parameters)
     assert with_tool.at_most >= prompt_tokens(asked()).at_most + read
+
+
+def test_a_schema_counts_with_what_is_said_of_it() -> None:
+    shape = ResponseFormat("json_schema", "n", '{"type": "object"}', None, "a place " * 20)
+    with_shape = prompt_tokens(ChatRequest("m", asked().messages, response_format=shape))
+    assert with_shape.at_most == prompt_tokens(asked()).at_most + len('{"type": "object"}') + len("a place " * 20)
 
 
 def test_thoughts_that_only_their_provider_can_read_count_too() -> None:

@@ -3,8 +3,8 @@ import pytest
 from models.base import Call
 from models.catalog import ModelEntry
 from models.errors import ModelNotFound, ModelUnavailable, UnsupportedFeature
-from models.messages import ChatRequest, Message, TextPart, Tool
-from models.upstream import begin, begin_health_check
+from models.messages import ChatRequest, Message, ResponseFormat, TextPart, Tool
+from models.upstream import begin, begin_health_check, described_schema
 
 ENTRIES = {
     name: ModelEntry(name=name, engine="openai_compatible", source=name, context_tokens=1024) for name in ("m", "other")
@@ -36,3 +36,17 @@ async def test_a_health_check_names_all_models_of_the_provider():
     assert "'m, other'" in str(begin_health_check(ENTRIES, False).unreachable())
     with pytest.raises(ModelUnavailable, match="'m, other' is shut down"):
         begin_health_check(ENTRIES, True)
+
+
+@pytest.mark.parametrize(
+    ("schema", "description", "expected"),
+    [
+        ('{"type": "object"}', "a place", {"description": "a place", "type": "object"}),
+        ('{"type": "object"}', None, {"type": "object"}),
+        ('{"description": "its own"}', "a place", {"description": "its own"}),
+        ('{"$ref": "#/$defs/A", "$defs": {"A": {}}}', "a place", {"$ref": "#/$defs/A", "$defs": {"A": {}}}),
+        (None, "a place", {"description": "a place"}),
+    ],
+)
+def test_what_a_schema_is_for_stands_in_it_where_it_can(schema, description, expected):
+    assert described_schema(ResponseFormat("json_schema", "n", schema, None, description)) == expected

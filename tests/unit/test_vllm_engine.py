@@ -145,9 +145,9 @@ def test_parts_stay_apart_and_reasoning_is_handed_on() -> None:
 
 
 def test_a_schema_is_read_only_now() -> None:
-    wanted = ResponseFormat("json_schema", None, '{"type": "object"}', True)
+    wanted = ResponseFormat("json_schema", None, '{"type": "object"}', True, "a place")
     request = ChatRequest("m", (Message("user", (TextPart("Hi"),)),), response_format=wanted)
     assert openai_request(request, streamed=True)["response_format"] == {
         "type": "json_schema",
-        "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
+        "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True, "description": "a place"},
     }

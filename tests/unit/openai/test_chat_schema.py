@@ -7,9 +7,10 @@ from openai.types.chat import ChatCompletionMessage
 
 from deployments.openai.chat_schema import parse_chat
 from models.errors import InvalidRequest, UnsupportedFeature
-from models.messages import ImagePart, Message, ReasoningPart, TextPart, ToolCall, ToolChoice
+from models.messages import ImagePart, Message, ReasoningPart, ResponseFormat, TextPart, ToolCall, ToolChoice
 
 HELLO = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
+SHAPE = {"name": "s", "description": "a place", "schema": {"type": "object"}, "strict": True}
 
 
 def parsed(**fields):
@@ -51,7 +52,7 @@ def test_everything_that_is_understood_arrives():
         stop="END",
         tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
         tool_choice={"type": "function", "function": {"name": "f"}},
-        response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}},
+        response_format={"type": "json_schema", "json_schema": SHAPE},
         logprobs=True,
         top_logprobs=2,
         user="u1",
@@ -67,7 +68,7 @@ def test_everything_that_is_understood_arrives():
     assert request.messages[2].tool_calls == (ToolCall("c1", "f", '{"a" : 1}'),)
     assert request.messages[3].tool_call_id == "c1"
     assert request.tool_choice == ToolChoice("tool", "f")
-    assert request.response_format.schema == '{"type": "object"}'
+    assert request.response_format == ResponseFormat("json_schema", "s", '{"type": "object"}', True, "a place")
     assert (request.sampling.max_tokens, request.sampling.stop, request.sampling.top_logprobs) == (7, ("END",), 2)
     assert isinstance(request.sampling.temperature, float)
     assert (request.verbosity, request.reasoning_effort, request.sampling.n) == ("low", "high", 3)
@@ -207,3 +208,10 @@ def test_the_callers_text_is_not_in_the_message():
     with pytest.raises(InvalidRequest) as caught:
         parsed(messages=[{"role": "user", "content": "my secret", "name": 5}])
     assert "secret" not in caught.value.message
+
+
+def test_half_a_character_in_a_schema_is_no_text():
+    shape = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"title": "\ud800"}}}
+    with pytest.raises(InvalidRequest, match="surrogate") as refused:
+        parse_chat({**HELLO, "response_format": shape})
+    assert refused.value.param == "response_format"

@@ -22,6 +22,7 @@ from models.messages import (
     ImagePart,
     ReasoningDelta,
     ReasoningPart,
+    ResponseFormat,
     TextDelta,
     ToolCall,
     ToolCallDelta,
@@ -223,6 +224,7 @@ def test_a_redacted_thought_survives() -> None:
 
 def test_everything_that_is_understood_arrives() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    form = {"type": "json_schema", "name": "n", "description": "a place", "schema": schema, "strict": True}
     body = {
         "model": "m",
         "instructions": "Be brief.",
@@ -239,7 +241,7 @@ def test_everything_that_is_understood_arrives() -> None:
         "tools": TOOLS,
         "tool_choice": {"type": "function", "name": "time"},
         "parallel_tool_calls": False,
-        "text": {"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": True}, "verbosity": "low"},
+        "text": {"format": form, "verbosity": "low"},
         "reasoning": {"effort": "low"},
         "max_output_tokens": 9,
         "top_p": 0.5,
@@ -252,8 +254,7 @@ def test_everything_that_is_understood_arrives() -> None:
     assert [message.role for message in request.messages] == ["system", "developer", "user"]
     assert request.messages[2].parts[1] == ImagePart("data:image/png;base64,AAAA", "low")
     assert request.tool_choice is not None and (request.tool_choice.mode, request.tool_choice.name) == ("tool", "time")
-    assert request.response_format is not None and request.response_format.name == "n"
-    assert json.loads(request.response_format.schema or "") == schema
+    assert request.response_format == ResponseFormat("json_schema", "n", json.dumps(schema), True, "a place")
     assert (request.reasoning_effort, request.verbosity, request.user) == ("low", "low", "kim")
     assert (request.prompt_cache_key, request.safety_identifier) == ("talk-7", "s-1")
     assert (request.sampling.max_tokens, request.sampling.top_p, request.sampling.top_logprobs) == (9, 0.5, 2)
