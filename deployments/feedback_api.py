@@ -48,7 +48,7 @@ class FeedbackDoor:
             raise InvalidRequest("Give either 'score', from 0 to 1, or 'label', 'good' or 'bad'.", "score")
         receipt = await self.ingress.receipt(principal.org, body.request_id)
         given = feedback_of(receipt, principal.key_id, body, int(time.time() * 1000))
-        await self.ingress.feedback(given)
+        await self.ingress.feedback(given, (receipt.get("decision") or {}).get("work") or "")
         told = {"object": "feedback", "request_id": given.request_id, "model": given.model, "score": given.score}
         return JSONResponse(told)
 

@@ -190,18 +190,18 @@ class Ingress(HandleDoor):
             )
         return found
 
-    async def feedback(self, given: Feedback) -> None:
-        """Keep what a caller says about an answer, and have every replica learn from it."""
+    async def feedback(self, given: Feedback, work: str) -> None:
+        """Keep what a caller says about an answer, and have every replica learn from it. work: see `Decision`."""
         await self.ledger.keep_feedback(given)
         await self.forgetting.judged(given)
         if given.cached_from or not given.model:
             return  # a replayed answer is judged as one; it says nothing about what the model does now
-        self.pipeline.experience.note(given.org, given.task, given.model, given.score)
-        await self._ask_all("learn", given.org, given.task, given.model, given.score)
+        self.pipeline.experience.note(given.org, work, given.model, given.score)
+        await self._ask_all("learn", given.org, work, given.model, given.score)
 
-    def learn(self, org: str, task: str, model: str, score: float) -> None:
+    def learn(self, org: str, work: str, model: str, score: float) -> None:
         """Count an outcome for the strategies that learn; the replica that was told of it shares it."""
-        self.pipeline.experience.hear(org, task, model, score)
+        self.pipeline.experience.hear(org, work, model, score)
 
     def metrics_text(self) -> str:
         """This replica's metrics in Prometheus' text format."""

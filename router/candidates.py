@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from models.catalog import ModelEntry
-from models.messages import ChatRequest
+from models.messages import ChatRequest, Usage
 from router.constraints import Candidate, Limits
 from router.settings import RoutingSettings
 from router.tokens import PromptTokens
@@ -48,8 +48,9 @@ def candidates(
 
 
 def expected_microusd(pipeline: Pipeline, entry: ModelEntry, request: ChatRequest, tokens: PromptTokens) -> int:
-    """What an answer of this model would be charged, if it gets as long as it may."""
-    return pipeline.prices.worst_case_microusd(entry.name, tokens.expected, _longest(pipeline, entry, request))
+    """What an answer of this model would be charged, if it gets as long as it may and no cache of a provider is read or
+    written."""
+    return pipeline.prices.cost_microusd(entry.name, Usage(tokens.expected, _longest(pipeline, entry, request)))
 
 
 def _longest(pipeline: Pipeline, entry: ModelEntry, request: ChatRequest) -> int:
@@ -63,4 +64,4 @@ def _switch(
     """What `entry` has to read again that the conversation's model may still have in its cache."""
     if last is None or last == entry.name or last not in pipeline.entries:
         return 0
-    return round(routing.switch_price * pipeline.prices.worst_case_microusd(entry.name, tokens.expected, 0))
+    return round(routing.switch_price * pipeline.prices.cost_microusd(entry.name, Usage(tokens.expected)))

@@ -78,7 +78,7 @@ class Experience:
     def __call__(self, record: Record) -> None:
         if not isinstance(record, RequestClosed) or not record.decision:
             return
-        work = str(record.decision.get("task") or "")
+        work = str(record.decision.get("work") or "")
         for attempt in record.attempts:
             if attempt.outcome == "escalated":
                 self.learn(record.org, work, attempt.model, False, ESCALATED)

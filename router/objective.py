@@ -22,8 +22,6 @@ PRIOR_STRENGTH = 20.0
 """In outcomes: so many of them weigh as much as what is believed beforehand."""
 HEAD_STRENGTH = 1_000.0
 """The same where a model's own answers are known: a head says it of this question, evidence of a whole kind of work."""
-HEADED = frozenset({"hybrid", "learned", "cascade"})
-"""Strategies that heed the heads; `learning` goes by outcomes alone."""
 TRIVIAL_SCORE, TRIVIAL_GAIN = 0.12, 0.02
 DEMANDING_GAIN = 0.15
 ABSTAINED_SCALE = 0.4
@@ -108,8 +106,8 @@ def chances(
 
 
 def heads(strategy: str, assessment: Assessment) -> Mapping[str, float]:
-    """The chances of those models whose own answers are known, where `strategy` heeds them."""
-    return assessment.outlook.heads if assessment.outlook is not None and strategy in HEADED else {}
+    """The chances of those models whose own answers are known; `learning` goes by outcomes alone."""
+    return assessment.outlook.heads if assessment.outlook is not None and strategy != "learning" else {}
 
 
 def losses(candidates: Sequence[Candidate], chance: Mapping[str, float], routing: RoutingSettings) -> dict[str, Loss]:

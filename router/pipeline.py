@@ -30,7 +30,7 @@ from router.fingerprint import Fingerprint, circle_of, fingerprint
 from router.invalidation import Selection
 from router.measured import Conversations, Latencies, Rests, conversation_of
 from router.node_costs import NodeCosts
-from router.policy import AUTO, NO_LIMITS, Circumstances, Decision, Limits, Wish, decide
+from router.policy import AUTO, NO_LIMITS, Circumstances, Decision, Limits, Wish, decide, work_of
 from router.ports import (
     Assessment,
     BatcherPort,
@@ -264,8 +264,8 @@ class Pipeline:
         self.node_costs.take(self.stages.batcher.recent_work(), self.prices)
         last = self.conversations.last_model(conversation_of(request, principal))
         allowed = self.tenants.allowed_models(principal)
-        work = assessment.outlook.work if assessment is not None and assessment.outlook else ""
-        circumstances = Circumstances(self._turn, _lot(), self.experience.of(principal.org, work, self.entries))
+        evidence = self.experience.of(principal.org, work_of(assessment), self.entries)
+        circumstances = Circumstances(self._turn, _lot(), evidence)
 
         def under(course: Course, circumstances: Circumstances) -> Decision:
             routing = course.routing
@@ -366,7 +366,9 @@ class Pipeline:
             "semantic_cache": "eligible" if key is not None and key.scope else "bypass",
             "input_tokens_estimated": tokens.expected,
             "expected_cost_microusd": {
-                name: expected_microusd(self, self.entries[name], request, tokens) for name in decision.eligible
+                entry.name: expected_microusd(self, entry, request, tokens)
+                for entry in self.entries.values()
+                if self.may_use(principal, entry.name)
             },
             "node_costs": self.node_costs.explained(),
             "prompt_changes": [*changes, *self.for_model(question, decision.model, principal, options)[1]],

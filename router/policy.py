@@ -68,7 +68,8 @@ class Decision:
 
     fallbacks: models to try in this order when `model` fails before its first token, those that sleep last.
     tier: of `model`; the score's own tier may have had no eligible model.
-    score, task: None for a named model that was not assessed.
+    score, task: None for a named model that was not assessed. work: the kind of work under which outcomes are evidence
+        (`Experience`), whatever the strategy; empty where the learned classifier has not looked at it.
     eligible: the models that could have been chosen; excluded: the others, each with the reason.
     propensity: probability with which `model` was chosen: 1.0 where nothing is drawn by lot (`exploration`).
     expected_cost_microusd: of an answer of `model`; a cascade that goes on costs more.
@@ -103,6 +104,7 @@ class Decision:
     rule: str = ""
     experiment: dict[str, str] | None = None
     wakes: str | None = None
+    work: str = ""
 
 
 def decide(
@@ -133,6 +135,11 @@ def decide(
         eligible = [pool[name] for name in decision.eligible]
         return replace(decision, basis=basis_of(assessed, eligible, circumstances.evidence, wish.strategy))
     return _pin(demand, assessment, pool, routing, wish)
+
+
+def work_of(assessment: Assessment | None) -> str:
+    """The kind of work that outcomes of such a question are evidence for."""
+    return assessment.outlook.work if assessment is not None and assessment.outlook is not None else ""
 
 
 def tier_of(score: float, routing: RoutingSettings) -> str:
@@ -258,6 +265,7 @@ def _choose(
         cascade=steps,
         loss={name: each.explained() for name, each in loss.items()},
         explored=explored,
+        work=work_of(assessment),
     )
 
 

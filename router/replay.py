@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import InvalidRequest, NoEligibleModel
 from models.messages import ChatRequest
 from router.basis import rebuilt
 from router.offpolicy import Z_95, Array, Estimate, Log, Valuation, always, at_random, coin, evaluate, mean_by_model
-from router.policy import AUTO, Circumstances, Decision, Wish, decide
+from router.policy import AUTO, NO_LIMITS, Circumstances, Decision, Wish, decide
 from router.ports import Assessment
 from router.settings import ClassifierSettings, RoutingSettings
-from router.trials import Courses
+from router.trials import Courses, tighter
 
 LEAST_EFFECTIVE = 30.0
 """Requests that an estimate must really stand on."""
@@ -70,8 +71,10 @@ def policy_of(routing: RoutingSettings, classifier: ClassifierSettings | None = 
     """`policy.decide` under these settings, those of the request's time; without experiments.
 
     classifier: weights of the four factors that stand in place of those of then; its keywords are not counted again,
-    for want of the prompts. The policy raises KeyError for a decision without its basis.
+    for want of the prompts. Raises `InvalidRequest` for limits of which the log does not tell which models meet them.
+    The policy raises KeyError for a decision without its basis; who has no model left by its limits gets no answer.
     """
+    _check_limits(routing)
     courses = Courses(routing.model_copy(update={"experiments": {}}), lambda _name, _version: None)
 
     def policy(logged: Logged) -> dict[str, float]:
@@ -79,22 +82,25 @@ def policy_of(routing: RoutingSettings, classifier: ClassifierSettings | None = 
         quiet = routing.model_copy(update={"exploration": 0.0})
         assessment, candidates, evidence = rebuilt(logged.decision)
         wished = logged.decision["basis"].get("wished")
+        wish = Wish(wished, limits=tighter(NO_LIMITS, routing.limits))
 
         def chosen(turn: int) -> str:
             circumstances = Circumstances(turn, 1.0, evidence)
-            made = decide(
-                _QUESTION, _weighed(assessment, classifier), candidates, quiet, None, 0, Wish(wished), circumstances
-            )
-            return action_of(_seen(made))
+            weighed = _weighed(assessment, classifier)
+            return action_of(_seen(decide(_QUESTION, weighed, candidates, quiet, None, 0, wish, circumstances)))
 
         turns = len(candidates) if (wished or routing.strategy) == "round_robin" else 1
         found: dict[str, float] = {}
-        for turn in range(turns):
-            action = chosen(turn)
-            found[action] = found.get(action, 0.0) + (1 - routing.exploration) / turns
-        if routing.exploration:
-            for action in _drawn(logged, routing, wished, assessment):
-                found[action] = found.get(action, 0.0) + routing.exploration / len(candidates)
+        try:
+            for turn in range(turns):
+                action = chosen(turn)
+                found[action] = found.get(action, 0.0) + (1 - routing.exploration) / turns
+            if routing.exploration:
+                drawn = _drawn(logged, routing, wish, assessment)
+                for action in drawn:
+                    found[action] = found.get(action, 0.0) + routing.exploration / len(drawn)
+        except NoEligibleModel:
+            return {}
         return found
 
     return policy
@@ -107,13 +113,23 @@ def _seen(decision: Decision) -> dict[str, Any]:
     return {name: getattr(decision, name) for name in ("model", "cascade", "strategy_version")}
 
 
-def _drawn(logged: Logged, routing: RoutingSettings, wished: Any, assessment: Assessment) -> list[str]:
+def _check_limits(routing: RoutingSettings) -> None:
+    for each in routing.variants():
+        for name in ("max_latency_ms", "local_only", "region"):
+            if getattr(each.limits, name):
+                raise InvalidRequest(
+                    f"The books do not say which models met `limits.{name}` then; take it out of the policy to replay."
+                )
+
+
+def _drawn(logged: Logged, routing: RoutingSettings, wish: Wish, assessment: Assessment) -> list[str]:
     """What follows from each lot, all equally likely."""
     _, candidates, evidence = rebuilt(logged.decision)
     everything = routing.model_copy(update={"exploration": 1.0})
-    lots = ((i + 0.5) / len(candidates) for i in range(len(candidates)))
+    sure = decide(_QUESTION, assessment, candidates, everything, None, 0, wish, Circumstances(0, 0.0, evidence))
+    lots = ((i + 0.5) / len(sure.eligible) for i in range(len(sure.eligible)))
     made = (
-        decide(_QUESTION, assessment, candidates, everything, None, 0, Wish(wished), Circumstances(0, lot, evidence))
+        decide(_QUESTION, assessment, candidates, everything, None, 0, wish, Circumstances(0, lot, evidence))
         for lot in lots
     )
     return [action_of(_seen(each)) for each in made]

@@ -282,7 +282,7 @@ class Run:
         chosen = pipeline.conversations.last_choice(conversation)
         if self.request.model != AUTO and chosen is not None and chosen[0] != model:
             pipeline.experience.learn(self.principal.org, chosen[1], chosen[0], False, OVERRIDE)
-        work = self.decision.task or "" if self.decision and self.request.model == AUTO else None
+        work = self.decision.work if self.decision and self.request.model == AUTO else None
         pipeline.conversations.answered(conversation, model, work)
 
     def _status(self, error: BaseException | None) -> tuple[Status, str | None]:

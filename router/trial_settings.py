@@ -23,6 +23,7 @@ class LimitSettings(Strict):
         None, gt=0, description="measured time to the end of an answer as long as this one may get, 95th percentile"
     )
     local_only: bool = False
+    region: str | None = Field(None, min_length=1, max_length=64, description="where the model has to run")
 
 
 class TimeRule(Strict):

@@ -184,6 +184,7 @@ def tighter(caller: Limits, operator: LimitSettings) -> Limits:
     def least(one: float | None, other: float | None) -> float | None:
         return other if one is None else one if other is None else min(one, other)
 
+    regions = sorted({each for each in (caller.region, operator.region) if each is not None})
     qualities = [each for each in (caller.min_quality, operator.min_quality) if each is not None]
     most = least(caller.max_cost_microusd, operator.max_cost_microusd)
     return replace(
@@ -193,6 +194,7 @@ def tighter(caller: Limits, operator: LimitSettings) -> Limits:
         max_ttft_ms=least(caller.max_ttft_ms, operator.max_ttft_ms),
         max_latency_ms=least(caller.max_latency_ms, operator.max_latency_ms),
         local_only=caller.local_only or operator.local_only,
+        region=" and ".join(regions) or None,  # two that differ are nowhere
     )
 
 

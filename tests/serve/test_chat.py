@@ -139,7 +139,7 @@ def test_route_explains_and_does_nothing(product: Product) -> None:
     body = {"model": "auto", "messages": user(MIDDLING), "switchyard": {"strategy": "complexity"}, **GREEDY}
     told = product.http().post("/v1/route", json=body).json()
     assert told["decision"]["tier"] == "medium" and 0.3 <= told["decision"]["score"] <= 0.6
-    assert set(told["expected_cost_microusd"]) == set(told["decision"]["eligible"])
+    assert set(told["decision"]["eligible"]) < set(told["expected_cost_microusd"])
     assert (told["semantic_cache"], told["degraded"]) == ("eligible", [])
     assert product.metric("switchyard_requests_total") == requests
 

@@ -6,14 +6,17 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.classifier import InlineClassifier
 from models.errors import NotFound
 from router.accounting.feedback import Feedback, wilson
+from router.events import Principal
 from router.experience import HALF_LIFE_S, Experience
 from router.measured import RECENT_S, Conversations, Latencies
-from router.settings import RoutingSettings
+from router.pipeline import Options
+from router.settings import ClassifierSettings, RoutingSettings
 from tests.contract.test_stores import closed
 from tests.unit.test_http_app import KEY, Door, open_door
-from tests.unit.test_pipeline import make_world
+from tests.unit.test_pipeline import ask, make_world
 
 
 class Books:
@@ -31,9 +34,9 @@ class Books:
                 return asdict(record)
         raise NotFound("No receipt with this id.")
 
-    async def feedback(self, given: Feedback) -> None:
+    async def feedback(self, given: Feedback, work: str) -> None:
         self.kept.append(given)
-        self._door.world.pipeline.experience.learn(given.org, given.task, given.model, given.score)
+        self._door.world.pipeline.experience.learn(given.org, work, given.model, given.score)
 
 
 @pytest.fixture
@@ -55,8 +58,22 @@ async def test_feedback_is_kept_with_what_the_receipt_says_and_is_learned_from(d
     assert told.status_code == 200 and told.json()["score"] == 0
     (given,) = books.kept
     assert (given.org, given.model, given.tags) == ("acme", "small-1", ("wrong",))
-    found = door.world.pipeline.experience.of("acme", given.task, ["small-1"])
+    work = (door.world.closes()[0].decision or {})["work"]
+    found = door.world.pipeline.experience.of("acme", work, ["small-1"])
     assert found["small-1"] == pytest.approx((0.0, 1.0), abs=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["cascade", "complexity", "cheapest"])
+async def test_what_is_learned_under_one_strategy_the_others_know(door: Door, strategy: str) -> None:
+    books, question = Books(door), "Explain to me how tides come about, please."
+    door.world.pipeline.stages.classifier = InlineClassifier(ClassifierSettings())
+    answer = await door.chat(question, switchyard={"cache": "off", "strategy": strategy})
+    await say(door, request_id=answer.headers["x-switchyard-request-id"], label="bad")
+    decision = door.world.closes()[0].decision or {}
+    assert decision["work"] and books.kept[0].task == decision["task"]
+    told: Any = await door.world.pipeline.explain(ask(question), Principal("acme"), Options(strategy="hybrid"))
+    known = told["decision"]["basis"]["models"][answer.headers["x-switchyard-model"]]
+    assert known["evidence"][1] == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +121,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_a_gates_verdicts_are_outcomes() -> None:
     seen = Experience()
-    record = closed("r", decision={"task": "math"})
+    record = closed("r", decision={"task": "question", "work": "math"})
     judged = replace(record.attempts[1], gate={"verdict": "release"})
     seen(replace(record, attempts=(replace(judged, outcome="escalated"), replace(judged, model="strong"))))
     found = seen.of("acme", "math", ["m", "strong"])
@@ -158,6 +175,6 @@ async def test_a_named_model_after_auto_speaks_against_the_one_that_auto_chose(d
     other = next(name for name in pipeline.entries if name != chosen)
     decision = door.world.closes()[0].decision or {}
     await door.chat("Compare two designs of a cache for me, please.", model=other, switchyard={"cache": "off"})
-    found = pipeline.experience.of("acme", decision["task"], [chosen])
+    found = pipeline.experience.of("acme", decision["work"], [chosen])
     assert found[chosen] == pytest.approx((0.0, 0.5), abs=1e-6)
     assert RoutingSettings().strategy == "hybrid"

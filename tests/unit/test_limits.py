@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -94,12 +95,23 @@ async def test_each_limit_says_whom_it_excludes(door: Door) -> None:
     assert "not in 'eu'" in told["medium-1"] and "at most 1 were allowed" in told["small-1"]
 
 
+async def test_what_is_expected_has_no_writing_to_a_providers_cache_in_it(door: Door) -> None:
+    provided(door)
+    before = (await asked(door, "/v1/route")).json()["expected_cost_microusd"]
+    entries = door.world.pipeline.entries
+    dear = Price(input=1, output=1, cache_write_5m=2, cache_write_1h=4, cached_input=Decimal("0.1"))
+    entries["small-1"] = entries["small-1"].model_copy(update={"price": dear})
+    door.world.pipeline.reconfigure(door.world.pipeline.settings)
+    assert (await asked(door, "/v1/route")).json()["expected_cost_microusd"] == before
+    assert before["small-1"] > 0
+
+
 async def test_who_is_left_answers_and_the_explanation_says_who_is_not(door: Door) -> None:
     entries = door.world.pipeline.entries
     entries["medium-1"] = entries["medium-1"].model_copy(update={"region": "eu"})
     told = (await asked(door, "/v1/route", region="eu")).json()
     assert told["decision"]["model"] == "medium-1" and told["decision"]["eligible"] == ["medium-1"]
     assert "not in 'eu'" in told["decision"]["excluded"]["small-1"]
-    assert told["expected_cost_microusd"].keys() == {"medium-1"}
+    assert told["expected_cost_microusd"].keys() == MODELS, "what it would cost there is told all the same"
     answer = await asked(door, "/v1/chat/completions", region="eu")
     assert (answer.status_code, answer.headers["x-switchyard-model"]) == (200, "medium-1")

@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 from cluster.cli import main
 from models.catalog import TIERS, ModelEntry
+from models.errors import InvalidRequest
 from models.messages import ChatRequest
 from router.basis import rebuilt
 from router.constraints import Candidate
@@ -124,6 +125,20 @@ def test_a_judged_answer_is_another_thing_than_one_that_is_not() -> None:
     found = policy_of(RoutingSettings(strategy="cheapest"))
     line = next(each for each in costs([logged(made)] * 50, {"cheapest": found}) if each.policy == "cheapest")
     assert line.estimates is None and line.agrees == 0
+
+
+def test_a_policys_limits_hold_and_those_that_the_log_cannot_tell_of_are_refused() -> None:
+    made = decided(Assessment(0.9, "code", FACTORS), RoutingSettings(strategy="complexity"))
+    assert made["model"] == "strong"
+    for limits in ({"max_cost_microusd": 50}, {"max_cost_microusd": 50, "min_quality": 0.1}):
+        for exploration in (0.0, 0.5):
+            routing = RoutingSettings.model_validate({"limits": limits, "exploration": exploration})
+            assert policy_of(routing)(logged(made)) == {"cheap": pytest.approx(1.0)}
+    nobody = RoutingSettings.model_validate({"limits": {"max_cost_microusd": 1}})
+    assert policy_of(nobody)(logged(made)) == {}
+    by_night = RoutingSettings.model_validate({"rules": [{"name": "night", "routing": {"limits": {"region": "eu"}}}]})
+    with pytest.raises(InvalidRequest, match=r"limits\.region"):
+        policy_of(by_night)
 
 
 # ---- a world whose truth is known ------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.catalog import TIERS
 from router.constraints import Candidate
 from router.plan import Plan
-from router.policy import Decision, decide
+from router.policy import Decision, Limits, Wish, decide
 from router.ports import Assessment, Outlook
 from router.settings import RoutingSettings
 from router.steps import worthwhile
@@ -55,6 +56,17 @@ def test_a_dearer_mistake_asks_more() -> None:
     few, many = (RoutingSettings(strategy="cascade", failure_price_answers=price) for price in (0.5, 40))
     assert cascade(0.6, 0.9, 0.95, routing=few).cascade == ("s",)
     assert cascade(0.6, 0.9, 0.95, routing=many).cascade == ("s", "m", "l")
+
+
+@pytest.mark.parametrize("strategy", ["cheapest", "complexity", "hybrid"])
+def test_the_cheapest_that_is_good_enough_goes_by_what_each_model_is_known_to_do(strategy: str) -> None:
+    heads = {"s": 0.4, "m": 0.9, "l": 0.95}
+    assessment = Assessment(0.1, "math", outlook=Outlook(0.9, 0.95, "math", heads=heads))  # for which any would do
+    wish = Wish(limits=Limits(min_quality=0.8))
+    for limit, eligible in ((wish, ("l", "m")), (Wish(), ("l", "m", "s"))):
+        found = decide(ASKED, assessment, POOL, RoutingSettings(strategy=strategy), None, 10, limit)
+        assert found.eligible == eligible
+    assert decide(ASKED, assessment, POOL, RoutingSettings(strategy="cheapest"), None, 10, wish).model == "m"
 
 
 def test_its_version_names_what_the_steps_depend_on_and_not_the_question() -> None:

@@ -105,6 +105,10 @@ def test_of_the_callers_and_the_operators_limits_the_tighter_holds(
 ) -> None:
     found = tighter(Limits(one, cost, local_only=local), LimitSettings(min_quality=other, max_cost_microusd=5))
     times = LimitSettings(max_latency_ms=900, max_ttft_ms=50)
+    assert tighter(Limits(region="eu"), LimitSettings()).region == "eu"
+    assert tighter(Limits(), LimitSettings(region="eu")).region == "eu"
+    assert tighter(Limits(region="eu"), LimitSettings(region="eu")).region == "eu"
+    assert tighter(Limits(region="us"), LimitSettings(region="eu")).region == "eu and us", "where nothing runs"
     both = tighter(Limits(one, max_latency_ms=cost, max_ttft_ms=60), times)
     assert (both.max_latency_ms, both.max_ttft_ms) == (900 if cost is None else min(cost, 900), 50)
     assert found.min_quality == max((each for each in (one, other) if each is not None), default=None)
