@@ -13,13 +13,16 @@ from typing import Any
 
 from deployments.door import Operation
 
+_CONVERTER = re.compile(r":\w+}")
+"""Of a part of a path, for the router only: that it may have slashes in it."""
+
 
 def openapi(operations: Iterable[Operation]) -> bytes:
     """The document, as JSON."""
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+        paths.setdefault(_CONVERTER.sub("}", operation.path), {})[operation.method.lower()] = _operation(operation)
         if operation.body is not None:
             schema = operation.body.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
@@ -43,7 +46,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.body is not None:
         schema = {"$ref": f"#/components/schemas/{operation.body.__name__}"}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    if names := re.findall(r"{(\w+)}", operation.path):
+    if names := re.findall(r"{(\w+)", operation.path):
         described["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ]

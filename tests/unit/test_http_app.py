@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 from ray.serve._private.thirdparty.get_asgi_route_name import get_asgi_route_name
 
@@ -24,6 +25,7 @@ from tests.unit.leases import Leases
 from tests.unit.test_pipeline import World, make_world
 
 KEY = "sy-test"
+AUTH = {"authorization": f"Bearer {KEY}"}
 
 
 @dataclass
@@ -197,10 +199,47 @@ async def test_models_and_route(door):
     headers = {"authorization": f"Bearer {KEY}"}
     listed = (await door.client.get("/v1/models", headers=headers)).json()["data"]
     assert [model["id"] for model in listed] == ["auto", "small-1", "medium-1"]
+    for model in listed:
+        assert (await door.client.get(f"/v1/models/{model['id']}", headers=headers)).json() == model
     body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
     told = (await door.client.post("/v1/route", json=body, headers=headers)).json()
     assert told["decision"]["model"] == "small-1"
     assert door.world.records == []
+
+
+async def test_one_model_is_found_by_both_sdks_whatever_its_name():
+    from anthropic import AsyncAnthropic
+    from openai import AsyncOpenAI, NotFoundError
+
+    settings = IngressSettings(tenants={"acme": TenantSettings(models=("groq/small-1",))})
+    world = make_world(settings)
+    entries = world.pipeline.entries
+    entries["groq/small-1"] = entries["small-1"].model_copy(update={"name": "groq/small-1"})
+    door = open_door(world, settings)
+    transport = httpx2.ASGITransport(app=door.client._transport.app)
+    fields = {"api_key": KEY, "http_client": httpx2.AsyncClient(transport=transport), "max_retries": 0}
+    async with (
+        door.client,
+        AsyncOpenAI(base_url="http://door/v1", **fields) as openai,
+        AsyncAnthropic(base_url="http://door", open_telemetry=False, **fields) as anthropic,
+    ):
+        assert [model.id async for model in anthropic.models.list()] == ["auto", "groq/small-1"]
+        for found in (await openai.models.retrieve("groq/small-1"), await anthropic.models.retrieve("groq/small-1")):
+            type(found).model_validate(found.model_dump(exclude={"capabilities"}), strict=False)
+            assert found.id == "groq/small-1"
+        assert (await openai.models.retrieve("auto")).id == "auto"
+        refused = [(await door.client.get(f"/v1/models/{name}", headers=AUTH)) for name in ("small-1", "groq", "")]
+        for name in ("small-1", "nobody/there"):  # the first one is there, and not for them
+            with pytest.raises(NotFoundError) as unknown:
+                await openai.models.retrieve(name)
+            error = unknown.value.body
+            assert (error["code"], error["param"]) == ("model_not_found", "model")
+            assert error["message"] == f"There is no model '{name}' here; GET /v1/models lists what there is."
+        assert [response.status_code for response in refused] == [404] * 3
+        assert (await door.client.get("/v1/models/auto")).status_code == 401
+        document = (await door.client.get("/openapi.json")).json()
+        (parameter,) = document["paths"]["/v1/models/{model}"]["get"]["parameters"]
+        assert (parameter["name"], parameter["in"]) == ("model", "path")
 
 
 async def test_cors_answers_only_the_origins_it_was_told():
@@ -240,7 +279,7 @@ async def test_a_wrong_method_is_405_and_says_which_are_right(door):
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     assert "is not served here" in wrong.json()["error"]["message"]
     assert (await door.client.head("/health")).status_code == 200
-    assert (await door.client.get("/v1/models/")).status_code == 404
+    assert (await door.client.get("/v1/providers/")).status_code == 404
 
 
 @pytest.mark.parametrize("origins", [(), ("https://app.example",)])
