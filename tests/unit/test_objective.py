@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models.catalog import ModelEntry
 from models.errors import InvalidRequest, NoEligibleModel
 from models.messages import ChatRequest, Message, TextPart
-from router.objective import bounded, chance_of, quality_of
+from router.objective import Evidence, bounded, chance_of, chances, quality_of
 from router.policy import AUTO, Candidate, Circumstances, Limits, Wish, decide
 from router.ports import Assessment, Outlook
 from router.settings import RoutingSettings
@@ -18,7 +18,8 @@ ASKED = ChatRequest(AUTO, (Message("user", (TextPart("question"),)),))
 TIERS = ("small", "medium", "large")
 
 probabilities = st.floats(0.02, 0.98)
-outlooks = st.builds(Outlook, probabilities, probabilities, st.just("math"), st.booleans())
+heads = st.dictionaries(st.sampled_from([f"model-{i}" for i in range(5)]), probabilities)
+outlooks = st.builds(Outlook, probabilities, probabilities, st.just("math"), st.booleans(), st.just("1"), heads=heads)
 assessments = st.builds(
     lambda score, outlook: Assessment(score, "math", outlook=outlook), st.floats(0, 1), st.none() | outlooks
 )
@@ -63,51 +64,47 @@ def test_who_abstains_goes_to_the_strong_side() -> None:
 
 
 @settings(max_examples=150)
-@given(assessments, costs, strategies, st.integers(0, 4), st.integers(1, 5_000))
+@given(assessments, costs, strategies, st.integers(0, 4), st.integers(1, 5_000), st.none() | st.just(3_000))
 def test_a_model_that_gets_dearer_is_never_chosen_for_it(
-    assessment: Assessment, prices: list[int], strategy: str, which: int, more: int
+    assessment: Assessment, prices: list[int], strategy: str, which: int, more: int, failure_price: int | None
 ) -> None:
-    if strategy in ("fastest", "round_robin"):
-        return
+    """A bad answer costs something fixed, or so many answers of the strongest: then its price is what all is measured
+    by, and of the others this holds."""
     which %= len(prices)
-    dearer = [cost + more * (i == which) for i, cost in enumerate(prices)]
-    first = decide(
-        ASKED,
-        assessment,
-        pool_of(prices),
-        RoutingSettings.model_validate({"strategy": strategy, "failure_price_microusd": 3_000}),
-        None,
-        10,
+    pool = pool_of(prices)
+    strongest = min(pool, key=lambda each: (-TIERS.index(each.entry.tier), each.expected_cost_microusd))
+    if strategy in ("fastest", "round_robin") or (failure_price is None and pool[which] is strongest):
+        return
+    dearer = pool_of([cost + more * (i == which) for i, cost in enumerate(prices)])
+    first, then = (
+        choose(each, assessment, strategy, failure_price_microusd=failure_price).model for each in (pool, dearer)
     )
-    then = decide(
-        ASKED,
-        assessment,
-        pool_of(dearer),
-        RoutingSettings.model_validate({"strategy": strategy, "failure_price_microusd": 3_000}),
-        None,
-        10,
-    )
-    assert first.model == f"model-{which}" or then.model != f"model-{which}"
+    assert first == f"model-{which}" or then != f"model-{which}"
+
+
+evidences = st.dictionaries(st.sampled_from(["model-0", "model-1"]), st.tuples(st.floats(0, 50), st.floats(0, 50)))
 
 
 @settings(max_examples=150)
-@given(assessments, costs, st.floats(0, 1), st.floats(0, 1))
+@given(assessments, evidences, costs, strategies, st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_bound_of_quality_never_lets_in_more_models_nor_a_worse_one(
-    assessment: Assessment, prices: list[int], one: float, other: float
+    assessment: Assessment, evidence: Evidence, prices: list[int], strategy: str, one: float, other: float
 ) -> None:
     lower, higher = sorted((one, other))
+    routing = RoutingSettings.model_validate({"strategy": strategy})
 
     def eligible(least: float) -> dict[str, float]:
-        wish = Wish(limits=Limits(min_quality=least))
+        pool, wish = pool_of(prices), Wish(limits=Limits(min_quality=least))
         try:
-            decision = decide(ASKED, assessment, pool_of(prices), RoutingSettings(strategy="learning"), None, 10, wish)
+            decision = decide(ASKED, assessment, pool, routing, None, 10, wish, Circumstances(evidence=evidence))
         except NoEligibleModel:
             return {}
-        return {name: decision.loss[name]["chance"] for name in decision.eligible}
+        chance = chances(decision.strategy, assessment, pool, evidence, routing)
+        return {name: chance[name] for name in decision.eligible}
 
     strict = eligible(higher)
     assert strict.items() <= eligible(lower).items()
-    assert all(chance >= higher - 1e-4 for chance in strict.values())
+    assert all(chance >= higher for chance in strict.values())
 
 
 @settings(max_examples=200)
