@@ -4,6 +4,7 @@
     ├── InvalidRequest              400  the request itself is wrong
     │   ├── UnsupportedFeature      400  the chosen model or this version cannot do that
     │   ├── ContextLengthExceeded   400  the prompt fits no eligible model
+    │   ├── ContentRefused          400  a provider's content filter stopped the prompt
     │   └── BodyTooLarge            413
     ├── AuthenticationFailed        401
     ├── PermissionDenied            403
@@ -66,6 +67,13 @@ class UnsupportedFeature(InvalidRequest):
 
 class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
+
+
+class ContentRefused(InvalidRequest):
+    """What a provider says instead of an answer that its filter ends. The prompt has been read by then, and Azure bills
+    it (https://learn.microsoft.com/azure/ai-services/openai/how-to/manage-costs)."""
+
+    code, abandoned = "content_filter", 1
 
 
 class BodyTooLarge(InvalidRequest):

@@ -57,6 +57,8 @@ _STATUS = {
     "too_many_requests": 429,  # Azure's word for it
     "insufficient_quota": 429,
     "context_length_exceeded": 400,
+    "content_filter": 400,
+    "content_policy_violation": 400,
     "invalid_prompt": 400,
     "bio_policy": 400,
     "misalignment_policy_violation": 400,

@@ -20,6 +20,7 @@ from models.base import Call, check_supported
 from models.catalog import ModelEntry
 from models.errors import (
     BodyTooLarge,
+    ContentRefused,
     ContextLengthExceeded,
     DeadlineExceeded,
     InvalidRequest,
@@ -47,6 +48,20 @@ _OVERFLOW = re.compile(
     r"maximum number of tokens|reduce the length",
     re.IGNORECASE,
 )
+
+_FILTERS = frozenset(
+    {
+        "content_filter",  # Azure, Moonshot
+        "ResponsibleAIPolicyViolation",  # Azure, in `innererror`
+        "content_policy_violation",
+        "image_content_policy_violation",
+        "misalignment_policy_violation",
+        "bio_policy",
+        "invalid_prompt",  # OpenAI's reasoning models: "flagged as potentially violating our usage policy"
+    }
+)
+"""What providers call a content filter that stopped a request. Anthropic and DeepSeek have only words for it."""
+_FILTER_WORDS = re.compile(r"blocked by content filtering policy|Content Exists Risk", re.IGNORECASE)
 
 
 class UpstreamCall:
@@ -133,6 +148,11 @@ class UpstreamCall:
                     "prompt, ask for fewer tokens or choose a model with a longer context.",
                     "messages",
                 )
+            case 200 | 400 | 422 | 500 if _is_filter(fields, message):  # 200 and 500: of an error within a stream
+                return ContentRefused(
+                    f"{named} refuses the prompt for its content; change it or choose another model.",
+                    "messages",
+                )
             case 413:
                 return BodyTooLarge(f"The request is too large for the provider of model '{self._model}'; shorten it.")
             case 400 | 422:
@@ -174,6 +194,12 @@ def begin_health_check(entries: Mapping[str, ModelEntry], is_closed: bool) -> Up
 def _check_open(names: str, is_closed: bool) -> None:
     if is_closed:
         raise ModelUnavailable(f"Model '{names}' is shut down; send the request again in a moment.")
+
+
+def _is_filter(error: Mapping[str, Any], message: str) -> bool:
+    inner = error.get("innererror") or error.get("inner_error")
+    codes = (error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None)
+    return any(isinstance(code, str) and code in _FILTERS for code in codes) or bool(_FILTER_WORDS.search(message))
 
 
 def _identifier(value: object) -> str | None:

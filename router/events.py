@@ -31,7 +31,7 @@ class Principal:
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try at one backend. `outcome` is `ok`, `cancelled`, an error code, `escalated` (the gate of a cascade did not
-    let the answer through) or `content_filter` (it had no text, and the next model was asked).
+    let the answer through) or `content_filter` (the prompt was refused, or it had no text and another was asked).
 
     input_tokens, output_tokens: what it took, `estimated` where the engine had not counted yet. gate: the judgement of
     the first tokens (`cascade.Judgement` as plain JSON values), where there was one. whole: the answer came in one

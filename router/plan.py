@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from models.catalog import ModelEntry
 from models.errors import (
     BudgetExceeded,
+    ContentRefused,
     ContextLengthExceeded,
     ModelUnavailable,
     StreamInterrupted,
@@ -50,6 +51,8 @@ class Plan:
         elif isinstance(error, ContextLengthExceeded):
             room, able = self._entries[model].context_tokens, self._escalated
             self.left = [other for other in self.left if other in able or self._entries[other].context_tokens > room]
+        elif isinstance(error, ContentRefused) and self._routing.content_filter_falls_back:
+            pass  # as an answer that a filter ends before its first text
         elif not (error.retryable or isinstance(error, StreamInterrupted)):
             self.left = []
         elif self._died(error) and not (began or error.abandoned) and self._tried.count(model) == 1:

@@ -135,7 +135,9 @@ class RoutingSettings(Strict):
         {}, description="model name -> the models that are tried after it, in this order; a named model has no others"
     )
     content_filter_falls_back: bool = Field(
-        False, description="whether a content filter that ends an answer before its first text counts as a failure"
+        False,
+        description="whether a content filter that refuses a prompt, or ends an answer before its first text, sends "
+        "the question to the next model",
     )
     limits: LimitSettings = LimitSettings()
     rules: tuple[TimeRule, ...] = Field((), max_length=64, description="what changes by the time of the day")

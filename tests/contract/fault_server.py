@@ -198,11 +198,16 @@ def stalls(*pieces: bytes) -> Script:
 
 
 _WRONG = f'{{"error":{{"message":"{SECRET}"}}}}'
+_FILTERED = (
+    f'{{"error":{{"message":"{SECRET}","type":null,"param":"prompt","code":"content_filter","status":400,'
+    '"innererror":{"code":"ResponsibleAIPolicyViolation"}}}'
+)
 
 FAULTS: dict[str, Callable[[Dialect], Script]] = {
     "good": lambda d: streams(d.head, d.tail),
     "hang_up": lambda _: hang_up,
     "400": lambda _: answers(400, _WRONG),
+    "filtered": lambda _: answers(400, _FILTERED),
     "401": lambda _: answers(401, _WRONG),
     "404": lambda _: answers(404, _WRONG),
     "429": lambda _: answers(429, _WRONG),

@@ -16,6 +16,7 @@ import pytest_asyncio
 from models.base import Call, ChatModel
 from models.catalog import ModelEntry
 from models.errors import (
+    ContentRefused,
     DeadlineExceeded,
     InvalidRequest,
     ModelUnavailable,
@@ -74,6 +75,7 @@ RETRY, KEY, SPARE = frozenset({"retry"}), frozenset({"key"}), frozenset({"spare"
 QUICK = [
     Fault("hang_up", (UpstreamFailed, ModelUnavailable), RETRY),
     Fault("400", (InvalidRequest,)),
+    Fault("filtered", (ContentRefused,)),
     Fault("401", (ModelUnavailable,), KEY),
     Fault("404", (ModelUnavailable,)),
     Fault("429", (RateLimited,), RETRY | KEY),

@@ -14,6 +14,7 @@ from deployments.openai.chat_schema import parse_chat
 from models.base import Call, Capabilities
 from models.errors import (
     BudgetExceeded,
+    ContentRefused,
     ContextLengthExceeded,
     InvalidRequest,
     ModelNotFound,
@@ -579,6 +580,34 @@ async def test_a_content_filter_before_any_text_falls_to_the_next_model_when_con
     it.books_are_shut()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_prompt_that_a_filter_refuses_falls_to_the_next_model_when_configured(stream: bool) -> None:
+    async def answer(it: Three) -> str:
+        if stream:
+            return text((await streamed(it.world, ask()))[1])
+        return (await unary(it.world, ask()))[1].text
+
+    refused: list[Event | SwitchyardError] = [ContentRefused("not this")]
+    it = three(RoutingSettings())
+    it.small.script = refused
+    with pytest.raises(ContentRefused):
+        await answer(it)
+    assert it.outcomes() == [("small-1", "content_filter")]
+    it.books_are_shut()
+    it = three(FILTERED if stream else RoutingSettings(content_filter_falls_back=True))
+    it.small.script = refused
+    assert (await answer(it)).startswith("medium-10 ")
+    assert it.outcomes() == [("small-1", "content_filter"), ("medium-1", "ok")]
+    first = it.close.attempts[0]
+    assert first.estimated and first.cost_microusd == 1000 * first.input_tokens > 0, "the prompt may have been billed"
+    it.small.script = it.medium.script = it.large.script = refused
+    it.world.pipeline.exact.reconfigure(it.world.pipeline.settings.exact_cache)
+    with pytest.raises(ContentRefused):  # the last one's word holds
+        await unary(it.world, ask("all of them"))
+    assert [outcome for _, outcome in it.outcomes()] == ["content_filter"] * 3
+    it.books_are_shut()
+
+
 async def test_prompts_that_a_provider_may_have_taken_are_paid() -> None:
     it = three(RoutingSettings())
     late = UpstreamFailed("no answer in time")
@@ -596,7 +625,16 @@ async def test_prompts_that_a_provider_may_have_taken_are_paid() -> None:
 
 FILTERED = CASCADE.model_copy(update={"content_filter_falls_back": True})
 errors = st.sampled_from(
-    [ModelUnavailable, Overloaded, UpstreamFailed, StreamInterrupted, InvalidRequest, ContextLengthExceeded, ValueError]
+    [
+        ModelUnavailable,
+        Overloaded,
+        UpstreamFailed,
+        StreamInterrupted,
+        InvalidRequest,
+        ContentRefused,
+        ContextLengthExceeded,
+        ValueError,
+    ]
 )
 events = st.one_of(
     st.builds(

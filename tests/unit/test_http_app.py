@@ -14,7 +14,7 @@ import pytest
 from ray.serve._private.thirdparty.get_asgi_route_name import get_asgi_route_name
 
 from deployments.http_app import build_http_app
-from models.errors import ModelUnavailable
+from models.errors import ContentRefused, ModelUnavailable
 from router.accounting.budget import Budgets
 from router.accounting.denials import Denials
 from router.accounting.keys import hash_key
@@ -262,6 +262,18 @@ async def test_a_dead_backend_is_503_when_nothing_else_can_answer():
     assert response.status_code == 503
     assert response.json()["error"]["switchyard"]["retryable"] is True
     await door.client.aclose()
+
+
+async def test_a_content_filters_refusal_is_what_openais_clients_know(door):
+    from openai import AsyncOpenAI, BadRequestError
+
+    door.world.small.failures = [ContentRefused("A content filter refuses the prompt.", "messages")]
+    transport = httpx2.ASGITransport(app=door.client._transport.app)
+    client = httpx2.AsyncClient(transport=transport)
+    async with AsyncOpenAI(base_url="http://door/v1", api_key=KEY, http_client=client, max_retries=0) as openai:
+        with pytest.raises(BadRequestError) as refused:
+            await openai.chat.completions.create(model="small-1", messages=[{"role": "user", "content": "hi"}])
+    assert (refused.value.code, refused.value.type) == ("content_filter", "invalid_request_error")
 
 
 async def test_the_openapi_document_describes_every_route_and_resolves(door):

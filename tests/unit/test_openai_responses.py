@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from models.base import Call, Capabilities
 from models.catalog import ModelEntry
 from models.errors import (
+    ContentRefused,
     ContextLengthExceeded,
     InvalidRequest,
     ModelUnavailable,
@@ -127,7 +128,13 @@ def test_what_ends_a_response_is_the_callers_but_for_what_broke_there() -> None:
         assert "a prompt" not in str(caught.value)
         errors[code] = type(caught.value)
     assert {code for code, kind in errors.items() if kind is UpstreamFailed} == {"server_error", "vector_store_timeout"}
-    assert {code for code, kind in errors.items() if kind not in (UpstreamFailed, InvalidRequest)} == {
+    assert {code for code, kind in errors.items() if kind is ContentRefused} == {
+        "invalid_prompt",
+        "bio_policy",
+        "misalignment_policy_violation",
+        "image_content_policy_violation",
+    }
+    assert {code for code, kind in errors.items() if kind not in (UpstreamFailed, InvalidRequest, ContentRefused)} == {
         "rate_limit_exceeded",
         "data_residency_mismatch",
     }
@@ -249,6 +256,7 @@ def test_how_an_answer_may_end(end: dict, reason: str) -> None:
         ({"type": "error", "error": {"type": "tokens", "code": "rate_limit_exceeded", "message": "x"}}, RateLimited),
         ({"type": "error", "error": {"type": "too_many_requests", "code": "too_many_requests"}}, RateLimited),
         ({"type": "error", "error": {"code": "context_length_exceeded", "message": "x"}}, ContextLengthExceeded),
+        ({"type": "error", "error": {"code": "content_filter", "message": "a prompt"}}, ContentRefused),
         ({"type": "error", "error": {"code": "insufficient_quota", "message": "a prompt"}}, ModelUnavailable),
         ({"type": "error", "error": {"type": "invalid_request_error", "code": None, "param": "input"}}, InvalidRequest),
         ({"error": {"message": "a prompt", "type": "BadRequestError", "code": 400}}, InvalidRequest),
