@@ -33,6 +33,9 @@ from router.pipeline import CacheMode, Options
 from router.settings import Strategy
 from router.validation import check_request
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""Of reasoning. Which of them a model has is its provider's affair."""
+
 
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -198,7 +201,7 @@ class ChatBody(_Body):
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormatBody | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     user: str | None = Field(None, max_length=256)
     metadata: dict[str, str] | None = None

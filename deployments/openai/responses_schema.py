@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from deployments.openai.body import Body, read_json
-from deployments.openai.chat_schema import StreamOptions, SwitchyardBody
+from deployments.openai.chat_schema import Effort, StreamOptions, SwitchyardBody
 from deployments.openai.responses_items import Item, messages_of, read_items
 from models.errors import InvalidRequest, UnsupportedFeature
 from models.messages import ChatRequest, Message, ResponseFormat, Sampling, TextPart, Tool, ToolChoice
@@ -46,7 +46,7 @@ class TextConfig(Body):
 
 
 class Reasoning(Body):
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    effort: Effort | None = None
     summary: Literal["auto"] | None = Field(None, description="thoughts are shown as the model shows them")
 
 

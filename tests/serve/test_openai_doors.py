@@ -126,7 +126,7 @@ class Colour(BaseModel):
     name: str
 
 
-def test_a_schema_is_kept_to(product: Product) -> None:
+def test_tools_and_schemas_are_refused_by_models_without_them(product: Product) -> None:
     tools = [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}]
     with pytest.raises(openai.BadRequestError):  # this model has no tools
         product.sdk().responses.create(model="smoke-small", input="Look.", tools=tools)

@@ -124,6 +124,8 @@ def test_effort_schema_and_user():
         "format": {"type": "json_schema", "schema": {"description": "a place", "type": "object"}},
     }
     assert sent["metadata"] == {"user_id": "u1"}
+    hardest = encode(ChatRequest("m", (USER,), reasoning_effort="max"), ENTRY)
+    assert (hardest["thinking"]["type"], hardest["output_config"]) == ("adaptive", {"effort": "max"})
     assert encode(ChatRequest("m", (USER,), reasoning_effort="none"), ENTRY)["thinking"] == {"type": "disabled"}
 
 

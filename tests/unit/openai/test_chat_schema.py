@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
 from deployments.openai.chat_schema import parse_chat
+from deployments.openai.responses_schema import parse_response
 from models.errors import InvalidRequest, UnsupportedFeature
 from models.messages import ImagePart, Message, ReasoningPart, ResponseFormat, TextPart, ToolCall, ToolChoice
 
@@ -215,3 +217,15 @@ def test_half_a_character_in_a_schema_is_no_text():
     with pytest.raises(InvalidRequest, match="surrogate") as refused:
         parse_chat({**HELLO, "response_format": shape})
     assert refused.value.param == "response_format"
+
+
+def test_every_effort_of_openais_own_client_is_taken_by_both_doors():
+    from openai.types.shared import ReasoningEffort
+
+    efforts = get_args(get_args(ReasoningEffort)[0])
+    assert "max" in efforts
+    for effort in efforts:
+        response = parse_response(json.dumps({"model": "m", "input": "hi", "reasoning": {"effort": effort}}).encode())
+        assert parsed(reasoning_effort=effort).request.reasoning_effort == effort == response.request().reasoning_effort
+    with pytest.raises(InvalidRequest):
+        parsed(reasoning_effort="enormous")
