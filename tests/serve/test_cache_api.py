@@ -19,7 +19,7 @@ def verdicts(product: Product, text: str, times: int = 6) -> set[str]:
     return {product.chat(text, **body).headers["x-switchyard-cache"] for _ in range(times)}
 
 
-def test_a_forgotten_answer_is_gone_everywhere_within_a_second(product: Product) -> None:
+def test_a_forgotten_answer_is_gone_everywhere_within_five_seconds(product: Product) -> None:
     text = "Where is the manual kept?"
     verdicts(product, text)
     until(lambda: verdicts(product, text) == {"hit-exact"})
@@ -29,7 +29,9 @@ def test_a_forgotten_answer_is_gone_everywhere_within_a_second(product: Product)
     assert verdicts(product, text) == {"hit-exact"}
     began_s = time.monotonic()
     assert door.post("/v1/cache/invalidate", json=body | {"dry_run": False}).json()["count"] == 1
-    assert time.monotonic() - began_s < 5.0
+    took_s = time.monotonic() - began_s
+    print(f"\nforgotten by a shard and two ingress replicas in {took_s * 1000:.0f} ms")
+    assert took_s < 5.0  # far above what it takes, for a busy machine
     body = {"switchyard": {"cache": "only-if-cached"}}
     assert {product.chat(text, **body).status_code for _ in range(6)} == {504}
     question = {"org": "acme", "question": "Where is that manual kept?", "similarity": 0.8}
@@ -37,8 +39,12 @@ def test_a_forgotten_answer_is_gone_everywhere_within_a_second(product: Product)
     until(lambda: door.post("/v1/cache/invalidate", json=question).json()["count"] == 1)
     assert door.post("/v1/cache/invalidate", json=question | {"dry_run": False}).json()["count"] == 1
     assert {product.chat(text, **body).status_code for _ in range(6)} == {504}
-    entries = door.get("/v1/audit", params={"limit": 1000}).json()["data"]
-    assert sum(entry["act"] == "cache.invalidate" for entry in entries) == 2
+
+    def acts() -> int:
+        entries = door.get("/v1/audit", params={"limit": 1000}).json()["data"]
+        return sum(entry["act"] == "cache.invalidate" for entry in entries)
+
+    until(lambda: acts() == 2)  # they are on their way to the books
 
 
 def test_an_answer_that_a_caller_finds_bad_goes_everywhere(product: Product) -> None:
