@@ -273,7 +273,7 @@ class SemanticCache:
         """How often a tenant is answered wrongly, at most."""
         return self._store.audit(tenant)
 
-    async def stats(self) -> dict[str, int]:
+    async def stats(self) -> dict[str, float]:
         """Counts since the start and what is held now; `encoded / batches` is the mean batch size."""
         names = ("encoded", "batches", "not_encodable")
         return {**self._store.stats(), **{name: self._counts[name] for name in names}}

@@ -28,7 +28,9 @@ _CACHE_COUNTERS = {
     "hits_surface": ("spelling_hits", "Questions answered that were asked in another spelling"),
     "misses": ("misses", "Questions without an answer"),
     "claimed": ("coalesced_misses", "Questions that another ingress was having answered already"),
-    "audited": ("audited_hits", "Similar hits that the model was asked anyway"),
+    "audits": ("audits", "Similar hits that the model was asked anyway"),
+    "audit_microusd": ("audit_microusd", "What the model's answers to these cost, in millionths of a US dollar"),
+    "audited": ("audited_hits", "Audits whose two answers could be compared"),
     "compared": ("compared_answers", "Answers compared with the one that could have been given instead"),
     "other_answers": ("other_answers", "Of these, those that were not the same"),
     "retreats": ("retreats", "Times a tenant's threshold was raised since too much was wrong"),
@@ -53,6 +55,11 @@ _CACHE_GAUGES = {
     "index_bytes": ("index_bytes", "Of these, the vectors and what they are found by"),
     "vectors": ("vectors", "Answers that are found by meaning"),
     "log_bytes": ("log_bytes", "Answers on disk, with those that are out of date"),
+    "wrong_at_most": ("wrong_per_request_at_most", "Largest of the bounds that hold with 95 %; 1: there is none yet"),
+    "unbounded": (
+        "tenants_without_bound",
+        "Tenants and namespaces that the verifier saw, without a bound yet",
+    ),
 }
 _LEDGER_COUNTERS = {
     "records": ("records", "Records taken in"),
@@ -149,7 +156,7 @@ def archive_families(counts: Mapping[str, int]) -> Iterator[Metric]:
             yield CounterMetricFamily(f"switchyard_archive_{name}", what, value=counts[key])
 
 
-def cache_families(shards: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+def cache_families(shards: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
     """`shards`: what `SemanticCache.stats` says, by shard."""
     for key, (name, what) in _CACHE_COUNTERS.items():
         yield _counter(f"semantic_cache_{name}", what, "shard", {shard: stats[key] for shard, stats in shards.items()})

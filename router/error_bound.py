@@ -9,6 +9,7 @@ What is said about it is said by betting (Waudby-Smith and Ramdas 2023, "Estimat
 by betting", arXiv:2010.09686): if the risk is not below a bound, a gambler who stakes on it can multiply the stake by
 1/alpha, ever, with probability at most alpha (Ville's inequality). So one may look after every request.
 
+It starts where a measured stream has shown no more wrong answers than delta allows (`start_for`).
 Below the threshold it starts from, the cache earns: a lower one is taken when the risk between the two is proven to be
 below half of delta. Lower ones are tested in order, and risk only grows downwards, so their number needs no correction.
 The other half is for what is served from the start. Against drift another gambler bets that the risk of all that is
@@ -27,6 +28,23 @@ from numpy.typing import NDArray
 LADDER = (0.999, 0.99, 0.98, 0.97, 0.95, 0.93, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Scores that may become the threshold."""
 
+NEVER = 1.01
+"""A threshold that no score reaches: nothing similar is answered."""
+
+SHOWN = (
+    (0.1, 0.0100),
+    (0.2, 0.0066),
+    (0.3, 0.0045),
+    (0.4, 0.0036),
+    (0.5, 0.0033),
+    (0.6, 0.0025),
+    (0.7, 0.0020),
+    (0.8, 0.0015),
+    (0.9, 0.0005),
+)
+"""Thresholds, and how many wrong answers per request each gave at most (the upper end of Wilson's 95 % interval) where
+only the verifier could answer, on the stream of docs/cache.md: `python -m cluster.bench.cache_starts --data DATA`."""
+
 ALPHA = 0.05
 """The probability with which a proof may fail."""
 
@@ -43,6 +61,13 @@ _LOOK_EVERY = 16
 looks does not ask to be looked at every time."""
 
 _CANDIDATE_BOUNDS = tuple(0.0005 * 1.3**power for power in range(29))
+
+
+def start_for(delta: float, min_score: float) -> float:
+    """The threshold of a cache that has learnt nothing yet: from `min_score` up the first that has shown to be wrong
+    no more often than `delta`. `NEVER` where none has."""
+    shown = min((threshold for threshold, wrong in SHOWN if wrong <= delta), default=NEVER)
+    return max(min_score, shown)
 
 
 class Bets:
@@ -95,10 +120,12 @@ class ErrorBound:
         """The probability with which a hit of this score has to be audited."""
         return self.audit if score >= self.start else max(self.audit, EARNED_AUDIT)
 
-    def see(self, score: float | None, same: bool | None) -> None:
+    def see(self, score: float | None, same: bool | None, hit: bool | None = None) -> None:
         """One request. `score`: its best candidate's, None without one. `same`: whether that one's answer was the
-        model's, None where the model was not asked or nothing could be said."""
-        hit = score is not None and score >= self.threshold
+        model's, None where the model was not asked or nothing could be said. `hit`: whether it was answered, but for an
+        audit; None: by its score."""
+        if hit is None:
+            hit = score is not None and score >= self.threshold
         self.requests += 1
         self.compared += same is not None
         self.audited += hit and same is not None
@@ -121,12 +148,16 @@ class ErrorBound:
         """Wrong answers per request, at most, if all that was served since the start were counted; with a confidence of
         1 - `ALPHA`, whenever one looks. 1.0: nothing can be said yet."""
         self._look()
-        proven = np.flatnonzero(self._held)
-        return float(_CANDIDATE_BOUNDS[proven[0]]) if len(proven) else 1.0
+        return self.last_upper_bound
+
+    @property
+    def last_upper_bound(self) -> float:
+        """The same, of the last look, at most `_LOOK_EVERY` requests ago; it costs no computation."""
+        return _CANDIDATE_BOUNDS[self._held.argmax()] if self._held.any() else 1.0
 
     def _retreat(self) -> None:
         above = [each for each in LADDER if each > self.threshold]
-        self.threshold = above[-1] if above else 1.01  # nothing similar is served any more
+        self.threshold = above[-1] if above else NEVER
         self.start = max(self.start, self.threshold)
         self.retreats += 1
         self._begin()

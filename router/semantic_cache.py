@@ -116,7 +116,8 @@ class SemanticStore:
             return Lookup("miss", embedding=embedding)
         (similarity, entry_id, entry), score = candidates[best], judged[best].score
         hit = score >= max(self._audits.threshold(key.tenant, terms.delta), entry.least_score)
-        if hit and not (terms.audited and self._audits.draws(key.tenant, score)):
+        drawn = hit and terms.audited and self._audits.draws(key.tenant, score)
+        if hit and not drawn:
             if (answer := self._given(entry_id)) is None:
                 return Lookup("miss", embedding=embedding)
             if terms.audited:
@@ -124,7 +125,7 @@ class SemanticStore:
             self._counts["hits_semantic"] += 1
             return Lookup("hit-semantic", answer, min(similarity, 1.0), embedding, score=score)
         if terms.audited:
-            self._audits.wait(key.exact, Pending(key.tenant, entry_id, score))
+            self._audits.wait(key.exact, Pending(key.tenant, entry_id, score, drawn))
         return Lookup("miss", embedding=embedding, score=score, near=entry.answer.answer_id)
 
     def compared(self, key: CacheKey, same: bool | None) -> None:
@@ -201,9 +202,8 @@ class SemanticStore:
         return [Placed(key.tenant, key.scope, number, codes)]
 
     def _compare(self, key: CacheKey, answer: CachedAnswer) -> None:
-        pending = self._audits.take(key.exact)
-        if pending is not None:
-            self._audits.wait(key.exact, pending)
+        if (pending := self._audits.waiting(key.exact)) is not None:
+            self._audits.paid(pending, answer.cost_microusd)
             other = self._opened(pending.entry_id)
             self.compared(key, self._agree(other, answer) if other is not None else None)
 
@@ -273,7 +273,7 @@ class SemanticStore:
         self._audits.reconfigure(settings)
         self._shrink()
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, float]:
         """Counts since the start (`veto_<name>`: candidates that a veto ruled out); what is held now."""
         return {
             **{name: self._counts[name] for name in COUNTED},

@@ -262,9 +262,17 @@ class CacheSettings(Strict):
         0.7, ge=0, le=1, description="cosine similarity from which a stored question is looked at at all"
     )
     min_score: float = Field(
-        0.3, ge=0, le=1, description="the verifier's score from which its answer is given; docs/cache.md has the curve"
+        0.3,
+        ge=0,
+        le=1,
+        description="the verifier's score from which its answer is given, or a higher one if `delta` wants that",
     )
-    delta: float = Field(0.005, gt=0, lt=1, description="wrong answers per request that a tenant puts up with")
+    delta: float = Field(
+        0.005,
+        gt=0,
+        lt=1,
+        description="wrong answers per request that a tenant puts up with; below 0.0005 it begins with none",
+    )
     audit: float = Field(
         0.05, ge=0, le=1, description="share of similar hits that the model is asked anyway, to compare; 0: never"
     )

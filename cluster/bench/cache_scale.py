@@ -11,6 +11,9 @@ too). All is done by the product's own classes, in one process and on one thread
 The questions are the project's own (`router.cache_training`) with a word of another one put in; their vectors those of
 the question, a little towards another one's. All are of one tenant and one scope, which is the hardest case: the index
 is one graph, and a lookup finds eight candidates.
+
+`--exact` measures instead what a hit in an ingress' own cache takes, with 10,000 answers in it: the digest of the whole
+request, which is most of it, and the answer.
 """
 
 from __future__ import annotations
@@ -29,18 +32,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.encoder import Encoder
-from models.messages import Finish, TextDelta, Usage
+from models.messages import ChatRequest, Event, Finish, Message, Sampling, TextDelta, TextPart, Usage
 from router.cache_log import CHUNK, CacheLog
 from router.cache_records import Stored
 from router.collecting import Collector
-from router.fingerprint import partition
+from router.exact_cache import ExactCache
+from router.fingerprint import fingerprint, partition
 from router.index_files import IndexFiles
 from router.packed_answer import PackedAnswer
 from router.ports import CachedAnswer, CacheKey
 from router.scope_index import CANDIDATES, codes_of
 from router.sealing import NO_SEALER
 from router.semantic_cache import SemanticStore
-from router.settings import CacheSettings
+from router.settings import CacheSettings, IngressSettings
 
 Vectors = NDArray[np.float32]
 TENANT, SCOPE = partition("bench", ""), f"{7:064x}"
@@ -175,9 +179,32 @@ def _look_up(store: SemanticStore, corpus: Corpus, encoder: Encoder, lookups: in
     print(f"recall of the eight nearest: {found / len(searches):.3f}")
 
 
+def exact_hits(lookups: int) -> list[tuple[float, float]]:
+    """Seconds of the wall and of the processor for each hit."""
+    settings = IngressSettings()
+    cache, words = ExactCache(settings.exact_cache), tuple(TextDelta(f" {word}", 1) for word in ANSWER.split(" "))
+    rules = Message("system", (TextPart("You answer briefly and say so when you are not sure. " * 4),))
+    took = []
+    for storing in (True, False):
+        for number in range(INSERTED if storing else lookups):
+            text = f"What is to be done with wagon {number % INSERTED} of the freight train that came in last?"
+            request = ChatRequest("auto", (rules, Message("user", (TextPart(text),))), Sampling(max_tokens=200))
+            clock = Clock()
+            asked = fingerprint(request, "bench", "", settings)
+            if asked is None or storing == (cache.get(asked.exact.exact) is not None):
+                raise AssertionError("each question is stored once, and found again")
+            if storing:
+                events: tuple[Event, ...] = (*words, Finish("stop"))
+                answer = CachedAnswer(f"req_{number}", "model", events, Usage(60, 25), 40, time.time(), YEAR_S)
+                cache.put(asked.exact, answer)
+            else:
+                took.append(clock.seconds())
+    return took
+
+
 def _say(what: str, seconds: list[tuple[float, float]]) -> None:
     wall, processor = (quantiles((each[of] * 1000 for each in seconds), n=100) for of in (0, 1))
-    print(f"{what}: p50 {wall[49]:.2f} ms ({processor[49]:.2f}), p95 {wall[94]:.2f} ms ({processor[94]:.2f})")
+    print(f"{what}: p50 {wall[49]:.3g} ms ({processor[49]:.3g}), p95 {wall[94]:.3g} ms ({processor[94]:.3g})")
 
 
 def _key(corpus: Corpus, number: int) -> CacheKey:
@@ -207,8 +234,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/cache_scale"))
     parser.add_argument("--lookups", type=int, default=1000)
     parser.add_argument("--rebuild", action="store_true", help="read the log without the index's own file too")
+    parser.add_argument("--exact", action="store_true", help="only what a hit in an ingress' own cache takes")
     parser.add_argument("--only-measure", choices=("with", "without"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if arguments.exact:
+        _say("exact hit", exact_hits(arguments.lookups))
+        return
     if arguments.only_measure:
         measure(arguments.folder, arguments.lookups, arguments.only_measure == "without")
         return

@@ -5,6 +5,7 @@ import pytest
 from models.messages import Finish, TextDelta, Usage
 from router.agreement import agree
 from router.audits import MAX_PENDING, PATIENCE, Audits, Pending
+from router.error_bound import NEVER, SHOWN
 from router.fingerprint import partition
 from router.pipeline import Options
 from router.ports import CachedAnswer, CacheKey, Terms
@@ -102,11 +103,53 @@ def test_who_wants_no_new_answer_is_given_the_one_there_is_and_counts_for_nothin
     assert cache.audit(TENANT)["requests"] == 0
 
 
-def test_who_allows_fewer_wrong_answers_gets_none_below_what_the_cache_began_with() -> None:
+def test_who_allows_fewer_wrong_answers_gets_none_below_what_a_cache_for_them_begins_with() -> None:
     audits = Audits(CacheSettings(audit=0.5, delta=0.01, min_score=0.8))
     audits._bound(TENANT).threshold = 0.5
-    assert (audits.threshold(TENANT), audits.threshold(TENANT, 0.02), audits.threshold(TENANT, 0.001)) == (
-        0.5,
-        0.5,
-        0.8,
-    )
+    told = [audits.threshold(TENANT, delta) for delta in (None, 0.02, 0.005, 1e-6)]
+    assert told == [0.5, 0.5, 0.8, NEVER]
+    audits._bound(TENANT).threshold = 0.9  # a retreat holds for all
+    assert audits.threshold(TENANT, 0.005) == 0.9
+
+
+SCORES = [number / 100 for number in range(1, 100)]
+
+
+def hits(delta: float, asked: float | None = None, audit: float = 0.0) -> int:
+    """Of a fresh cache, whose one stored question each of as many others resembles at one of `SCORES`."""
+    cache = store(0.0, delta=delta, audit=audit)
+    cache._judge = lambda text, near: [Judgement(float(text)) for _ in near]
+    cache.store(CacheKey(TENANT, "stored", "s", "0", "spelling"), answer("first"), VECTOR)
+    terms = Terms(asked, audited=False)
+    found = [cache.lookup(key(str(score)), VECTOR, terms).kind for score in SCORES]
+    verbatim = [CacheKey(TENANT, "stored"), CacheKey(TENANT, "other", "s", "0", "spelling")]
+    assert [cache.lookup(each, VECTOR, terms).kind for each in verbatim] == ["hit-exact", "hit-semantic"]
+    return found.count("hit-semantic")
+
+
+@pytest.mark.parametrize("audit", [0.0, 0.05])
+def test_a_fresh_cache_serves_the_fewer_the_fewer_may_be_wrong(audit: float) -> None:
+    default = CacheSettings()
+    assert hits(default.delta, audit=audit) == sum(score >= default.min_score for score in SCORES)
+    shown = [wrong for _, wrong in SHOWN if wrong <= default.delta]
+    by_setting = [hits(wrong, audit=audit) for wrong in shown]
+    assert by_setting == sorted(by_setting, reverse=True) and by_setting[-1] < by_setting[0]
+    assert by_setting == [hits(default.delta, wrong, audit) for wrong in shown]
+    least = min(wrong for _, wrong in SHOWN)
+    assert hits(least * 0.99, audit=audit) == hits(default.delta, least * 0.99, audit) == 0
+
+
+def test_a_request_is_given_no_more_than_the_operator_allows() -> None:
+    assert hits(0.002, 0.5) == hits(0.002)
+
+
+def test_who_allows_fewer_is_no_sample_of_what_is_served() -> None:
+    """Their misses were not drawn, so each stands for itself and not for twenty."""
+    cache = store(0.5, audit=0.05)
+    cache.store(key("one"), answer("first"), VECTOR)
+    for number in range(60):
+        assert cache.lookup(key(f"other {number}"), VECTOR, Terms(1e-6)).kind == "miss"
+        cache.compared(key(f"other {number}"), False)
+        cache._entries[next(iter(cache._entries))].least_score = 0.0
+    told = cache.audit(TENANT)
+    assert (told["other_answers"], told["audited"], told["retreats"]) == (60, 0, 0)

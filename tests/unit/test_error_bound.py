@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from router.error_bound import LADDER, ErrorBound
+from router.error_bound import LADDER, NEVER, SHOWN, ErrorBound, start_for
+from router.settings import CacheSettings
 
 DELTA = 0.01
 
@@ -33,6 +34,22 @@ def run(bound: ErrorBound, requests: list[tuple[float | None, bool]], seed: int 
         else:
             bound.see(score, right if score is not None else None)
     return served, wrong
+
+
+def test_it_starts_where_the_measured_curve_allows() -> None:
+    default = CacheSettings()
+    assert start_for(default.delta, default.min_score) == default.min_score == 0.3
+    thresholds, wrong = zip(*SHOWN, strict=True)
+    assert list(thresholds) == sorted(thresholds) and list(wrong) == sorted(wrong, reverse=True)
+    assert [start_for(most, 0.0) for most in wrong] == list(thresholds)
+    assert start_for(wrong[0], 0.77) == 0.77 and start_for(wrong[-1], 0.0) > start_for(wrong[0], 0.0)
+    assert start_for(wrong[-1] * 0.99, 0.0) == NEVER
+
+
+def test_one_that_starts_with_nothing_can_earn_it_from_near_misses() -> None:
+    bound = ErrorBound(DELTA, NEVER, 0.1)
+    served, _ = run(bound, stream(1, {0.0: 0.0}))
+    assert served > 0 and bound.threshold == LADDER[-1] and bound.audited > 0
 
 
 def test_a_cache_that_is_right_earns_lower_thresholds() -> None:

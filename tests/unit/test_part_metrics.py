@@ -18,6 +18,7 @@ from router.fingerprint import partition
 from router.ports import CacheKey, Ticket
 from router.semantic_cache import SemanticStore
 from router.settings import BatcherSettings, CacheSettings
+from router.verifier import Judgement
 from tests.unit.test_cache import answer, unit
 from tests.unit.test_metrics import samples
 from tests.unit.test_pipeline import make_world
@@ -66,13 +67,16 @@ async def loads() -> Any:
 TENANT = partition("t", "")
 
 
-def cache_stats() -> dict[str, int]:
+NOT_ENCODED = {"encoded": 0, "batches": 0, "not_encodable": 0}
+
+
+def cache_stats() -> dict[str, float]:
     store = SemanticStore(CacheSettings(audit=0), lambda: 1_000_000.0)
     vector = unit(1).tobytes()
     store.store(CacheKey(TENANT, "1", "s", "Add 2 and 3"), answer(), vector)
     store.lookup(CacheKey(TENANT, "1"))
     store.lookup(CacheKey(TENANT, "2", "s", "Add 2 and 4"), vector)
-    return {**store.stats(), "encoded": 1, "batches": 1, "not_encodable": 0}
+    return store.stats() | NOT_ENCODED
 
 
 async def test_each_part_is_asked_once_and_its_counts_are_shown() -> None:
@@ -112,6 +116,31 @@ async def test_every_count_of_the_books_and_of_the_cache_is_shown() -> None:
     assert counts.keys() == part_metrics._LEDGER_COUNTERS.keys()
     shown = part_metrics._CACHE_COUNTERS.keys() | part_metrics._CACHE_GAUGES.keys()
     assert {name for name in stats if not name.startswith("veto_")} == shown
+
+
+async def test_the_largest_bound_and_what_audits_cost_are_shown_of_each_shard_without_a_tenant() -> None:
+    store = SemanticStore(
+        CacheSettings(audit=1.0), lambda: 1.0, judge=lambda text, near: [Judgement(0.9) for _ in near]
+    )
+    asked = [CacheKey(TENANT, str(number), "s", f"text {number}") for number in range(3)]
+    store.store(asked[0], answer(), unit(1).tobytes())
+    for each in asked[1:]:
+        assert store.lookup(each, unit(1).tobytes()).kind == "miss"
+    store.store(asked[1], answer(), unit(1).tobytes())  # the other one's model is still at it
+    for _ in range(400):
+        store._audits.served("hooli", None)
+    bound = store._audits.stats("hooli")["wrong_per_request_at_most"]
+    text = await PartMetrics(Part("Batcher", {}), Part("Ledger", {}), [Part("S", store.stats() | NOT_ENCODED)]).text()
+    found, shard = samples(text), "[('shard', 'S')]"
+    assert {
+        f"switchyard_semantic_cache_audits_total{shard}": 2,
+        f"switchyard_semantic_cache_audited_hits_total{shard}": 1,
+        f"switchyard_semantic_cache_audit_microusd_total{shard}": 7,
+        f"switchyard_semantic_cache_tenants_without_bound{shard}": 1,
+    }.items() <= found.items()
+    assert found[f"switchyard_semantic_cache_wrong_per_request_at_most{shard}"] == bound < 0.1
+    assert store.audit(TENANT).items() >= {"audits": 2, "audit_cost_microusd": 7}.items()
+    assert "hooli" not in text and TENANT not in text
 
 
 async def test_a_part_that_hangs_or_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
