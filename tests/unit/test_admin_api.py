@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -397,15 +397,15 @@ def test_a_flood_of_denials_is_few_entries() -> None:
 # ---- the command line ----------------------------------------------------------------------------------------------
 
 
-async def test_the_command_line_does_the_same(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, *_ = cluster
+def command_line(ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Awaitable[list[str]]]:
+    """`switchyard LINE` against this door: what it prints. To be called where the door's loop runs."""
     loop = asyncio.get_running_loop()
 
     class Wire(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             async def pass_on() -> httpx.Response:
                 body = request.read()
-                return await one.client.request(request.method, request.url, content=body, headers=request.headers)
+                return await ingress.client.request(request.method, request.url, content=body, headers=request.headers)
 
             answer = asyncio.run_coroutine_threadsafe(pass_on(), loop).result(10)
             return httpx.Response(answer.status_code, content=answer.content)
@@ -417,6 +417,12 @@ async def test_the_command_line_does_the_same(cluster: Cluster, monkeypatch: pyt
         arguments = _parser().parse_args(line.split())
         return await asyncio.to_thread(admin_command.run, arguments, "http://door", OPERATOR)
 
+    return switchyard
+
+
+async def test_the_command_line_does_the_same(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, *_ = cluster
+    switchyard = command_line(one, monkeypatch)
     assert await switchyard("orgs put initech --local-only") == ["initech  org=initech  local_only=true"]
     assert await switchyard("teams put initech web") == ["initech/web  org=initech  team=web"]
     shown, text = await switchyard("keys create --org initech --team web --scope usage --expires-in-days 1")

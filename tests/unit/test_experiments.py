@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cluster.admin_command import _told
+from cluster.checks import StartError
 from router.accounting.books import Books
 from router.accounting.experiment_store import MEASURES, ArmTally, Tally
 from router.accounting.feedback import Feedback
@@ -25,7 +26,7 @@ from router.settings import IngressSettings, RoutingSettings
 from router.trial_settings import ExperimentSettings
 from router.trials import version_of
 from tests.contract.test_stores import closed
-from tests.unit.test_admin_api import Ingress, ingress_of
+from tests.unit.test_admin_api import Ingress, command_line, ingress_of
 
 EXPERIMENT: dict[str, Any] = {"arms": {"control": {}, "b": {"routing": {"strategy": "cheapest"}}}}
 
@@ -167,6 +168,25 @@ async def test_how_one_stands_and_promotion_by_hand(door: Ingress) -> None:
     assert door.pipeline.stages.promoted("e", version) is None
     lines = list(_told(told))
     assert "winner=b" in lines[0] and lines[2].startswith("  b  better") and "cost=12.98" in lines[2]
+
+
+async def test_the_command_line_does_the_same(door: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
+    switchyard = command_line(door, monkeypatch)
+    for line in ("experiments list", "experiments show e"):
+        head, control, b = await switchyard(line)
+        assert head.startswith("e  ") and "winner=b" in head and "promoted=" not in head, line
+        assert control.startswith("  control  control  units=120") and b.startswith("  b  better  units=120"), line
+    (told,) = (json.loads(text) for text in await switchyard("experiments show e --json"))
+    assert [arm["verdict"] for arm in told["arms"]] == ["control", "better"]
+    assert "promoted=b" in (await switchyard("experiments promote e b"))[0]
+    assert door.pipeline.stages.promoted("e", version_of(settings())) == "b"
+    assert "promoted=" not in (await switchyard("experiments withdraw e"))[0]
+    assert door.pipeline.stages.promoted("e", version_of(settings())) is None
+    with pytest.raises(StartError, match="control, b"):
+        await switchyard("experiments promote e nobody")
+    for what in ("show", "withdraw"):
+        with pytest.raises(StartError, match="There is no experiment 'none'"):
+            await switchyard(f"experiments {what} none")
 
 
 async def test_what_cannot_be_promoted_and_by_whom(door: Ingress) -> None:
