@@ -2,6 +2,7 @@
 
     python -m router.learned.train --data DIR                 # writes router/learned/weights
     python -m router.learned.train --data DIR --cross-fit     # writes nothing but a report
+    python -m router.learned.train [--data DIR] --latency     # measures how long a prompt takes
 
 DIR holds `dev/mmlu.jsonl.gz` and `dev/gsm8k.jsonl.gz`, lines {"prompt", "weak", "strong"} (0 or 1: whether
 Mixtral-8x7B-Instruct and gpt-4-1106-preview answered rightly; lm-sys/RouteLLM, Apache-2.0, questions MIT), and
@@ -25,8 +26,10 @@ import numpy as np
 
 from models.trees import Trees, from_sklearn
 from router.learned.hashing import CHAR_SIZE, SEEN_SIZE, SIZE, Sparse, char_terms, seen_places, word_terms
-from router.learned.model import FORMAT, WEIGHTS, Array, digest_of, mixed, standardised, steps_of
-from router.learned.signs import shape_of, signs
+from router.learned.model import FORMAT, LEAST_KNOWN, WEIGHTS, Array, digest_of, mixed, standardised, steps_of
+from router.learned.open_tasks import open_chances
+from router.learned.signs import Kind, kind_of, shape_of, signs
+from router.ports import Outlook
 
 FOLDS = 5
 INNER_FOLDS = 4
@@ -263,6 +266,41 @@ def cross_fitted(rows: Rows, folds: int = FOLDS, salt: str = "outer") -> Array:
     return chances
 
 
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """What the classifier as it ships says of questions, whose kind nobody tells it. kinds: what it took each for.
+    abstains [n]: of which. score [n]: of the strategy `learned`."""
+
+    kinds: tuple[Kind, ...]
+    abstains: Array
+    score: Array
+
+
+def as_shipped(
+    rows: Rows, chances: Array, others: tuple[Fitted, Array], shared: Shared, corpus: Sequence[str]
+) -> Shipped:
+    """chances [n, 2]: cross-fitted, of the expert for `rows.kind`. others: the expert for the other kind, which saw
+    none of `rows`. corpus: all prompts that words are known from; a question's own fold is left out there too."""
+    kinds, score, abstains = [], np.zeros(len(chances)), np.zeros(len(chances), bool)
+    folds = np.array([fold_of(prompt, FOLDS, "outer") for prompt in rows.prompts])
+    own = dict(zip(rows.prompts, folds, strict=True))
+    known = [seen_words([prompt for prompt in corpus if own.get(prompt) != fold]) for fold in range(FOLDS)]
+    for i, prompt in enumerate(rows.prompts):
+        shape = shape_of(prompt)
+        found = signs(shape)
+        kinds.append(kind := kind_of(shape, found))
+        small, large = chances[i]
+        if kind == "open":
+            small, large, _ = open_chances(found)
+        elif kind != rows.kind:
+            other = rows_of(kind, [Question(prompt, (0.0, 0.0))], shared)
+            small, large = mixed(others[1], others[0].opinions(other))[0]
+        places = seen_places(prompt)
+        abstains[i] = len(places) > 0 and known[folds[i]][places].mean() < LEAST_KNOWN
+        score[i] = Outlook(float(small), float(large), "", bool(abstains[i])).score
+    return Shipped(tuple(kinds), abstains, score)
+
+
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
@@ -295,23 +333,45 @@ def save(folder: Path, shared: Shared, experts: dict[str, tuple[Fitted, Array]])
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m router.learned.train", description="Train the learned classifier.")
-    parser.add_argument("--data", type=Path, required=True, help="the folder described in this module's docstring")
+    parser.add_argument("--data", type=Path, help="the folder described in this module's docstring")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--cross-fit", action="store_true", help="report instead of writing weights")
-    parser.add_argument("--json", type=Path, help="where --cross-fit writes its figures too")
+    parser.add_argument(
+        "--latency",
+        action="store_true",
+        help="measure instead how long a prompt takes with what ships: the demonstration models' questions, and DIR's",
+    )
+    parser.add_argument("--json", type=Path, help="where --cross-fit and --latency write their figures too")
     arguments = parser.parse_args(argv)
-    choices = read_questions(arguments.data / "dev/mmlu.jsonl.gz")
-    problems = read_questions(arguments.data / "dev/gsm8k.jsonl.gz")
-    shared = shared_parts([*choices, *problems], read_questions(arguments.data / "train/gsm8k_train_steps.jsonl.gz"))
-    rows = {"choice": rows_of("choice", choices, shared), "problem": rows_of("problem", problems, shared)}
-    if arguments.cross_fit:
-        from router.learned.report import report
+    if arguments.data is None and not arguments.latency:
+        parser.error("the following arguments are required: --data")
+    kinds = {"choice": "mmlu", "problem": "gsm8k"} if arguments.data is not None else {}
+    questions = {kind: read_questions(arguments.data / f"dev/{name}.jsonl.gz") for kind, name in kinds.items()}
+    prompts = {kind: [question.prompt for question in some] for kind, some in questions.items()}
+    if arguments.latency:
+        from router.learned.report import report_latency
 
-        report({kind: (each, cross_fitted(each)) for kind, each in rows.items()}, arguments.json)
+        report_latency(prompts, arguments.json)
+        return 0
+    sums = read_questions(arguments.data / "train/gsm8k_train_steps.jsonl.gz")
+    shared = shared_parts([question for some in questions.values() for question in some], sums)
+    rows = {kind: rows_of(kind, some, shared) for kind, some in questions.items()}
+    if arguments.cross_fit:
+        corpus = [*(prompt for some in prompts.values() for prompt in some), *(question.prompt for question in sums)]
+        report_cross_fit(rows, shared, corpus, arguments.json)
         return 0
     save(arguments.out, shared, {kind: fit_expert(each) for kind, each in rows.items()})
     print(f"weights written to {arguments.out}", file=sys.stderr)
     return 0
+
+
+def report_cross_fit(rows: dict[str, Rows], shared: Shared, corpus: Sequence[str], path: Path | None) -> None:
+    from router.learned.report import report
+
+    chances = {kind: cross_fitted(each) for kind, each in rows.items()}
+    others = {kind: fit_expert(each) for other, each in rows.items() for kind in rows if kind != other}
+    shipped = {kind: as_shipped(each, chances[kind], others[kind], shared, corpus) for kind, each in rows.items()}
+    report({kind: (rows[kind], chances[kind], shipped[kind]) for kind in rows}, path)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def test_95_percent_intervals_cover_the_known_truth_in_93_percent_of_1000_worlds
         for name in covered:
             estimate = getattr(found, name)
             covered[name] += estimate.low <= truth <= estimate.high
+    print(f"covered in {SEEDS} worlds: {covered}")  # pytest -rP shows it
     assert min(covered.values()) / SEEDS >= 0.93, covered
 
 
