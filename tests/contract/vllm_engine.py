@@ -1,4 +1,7 @@
-"""vLLM's engine as `VllmModel` is given it in a replica, but in this process: the engine itself runs beside it."""
+"""vLLM's engine as `VllmModel` is given it in a replica, but in this process: the engine itself runs beside it.
+
+`inside` is for a look at other weights: an engine that is whole in this process.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,22 @@ async def serving(folder: Path) -> AsyncIterator[Any]:
             await init_app_state(engine, state, parsed, await engine.get_supported_tasks())
             yield state.openai_serving_chat
         engine.engine_core.resources.ctx.destroy(linger=0)  # vLLM leaves its sockets' context to the garbage collector
+
+
+@contextmanager
+def inside(folder: str, arguments: dict[str, Any]) -> Iterator[Any]:
+    """vLLM's `LLM` of the model in `folder`, for a while. Two seconds where vLLM has been imported, as a process of its
+    own would have to do first (13 s)."""
+    with patch.dict(os.environ, _SETTINGS), _vllms_own_warnings():
+        from vllm import LLM
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        engine = LLM(folder, **arguments, distributed_executor_backend="uni", disable_log_stats=True)
+        try:
+            yield engine
+        finally:
+            engine.llm_engine.engine_core.shutdown()
+            cleanup_dist_env_and_memory()
 
 
 @contextmanager
