@@ -69,6 +69,7 @@ class Audits:
         ):
             self._bounds.clear()
             self._spent.clear()
+            self._pending.clear()
         self._settings = settings
 
     def threshold(self, tenant: str, delta: float | None = None) -> float:

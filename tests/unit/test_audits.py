@@ -70,6 +70,15 @@ def test_an_entry_that_was_wrong_asks_for_more_from_then_on() -> None:
     assert cache.lookup(key("three"), VECTOR).kind == "hit-semantic"
 
 
+def test_audits_may_be_turned_off_while_one_is_under_way() -> None:
+    cache = store(0.9, audit=1.0)
+    cache.store(key("one"), answer("first"), VECTOR)
+    assert cache.lookup(key("two"), VECTOR).kind == "miss"
+    cache.reconfigure(CacheSettings(ttl_s=1e9, audit=0.0))
+    cache.store(key("two"), answer("second"), VECTOR)
+    assert cache.lookup(key("two")).kind == "hit-exact" and cache.audit(TENANT)["requests"] == 0
+
+
 def test_without_audits_nothing_is_remembered() -> None:
     cache = store(0.2, audit=0.0)
     cache.store(key("one"), answer("first"), VECTOR)
