@@ -6,6 +6,7 @@ Placed inline the same class runs in each Ingress: no hop, and the keys are in t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from models.base import Call, ChatModel
 from models.cohere import CohereModel
 from models.messages import ChatRequest
 from models.openai_compatible import OpenAICompatibleModel
-from models.openai_embeddings import OpenAIEmbeddings
+from models.openai_embeddings import EmbeddingQuestion, OpenAIEmbeddings, WithEmbeddings
 from models.openai_responses import ResponsesModel
 from models.provider_health import Watched
 from models.providers import Quirks
@@ -49,7 +50,6 @@ class CloudModel(InlineModel):
         self._settings = LiveSettings(CloudModelSettings)
         self._reliable = reliable(endpoint, [adapter(endpoint, key) for key in keys])
         self._watched = Watched(self._reliable)
-        self._embeddings = embeddings(endpoint, keys[0])
         super().__init__(self._watched)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -60,8 +60,12 @@ class CloudModel(InlineModel):
         return await self._reliable.count_tokens(request, call)
 
     async def embed(self, model: str, texts: Sequence[str], dimensions: int | None) -> tuple[list[bytes], int]:
-        """See `OpenAIEmbeddings.embed`. Tried once, with the first key."""
-        return await self._embeddings.embed(model, texts, dimensions, EMBED_TIMEOUT_S)
+        """See `OpenAIEmbeddings.embed`; with the keys in turn, retries and breakers that answers have."""
+        question = EmbeddingQuestion.of(model, texts, dimensions)
+        async with aclosing(self._watched.stream(question, Call("embeddings", timeout_s=EMBED_TIMEOUT_S))) as events:  # type: ignore[type-var]
+            async for _ in events:
+                pass
+        return question.vectors[0]
 
     async def stats(self) -> dict[str, dict[str, int]]:
         """What the wrappers around the adapter did, for the metrics: see `ReliableModel.stats`."""
@@ -101,7 +105,11 @@ def adapter(endpoint: CloudEndpoint, api_key: str | None) -> ChatModel:
     match endpoint.dialect:
         case "openai":
             base_url = endpoint.base_url or OPENAI_BASE_URL
-            return OpenAICompatibleModel(entries, base_url, api_key, endpoint.quirks)
+            model = OpenAICompatibleModel(entries, base_url, api_key, endpoint.quirks)
+            vectors = {entry.name: entry for entry in endpoint.embedding_models}
+            if not vectors:
+                return model
+            return WithEmbeddings(model, OpenAIEmbeddings(vectors, base_url, api_key, endpoint.quirks or Quirks()))
         case "responses":
             return ResponsesModel(entries, api_key, endpoint.base_url, endpoint.quirks)
         case "anthropic" if endpoint.platform:
@@ -117,12 +125,6 @@ def adapter(endpoint: CloudEndpoint, api_key: str | None) -> ChatModel:
         case "cohere":
             return CohereModel(entries, api_key, endpoint.base_url)
     raise ValueError(f"endpoint '{endpoint.name}' has no dialect")
-
-
-def embeddings(endpoint: CloudEndpoint, api_key: str | None) -> OpenAIEmbeddings:
-    """The endpoint's embedding models, of which there may be none."""
-    entries = {entry.name: entry for entry in endpoint.embedding_models}
-    return OpenAIEmbeddings(entries, endpoint.base_url or OPENAI_BASE_URL, api_key, endpoint.quirks or Quirks())
 
 
 class CloudEmbedder:
@@ -161,7 +163,7 @@ def _check_embedding(endpoint: CloudEndpoint) -> None:
 
 def reliable(endpoint: CloudEndpoint, models: Sequence[ChatModel]) -> ReliableModel:
     """`models`, the endpoint with each of its keys, as one that retries, gives up in time and rotates the keys."""
-    return ReliableModel(endpoint.name, models, endpoint.models)
+    return ReliableModel(endpoint.name, models, (*endpoint.models, *endpoint.embedding_models))
 
 
 def cloud_deployment(endpoint: CloudEndpoint, api_keys: Sequence[str]) -> Application:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from models.base import Call, ChatModel
 from models.catalog import ModelEntry
+from models.messages import ChatRequest, Event, Finish, Message, TextPart
 from models.providers import Quirks
 from models.upstream import UpstreamCall
 from models.upstream_http import HttpUpstream
@@ -57,6 +60,44 @@ class OpenAIEmbeddings:
 
     async def close(self) -> None:
         await self._http.close()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingQuestion(ChatRequest):
+    """A question after vectors, of the parts of its one message; `vectors` is where they go, with the tokens of all."""
+
+    dimensions: int | None = None
+    vectors: list[tuple[list[bytes], int]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: str, texts: Sequence[str], dimensions: int | None) -> EmbeddingQuestion:
+        return cls(model, (Message("user", tuple(map(TextPart, texts))),), dimensions=dimensions)
+
+
+class WithEmbeddings:
+    """A `ChatModel` that is asked for vectors too, so that what is put around it (retries, keys in turn, breakers)
+    holds for both. A stream of vectors is its end: they are in the question then."""
+
+    def __init__(self, model: ChatModel, embeddings: OpenAIEmbeddings) -> None:
+        self._model, self._embeddings = model, embeddings
+
+    def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Event]:
+        return (
+            self._embed(request, call) if isinstance(request, EmbeddingQuestion) else self._model.stream(request, call)
+        )
+
+    async def _embed(self, question: EmbeddingQuestion, call: Call) -> AsyncIterator[Event]:
+        texts = [part.text for part in question.messages[0].parts if isinstance(part, TextPart)]
+        made = await self._embeddings.embed(question.model, texts, question.dimensions, call.timeout_s)
+        question.vectors.append(made)
+        yield Finish("stop")
+
+    async def check_health(self) -> None:
+        await self._model.check_health()
+
+    async def close(self) -> None:
+        await self._model.close()
+        await self._embeddings.close()
 
 
 def _read(answer: dict[str, Any], count: int) -> tuple[list[bytes], int]:

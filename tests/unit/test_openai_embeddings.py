@@ -10,10 +10,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from deployments.cloud import CloudModel, cloud_deployment, cloud_embedders
 from models.catalog import ModelEntry
-from models.errors import DeadlineExceeded, ModelUnavailable, RateLimited, SwitchyardError, UpstreamFailed
+from models.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelUnavailable,
+    RateLimited,
+    SwitchyardError,
+    UpstreamFailed,
+)
 from models.openai_embeddings import OpenAIEmbeddings
 from models.providers import Quirks
 from router.ports import Embedded
@@ -23,10 +31,11 @@ ENTRY = ModelEntry(name="vectors", engine="openai_compatible", source="text-embe
 
 
 class Server:
-    """Answers every POST with `status` and `body`, and keeps what it was asked."""
+    """Answers every POST with `status` and `body`, and keeps what it was asked. `refusals` come before, one each."""
 
     def __init__(self) -> None:
         self.status, self.body = 200, b""
+        self.refusals: list[int] = []
         self.asked: list[tuple[bytes, dict[str, Any]]] = []
         self.hangs = False
 
@@ -38,7 +47,8 @@ class Server:
         self.asked.append((head, json.loads(await reader.readexactly(length))))
         if self.hangs:
             await reader.read()
-        writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\nretry-after: 7\r\n\r\n" % (self.status, len(self.body)))
+        status = self.refusals.pop(0) if self.refusals else self.status
+        writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n" % (status, len(self.body)))
         writer.write(self.body)
         await writer.drain()
         writer.close()
@@ -115,7 +125,35 @@ async def test_a_providers_embedding_models_are_found_by_name(upstream: Any) -> 
     name, (entry, embedder) = found
     assert (name, entry.name, entry.engine) == ("vectors", "vectors", "openai_compatible")
     assert await embedder.embed(["a"], None) == Embedded([struct.pack("<f", 1.0)], 2, "vectors")
-    await cloud._embeddings.close()
+    await cloud.close()
+
+
+@pytest.mark.parametrize(
+    ("refusals", "keys", "error"),
+    [
+        ([401], ["one", "two"], None),
+        ([429], ["one", "two"], None),
+        ([500, 503], ["one", "two", "one"], None),
+        ([400], ["one"], InvalidRequest),
+        ([401, 401], ["one", "two"], ModelUnavailable),
+    ],
+)
+async def test_vectors_are_retried_and_take_the_keys_in_turn_as_answers_do(
+    upstream: Any, refusals: list[int], keys: list[str], error: type[SwitchyardError] | None
+) -> None:
+    server, model = upstream
+    server.says([1.0], prompt_tokens=2)
+    server.refusals = refusals
+    cloud = CloudModel(endpoint(model.base_url), [SecretStr("one"), SecretStr("two")])
+    cloud.reconfigure({"reliability": {"retries": {"base_s": 0.001, "max_backoff_s": 0.001}}})
+    if error is None:
+        assert await cloud.embed("vectors", ["a"], None) == ([struct.pack("<f", 1.0)], 2)
+    else:
+        with pytest.raises(error):
+            await cloud.embed("vectors", ["a"], None)
+    assert [head.partition(b"Bearer ")[2].split(b"\r\n")[0].decode() for head, _ in server.asked] == keys
+    assert (await cloud.stats())["breaker_open"] == {"gpt": 0, "vectors": 0}
+    await cloud.close()
 
 
 def test_a_dialect_without_embeddings_is_refused_when_the_graph_is_built() -> None:
