@@ -30,6 +30,8 @@ os.environ |= {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # else every replica takes half a minute to go
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",
+    # Tests run beside each other: threads of one process would wait for each other's cores, and burn them meanwhile.
+    "OMP_NUM_THREADS": "1",
     **LOOPBACK_ONLY,
 }
 
