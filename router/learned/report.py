@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.messages import Message, TextPart
+from router.features import FOCUS_CHARS
 
 if TYPE_CHECKING:
     from router.assessor import Assessor
@@ -103,7 +104,8 @@ def ranked(score: Array, outcomes: Array) -> dict[str, object]:
 
 def report_latency(prompts: Mapping[str, Sequence[str]], path: Path | None = None) -> None:
     """How long `Assessor.assess` takes with the default profile's settings and heads, in this one thread: of `prompts`,
-    by what they are, and of the held-out questions of the demonstration models."""
+    by what they are, and of the held-out questions of the demonstration models, one by one and joined to the longest
+    text that is read."""
     from models.catalog import BUILT_IN
     from models.demo.dataset import held_out_items
     from router.assessor import Assessor
@@ -114,7 +116,10 @@ def report_latency(prompts: Mapping[str, Sequence[str]], path: Path | None = Non
     if assessor.warning:
         raise SystemExit(assessor.warning)
     own = [item.question for item in held_out_items(DEMO_SEED, DEMO_PER_DIFFICULTY)]
-    sets = {name: some[:: -(-len(some) // AT_MOST)] for name, some in {"demo": own, **prompts}.items() if some}
+    whole = "\n".join(own)
+    long = [whole[at : at + FOCUS_CHARS] for at in range(0, len(whole) - FOCUS_CHARS, FOCUS_CHARS)]
+    given = {"demo": own, "demo_joined": long, **prompts}
+    sets = {name: some[:: -(-len(some) // AT_MOST)] for name, some in given.items() if some}
     _tell({name: latency(assessor, some) for name, some in sets.items()}, path)
 
 
