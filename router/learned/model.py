@@ -85,7 +85,7 @@ class Classifier:
         }
 
     def chances(self, text: str) -> Chances:
-        """Any text. Pure; 1 to 4 ms for a prompt of up to 8,000 characters."""
+        """Any text. Pure; how long it takes grows with the text: docs/routing.md has figures."""
         shape = shape_of(text)
         found = signs(shape)
         kind = kind_of(shape, found)
