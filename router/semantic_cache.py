@@ -306,7 +306,7 @@ class SemanticStore:
 
     def replay(self, records: Sequence[Stored | Gone], began_unix_s: float) -> None:
         """Take over what was written down before `began_unix_s`; an answer that came since stands before it."""
-        placed: dict[int, Placed] = {}  # the newest of each
+        placed: dict[int, Placed | None] = {}  # the newest of each
         for record in records:
             held = self._held(record.tenant, record.exact)
             if held is not None and self._entries[held].answer.created_at_unix_s > began_unix_s:
@@ -318,11 +318,8 @@ class SemanticStore:
                 self.log.evicted(record.key)  # `ttl_s` and `max_bytes` may be larger one day
             else:
                 self._counts["restored"] += 1
-                if found:
-                    placed[found[0].entry_id] = found[0]
-                else:
-                    placed.pop(number_of(record.key), None)
-        self.vectors.add([each for each in placed.values() if each.entry_id in self._entries], older=True)
+                placed[found[0].entry_id if found else number_of(record.key)] = found[0] if found else None
+        self.vectors.add([each for each in placed.values() if each and each.entry_id in self._entries], older=True)
         self._shrink()
 
     def _held(self, tenant: str, exact: str) -> int | None:
